@@ -1,0 +1,1 @@
+"""agentray: agents on Ray clusters."""

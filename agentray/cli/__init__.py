@@ -1,0 +1,1 @@
+"""The `agentray` command."""

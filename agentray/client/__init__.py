@@ -1,0 +1,1 @@
+"""Talks to a gateway over HTTP; needs neither Ray nor a cluster."""

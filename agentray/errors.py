@@ -1,0 +1,238 @@
+"""Every error that agentray raises on purpose, in one tree.
+
+::
+
+    AgentrayError
+    ├── ConfigurationError (ValueError)     the user's app, settings or import string are wrong
+    ├── PayloadError (TypeError)            a value that cannot cross a process boundary
+    ├── AddressError (LookupError)          the message has nowhere to go
+    │   ├── UnknownAgentType
+    │   ├── UnknownAction
+    │   ├── NoHandler
+    │   └── UnknownRun
+    ├── CallError                           a message that was sent and got no value back
+    │   ├── DeadlineExceeded (TimeoutError)
+    │   ├── HostDied
+    │   ├── Overloaded
+    │   ├── DeploymentStopped
+    │   ├── AgentFailed
+    │   ├── RunFailed
+    │   ├── RemoteError
+    │   └── ChannelClosed
+    ├── StoreError                          the database said no, or nothing
+    │   ├── StoreUnavailable
+    │   ├── SchemaTooNew
+    │   ├── Fenced
+    │   └── IdempotencyConflict
+    ├── ClusterError                        about the cluster as a whole
+    │   ├── ClusterNotRunning
+    │   ├── ClusterAlreadyRunning
+    │   ├── PortTaken
+    │   └── StartFailed
+    └── IllegalTransition                   a bug: a state was left the wrong way
+
+Errors travel between processes, so each survives pickling with its fields. Where no message is
+given, the first line of the class's docstring is the message: the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+_E = TypeVar("_E", bound="AgentrayError")
+
+
+def _rebuild(cls: type[_E], args: tuple[Any, ...], fields: dict[str, Any]) -> _E:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+class AgentrayError(Exception):
+    """Something went wrong in agentray."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or type(self).__name__).splitlines()[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default calls __init__ with `args`, which breaks for every subclass with fields.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class ConfigurationError(AgentrayError, ValueError):
+    """The app, a setting or an import string is wrong."""
+
+
+class PayloadError(AgentrayError, TypeError):
+    """A value cannot be serialised, or is larger than its limit."""
+
+
+class AddressError(AgentrayError, LookupError):
+    """The message has nowhere to go."""
+
+
+class UnknownAgentType(AddressError):  # noqa: N818 - the names say what happened
+    """No deployed app has an agent type of this name."""
+
+    def __init__(self, type_name: str, known: tuple[str, ...] = ()) -> None:
+        hint = f" Known types: {', '.join(known)}." if known else " No app is deployed."
+        super().__init__(f"There is no agent type {type_name!r}.{hint}")
+        self.type_name = type_name
+
+
+class UnknownAction(AddressError):  # noqa: N818
+    """The agent has no action of this name."""
+
+    def __init__(self, agent: str, action: str, known: tuple[str, ...] = ()) -> None:
+        names = ", ".join(known) or "none"
+        super().__init__(f"{agent} has no action {action!r}. Its actions: {names}.")
+        self.agent, self.action = agent, action
+
+
+class NoHandler(AddressError):  # noqa: N818
+    """The agent has no handler for events of this type."""
+
+    def __init__(self, agent: str, event_type: str) -> None:
+        super().__init__(f"{agent} has no handler for {event_type}: write a method with @on(...).")
+        self.agent, self.event_type = agent, event_type
+
+
+class UnknownRun(AddressError):  # noqa: N818
+    """There is no run of this id."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"There is no run {run_id!r}.")
+        self.run_id = run_id
+
+
+class CallError(AgentrayError):
+    """A message was sent and no value came back."""
+
+
+class DeadlineExceeded(CallError, TimeoutError):  # noqa: N818
+    """The deadline passed before the reply came."""
+
+    def __init__(self, target: str, timeout_s: float | None = None) -> None:
+        after = "" if timeout_s is None else f" within {timeout_s:g} s"
+        super().__init__(f"{target} did not reply{after}.")
+        self.target, self.timeout_s = target, timeout_s
+
+
+class HostDied(CallError):  # noqa: N818
+    """The host died while it may have been working on the message.
+
+    Whether the message had an effect is unknown. Declare an action `idempotent=True` and it is
+    sent again to the agent's next host instead.
+    """
+
+    def __init__(self, target: str, host: str, reason: str = "") -> None:
+        why = f" ({reason})" if reason else ""
+        super().__init__(f"The host {host} died{why} while a message to {target} was under way.")
+        self.target, self.host, self.reason = target, host, reason
+
+
+class Overloaded(CallError):  # noqa: N818
+    """A bounded queue is full; try again after `retry_after_s` seconds."""
+
+    def __init__(self, target: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(f"{target} has too many messages waiting; retry in {retry_after_s:g} s.")
+        self.target, self.retry_after_s = target, retry_after_s
+
+
+class DeploymentStopped(CallError):  # noqa: N818
+    """The app of this agent type is stopped, or none of its hosts is up yet."""
+
+    def __init__(self, target: str, retry_after_s: float = 2.0, why: str = "is stopped") -> None:
+        super().__init__(f"The deployment of {target} {why}.")
+        self.target, self.retry_after_s = target, retry_after_s
+
+
+class AgentFailed(CallError):  # noqa: N818
+    """The agent could not be started, and its restart policy gave it up."""
+
+    def __init__(self, agent: str, last_error: str) -> None:
+        super().__init__(f"{agent} has failed: {last_error}")
+        self.agent, self.last_error = agent, last_error
+
+
+class RunFailed(CallError):  # noqa: N818
+    """The run ended in another state than `succeeded`."""
+
+    def __init__(self, run_id: str, status: str, message: str) -> None:
+        super().__init__(f"Run {run_id} {status}: {message}")
+        self.run_id, self.status = run_id, status
+
+
+class RemoteError(CallError):
+    """An exception of the handler that could not be carried over as itself."""
+
+    def __init__(self, type_name: str, message: str, traceback: str) -> None:
+        super().__init__(f"{type_name}: {message}")
+        self.type_name, self.remote_message, self.traceback = type_name, message, traceback
+
+
+class ChannelClosed(CallError):  # noqa: N818
+    """The connection was closed before the reply came."""
+
+
+class StoreError(AgentrayError):
+    """The database did not do what was asked."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818
+    """The database cannot be reached."""
+
+
+class SchemaTooNew(StoreError):  # noqa: N818
+    """The database was written by a newer agentray; upgrade this one."""
+
+
+class Fenced(StoreError):  # noqa: N818
+    """This host no longer leases the slot that it tried to commit for."""
+
+
+class IdempotencyConflict(StoreError):  # noqa: N818
+    """The idempotency key was used before with another body."""
+
+    def __init__(self, key: str, run_id: str) -> None:
+        super().__init__(
+            f"The idempotency key {key!r} was already used with another body, for run {run_id}."
+        )
+        self.key, self.run_id = key, run_id
+
+
+class ClusterError(AgentrayError):
+    """Something is wrong with the cluster as a whole."""
+
+
+class ClusterNotRunning(ClusterError):  # noqa: N818
+    """No agentray cluster is running here: start one with `agentray up MODULE:APP`."""
+
+
+class ClusterAlreadyRunning(ClusterError):  # noqa: N818
+    """An agentray cluster is already up."""
+
+
+class PortTaken(ClusterError):  # noqa: N818
+    """Another program listens on the port."""
+
+    def __init__(self, port: int, purpose: str, setting: str) -> None:
+        super().__init__(
+            f"Port {port} for {purpose} is taken by another program. Stop that program, or choose "
+            f"another port with {setting}."
+        )
+        self.port = port
+
+
+class StartFailed(ClusterError):  # noqa: N818
+    """A part of the cluster did not start."""
+
+
+class IllegalTransition(AgentrayError):  # noqa: N818
+    """A state was left in a way that its table does not allow: a bug, with its story."""
+
+    def __init__(self, subject: str, start: str, finish: str, story: tuple[str, ...] = ()) -> None:
+        told = f" Story: {' → '.join(story)}." if story else ""
+        super().__init__(f"{subject} cannot go from {start} to {finish}.{told}")
+        self.subject, self.start, self.finish, self.story = subject, start, finish, story

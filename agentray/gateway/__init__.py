@@ -1,0 +1,1 @@
+"""HTTP: keys, prompts, runs and their event streams."""

@@ -1,0 +1,94 @@
+"""Identities: who an agent is, and how ids of runs, events and links are made."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from functools import lru_cache
+from typing import NamedTuple
+from zlib import crc32
+
+from agentray.errors import ConfigurationError
+
+SLOTS = 256
+"""Slots of a pool's key space; each is leased to one host."""
+
+_TYPE_NAME = re.compile(r"[A-Za-z_][\w.\-]*")
+_MAX_KEY_CHARS = 512
+
+
+class AgentId(NamedTuple):
+    """Who an agent is, wherever it runs: an agent type and a key within it.
+
+    Written `type/key`. The key may hold any character, also `/`.
+    """
+
+    type: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.type}/{self.key}"
+
+    @classmethod
+    def parse(cls, text: str) -> AgentId:
+        """Read `type/key`.
+
+        Args:
+            text: the written form; everything after the first `/` is the key.
+
+        Raises:
+            ConfigurationError: there is no key, or one of the parts is malformed.
+        """
+        type_name, slash, key = text.partition("/")
+        if not slash:
+            raise ConfigurationError(f"{text!r} is not an agent id; write it as type/key.")
+        return cls(check_type_name(type_name), check_key(key))
+
+
+def check_type_name(name: str) -> str:
+    """Return the name of an agent type when it is well formed.
+
+    Raises:
+        ConfigurationError: letters, digits, `_`, `-` and `.` only, starting with a letter or `_`.
+    """
+    if not _TYPE_NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} is no name for an agent type: use letters, digits, '_', '-' and '.'."
+        )
+    return name
+
+
+def check_key(key: str) -> str:
+    """Return an agent's key when it is well formed.
+
+    Raises:
+        ConfigurationError: empty, over 512 characters, or with a NUL (PostgreSQL has no such text).
+    """
+    if not key or len(key) > _MAX_KEY_CHARS or "\0" in key:
+        raise ConfigurationError(
+            f"An agent's key has 1 to {_MAX_KEY_CHARS} characters, none of them NUL."
+        )
+    return key
+
+
+@lru_cache(maxsize=65_536)
+def slot_of(agent: AgentId) -> int:
+    """Return the slot of an agent, the same in every process and version.
+
+    CRC-32 is stable, fast and spreads short keys evenly; nothing here needs more of a hash.
+    """
+    return crc32(f"{agent.type}/{agent.key}".encode()) % SLOTS
+
+
+def new_id(prefix: str) -> str:
+    """Make a unique id that sorts by the time of its making.
+
+    Args:
+        prefix: what it names, such as `run` or `evt`.
+
+    Returns:
+        `prefix_` and 28 hex digits: 48 bits of milliseconds since 1970, 64 random bits. In the
+        order of time, so that the newest rows of an index lie together.
+    """
+    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"

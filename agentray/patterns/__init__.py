@@ -1,0 +1,1 @@
+"""Agents for recurring jobs, built on the public API only."""

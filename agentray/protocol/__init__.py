@@ -1,0 +1,1 @@
+"""What crosses a process boundary: envelopes, payloads, snapshots, runs. Data, no behaviour."""

@@ -1,0 +1,80 @@
+"""Runs as the outside sees them: the JSON of `GET /v1/runs/{id}` and of its events."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RunStatus(StrEnum):
+    """Where a run is in its life. The moves between them are a table in `core.lifecycle`."""
+
+    QUEUED = "queued"  # accepted and committed, no host works on it yet
+    RUNNING = "running"  # a host works on it
+    WAITING = "waiting"  # a person's answer is needed to go on
+    SUCCEEDED = "succeeded"  # ended with a result
+    FAILED = "failed"  # ended with an error of the agent's
+    CANCELLED = "cancelled"  # ended because somebody asked
+    TIMED_OUT = "timed_out"  # ended by its deadline
+    BUDGET_EXCEEDED = "budget_exceeded"  # ended by a limit on tokens, calls or cost
+    DEAD = "dead"  # given up: it kept killing its host
+
+
+class RunError(BaseModel):
+    """Why a run did not succeed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str = Field(description="Name of the error's class.")
+    message: str
+    agent: str | None = Field(default=None, description="The agent in which it was raised.")
+    path: tuple[str, ...] = Field(
+        default=(), description="The causes that led there, from the prompt on."
+    )
+
+
+class Run(BaseModel):
+    """One accepted piece of work."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    status: RunStatus
+    agent: str = Field(description="The agent that the work was given to, as type/key.")
+    result: Any = None
+    error: RunError | None = None
+    attempt: int = Field(default=1, description="1 for the first; a crash of the host adds one.")
+    correlation_id: str
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class RunEvent(BaseModel):
+    """Something that happened in a run. Offsets start at 0 and have no gaps."""
+
+    model_config = ConfigDict(frozen=True)
+
+    offset: int
+    kind: str = Field(description="queued, started, progress, chunk, or a terminal status.")
+    time: datetime
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class Span(BaseModel):
+    """One handled message of a run's trace."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    parent: str | None
+    event: str
+    agent: str
+    host: str
+    started_at: datetime
+    duration_ms: float
+    size_bytes: int | None = None
+    error: str | None = None

@@ -1,0 +1,1 @@
+"""Acts: channel, hosts, manager, and the one module that knows Ray."""

@@ -1,0 +1,1 @@
+"""What is kept: runs, agent states, leases, apps and keys."""

@@ -1,0 +1,340 @@
+"""The Store: what is kept, and the promises that every implementation gives.
+
+1. What a method has returned is durable (in PostgreSQL: committed with fsync).
+2. A run reaches exactly one terminal status; whoever comes second is told so, not obeyed.
+3. A commit of a host is applied only while that host is live and leases the slot with the epoch
+   that the commit names; check and effect are one transaction (`CommitOutcome.FENCED` otherwise).
+4. Offsets of a run's events are gap-free, from 0.
+
+Methods take and return batches where callers have many at once, so that one transaction (and one
+fsync) serves all of them. Each item of a batch succeeds or fails on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from agentray.ids import AgentId
+from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be admitted."""
+
+    id: str
+    agent: AgentId
+    pool: str
+    slot: int
+    input: Mapping[str, Any]  # JSON: what the agent is prompted with
+    correlation_id: str
+    created_at: datetime
+    owner: str = ""  # id of the API key that asked, "" for a driver
+    idempotency_key: str | None = None  # unique per owner for 24 hours
+    digest: str = ""  # hash of the body, to tell a repeat from a conflict
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What became of a `NewRun`."""
+
+    run: Run  # the new run, or the earlier one of the same key
+    created: bool
+    conflict: bool = False  # the key is known with another digest; `run` is the earlier run
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run with what a host needs to work on it."""
+
+    run: Run
+    agent: AgentId
+    pool: str
+    slot: int
+    input: Mapping[str, Any]
+    events: int  # how many run events are stored: the next offset
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """The one terminal move of a run."""
+
+    run_id: str
+    status: RunStatus
+    result: Any  # JSON
+    error: RunError | None
+    started_at: datetime | None
+    finished_at: datetime
+    trace: Sequence[Span] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StateWrite:
+    """A new state of an agent."""
+
+    agent: AgentId
+    state: Mapping[str, Any]  # JSON
+    schema_version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What one handler, or one run's end, changes: all of it or nothing."""
+
+    pool: str
+    slot: int
+    epoch: int
+    states: Sequence[StateWrite] = ()
+    events: Mapping[str, Sequence[RunEvent]] = field(default_factory=dict[str, Sequence[RunEvent]])
+    end: RunEnd | None = None
+
+
+class CommitOutcome(StrEnum):
+    """What became of one `Effects`."""
+
+    COMMITTED = "committed"
+    FENCED = "fenced"  # the host is not live, or the slot's epoch is another: nothing was written
+    ALREADY_ENDED = "already_ended"  # the run was terminal before: nothing was written
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """A host that exists or existed."""
+
+    id: str
+    pool: str
+    actor_name: str
+    status: str  # starting, live, draining, dead
+    node_id: str = ""
+    pid: int = 0
+    reason: str = ""  # why it is dead
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLease:
+    """Which host may run the agents of a slot. Epochs only rise."""
+
+    pool: str
+    slot: int
+    host: str | None
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class AppRow:
+    """A deployed app."""
+
+    name: str
+    spec: bytes  # pickled inside the cluster, by the cluster
+    import_string: str  # module:attribute where it has one, else ""
+    digest: str
+    status: str  # running, stopped
+    deployed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedAgent:
+    """An agent that was launched on purpose, with the arguments of its constructor."""
+
+    agent: AgentId
+    arguments: bytes  # pickled (args, kwargs)
+    launched_at: datetime
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key. The key itself is never stored, only its hash."""
+
+    id: str
+    digest: str  # hex SHA-256 of the key: 256 random bits need no slow hash
+    label: str
+    scopes: frozenset[str]
+    created_at: datetime
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message or run that could not be delivered."""
+
+    id: str
+    kind: str  # event, run
+    reason: str
+    target: str
+    payload: Mapping[str, Any]
+    correlation_id: str
+    created_at: datetime
+
+
+class Store(Protocol):
+    """Durable memory of a cluster. Raises `StoreUnavailable` when it cannot be reached."""
+
+    async def open(self) -> None:
+        """Connect, and bring the schema up to date.
+
+        Raises:
+            StoreUnavailable: no connection.
+            SchemaTooNew: the schema is of a newer agentray; nothing was changed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the connections; harmless when not open."""
+        ...
+
+    async def ping(self) -> None:
+        """Do one round trip.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        ...
+
+    # Runs
+
+    async def admit(self, runs: Sequence[NewRun]) -> list[Admission]:
+        """Commit new runs as `queued`; repeats of an idempotency key find the earlier run.
+
+        A repeat within one batch is found too. Keys older than 24 hours may be used anew.
+        """
+        ...
+
+    async def get_run(self, run_id: str) -> StoredRun | None:
+        """Return a run, or None."""
+        ...
+
+    async def get_trace(self, run_id: str) -> list[Span]:
+        """Return the spans of an ended run, in order of their start; [] when there are none."""
+        ...
+
+    async def list_runs(
+        self,
+        *,
+        limit: int = 50,
+        before: str | None = None,
+        status: RunStatus | None = None,
+        agent_type: str | None = None,
+    ) -> list[Run]:
+        """Return runs, newest first; `before` is the id of the last one already seen."""
+        ...
+
+    async def count_runs(self) -> dict[RunStatus, int]:
+        """Return how many runs there are of each status that occurs."""
+        ...
+
+    async def mark_running(self, runs: Mapping[str, datetime], host: str) -> None:
+        """Move queued runs to `running`, with the time they started; others are left alone."""
+        ...
+
+    async def retry_run(self, run_id: str) -> StoredRun | None:
+        """Add one to the attempt of an unfinished run, back to `queued`; return it as it is now.
+
+        A terminal run is returned unchanged. None: no such run.
+        """
+        ...
+
+    async def unfinished_runs(
+        self,
+        *,
+        created_before: datetime,
+        pool: str | None = None,
+        slots: Sequence[int] | None = None,
+        limit: int = 1000,
+    ) -> list[StoredRun]:
+        """Return queued and running runs, oldest first."""
+        ...
+
+    async def run_events(
+        self, run_id: str, *, after: int = -1, limit: int = 1000
+    ) -> list[RunEvent]:
+        """Return a run's events with an offset above `after`, in order."""
+        ...
+
+    # What hosts write
+
+    async def commit(self, host: str, batch: Sequence[Effects]) -> list[CommitOutcome]:
+        """Apply each of the effects if `host` may, in one transaction.
+
+        Events of a run must continue its offsets; those already stored are skipped, so a commit
+        may be repeated after a lost answer.
+        """
+        ...
+
+    async def load_states(self, agents: Sequence[AgentId]) -> dict[AgentId, StateWrite]:
+        """Return the kept states of those agents that have one."""
+        ...
+
+    # Placement
+
+    async def put_host(self, host: HostRow) -> None:
+        """Insert or replace a host. A dead host stays dead."""
+        ...
+
+    async def list_hosts(self, *, include_dead: bool = False) -> list[HostRow]:
+        """Return the hosts."""
+        ...
+
+    async def list_slots(self, pool: str | None = None) -> list[SlotLease]:
+        """Return the leases, of one pool or all, ordered by pool and slot."""
+        ...
+
+    async def assign_slots(
+        self, leases: Sequence[SlotLease], *, dead_hosts: Mapping[str, str] | None = None
+    ) -> list[SlotLease]:
+        """Lease slots to hosts, and declare hosts dead (id → reason), in one transaction.
+
+        The epochs in the argument are ignored: each assigned slot gets its old epoch + 1.
+        When this returns, no commit of the former holder can succeed any more.
+
+        Returns:
+            The leases with their new epochs, in the order given.
+        """
+        ...
+
+    # Apps and launched agents
+
+    async def put_app(self, app: AppRow) -> None:
+        """Insert or replace an app by its name."""
+        ...
+
+    async def list_apps(self) -> list[AppRow]:
+        """Return the apps in order of their first deployment."""
+        ...
+
+    async def put_launched(self, agents: Sequence[LaunchedAgent]) -> None:
+        """Keep the constructor arguments of agents; replaces earlier ones."""
+        ...
+
+    async def load_launched(self, agents: Sequence[AgentId]) -> dict[AgentId, LaunchedAgent]:
+        """Return those of the agents that were launched."""
+        ...
+
+    async def list_launched(
+        self, *, agent_type: str | None = None, limit: int = 1000
+    ) -> list[LaunchedAgent]:
+        """Return launched agents, newest first."""
+        ...
+
+    # Keys and dead letters
+
+    async def put_key(self, key: ApiKey) -> None:
+        """Insert or replace an API key by its id."""
+        ...
+
+    async def find_key(self, digest: str) -> ApiKey | None:
+        """Return the key with this digest, also a revoked one, or None."""
+        ...
+
+    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep dead letters."""
+        ...
+
+    async def list_dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
+        """Return dead letters, newest first."""
+        ...
