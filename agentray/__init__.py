@@ -1,1 +1,68 @@
-"""agentray: agents on Ray clusters."""
+"""agentray: agents on Ray clusters.
+
+Everything that user code needs is here. Importing this package imports neither Ray nor a database
+driver nor a web framework; `connect` does when it is used.
+"""
+
+from agentray.agent import Agent, AgentOptions, RestartPolicy, action, on
+from agentray.app import App, Pool
+from agentray.config import Settings
+from agentray.context import Context
+from agentray.errors import (
+    AgentFailed,
+    AgentrayError,
+    ClusterNotRunning,
+    ConfigurationError,
+    DeadlineExceeded,
+    DeploymentStopped,
+    HostDied,
+    NoHandler,
+    Overloaded,
+    PayloadError,
+    RemoteError,
+    UnknownAction,
+    UnknownAgentType,
+)
+from agentray.events import Event, Prompt, TerminateEvent
+from agentray.handle import Handle, RemoteAction
+from agentray.ids import AgentId
+from agentray.protocol.runs import Run, RunEvent, RunStatus
+from agentray.runtime.connection import ManagerClient, connect
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Agent",
+    "AgentFailed",
+    "AgentId",
+    "AgentOptions",
+    "AgentrayError",
+    "App",
+    "ClusterNotRunning",
+    "ConfigurationError",
+    "Context",
+    "DeadlineExceeded",
+    "DeploymentStopped",
+    "Event",
+    "Handle",
+    "HostDied",
+    "ManagerClient",
+    "NoHandler",
+    "Overloaded",
+    "PayloadError",
+    "Pool",
+    "Prompt",
+    "RemoteAction",
+    "RemoteError",
+    "RestartPolicy",
+    "Run",
+    "RunEvent",
+    "RunStatus",
+    "Settings",
+    "TerminateEvent",
+    "UnknownAction",
+    "UnknownAgentType",
+    "action",
+    "connect",
+    "on",
+]

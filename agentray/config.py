@@ -6,9 +6,11 @@ is made, never at import.
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -50,6 +52,39 @@ class Settings(BaseSettings):
         return self.home / "api_key"
 
     @property
+    def postgres_dir(self) -> Path:
+        """Where the embedded database is."""
+        return self.home / "postgres"
+
+    @property
     def cluster_file(self) -> Path:
         """Where `agentray up` records what it started."""
         return self.home / "cluster.json"
+
+
+class ClusterRecord(BaseModel):
+    """What `agentray up` started on this machine, so that other commands find it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    url: str = Field(description="The gateway.")
+    gcs_address: str = Field(description="host:port of Ray's GCS.")
+    dashboard_url: str = Field(description="Ray's dashboard and job API.")
+    app: str = Field(description="Import string of the app that it was started with.")
+    embedded_database: bool
+    version: str = Field(description="agentray's version.")
+    started_at: datetime
+    local_cluster: dict[str, Any] = Field(description="What stops exactly this Ray cluster.")
+
+    @classmethod
+    def read(cls, settings: Settings) -> ClusterRecord | None:
+        """Return the record; None when nothing was started, or it cannot be read."""
+        try:
+            return cls.model_validate_json(settings.cluster_file.read_text())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def write(self, settings: Settings) -> None:
+        """Keep the record, readable by its owner only."""
+        settings.cluster_file.touch(mode=0o600)
+        settings.cluster_file.write_text(self.model_dump_json(indent=2))

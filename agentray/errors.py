@@ -29,6 +29,7 @@
     │   ├── ClusterAlreadyRunning
     │   ├── PortTaken
     │   └── StartFailed
+    ├── ClientError                         a gateway refused; its tree is in client/errors.py
     └── IllegalTransition                   a bug: a state was left the wrong way
 
 Errors travel between processes, so each survives pickling with its fields. Where no message is

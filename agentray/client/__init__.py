@@ -1,1 +1,35 @@
 """Talks to a gateway over HTTP; needs neither Ray nor a cluster."""
+
+from agentray.client.async_client import AsyncAgentClient
+from agentray.client.calls import RunPage
+from agentray.client.errors import (
+    ClientError,
+    Conflict,
+    ConnectionFailed,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    ServerError,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+)
+from agentray.client.sync_client import AgentClient
+
+__all__ = [
+    "AgentClient",
+    "AsyncAgentClient",
+    "ClientError",
+    "Conflict",
+    "ConnectionFailed",
+    "Forbidden",
+    "InvalidRequest",
+    "NotFound",
+    "PayloadTooLarge",
+    "RunPage",
+    "ServerError",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unavailable",
+]

@@ -1,1 +1,1 @@
-"""HTTP: keys, prompts, runs and their event streams."""
+"""The HTTP side: `build_app` makes the ASGI app, `deployment` runs it on Ray Serve."""

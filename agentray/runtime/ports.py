@@ -2,13 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from agentray.errors import AgentrayError
 from agentray.ids import AgentId
 from agentray.protocol.runs import Run, RunEvent
+from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.store.base import NewRun
+
+
+class HostGone(AgentrayError):  # noqa: N818 - names what happened
+    """The host's process has ended; nothing that was under way there will answer."""
+
+
+class HostUnreachable(AgentrayError):  # noqa: N818
+    """The host cannot be reached just now; whether the request arrived is unknown."""
+
+
+class ManagerUnavailable(AgentrayError):  # noqa: N818
+    """The manager does not answer just now; it restarts by itself."""
+
+
+class HostPort(Protocol):
+    """A host as seen from another process. Every method raises `HostGone` or `HostUnreachable`."""
+
+    async def deliver(
+        self, link: str, number: int, acks: tuple[int, ...], resend: bool, batch: bytes
+    ) -> bytes:
+        """Hand over envelopes; answers within a short grace with whatever replies are ready.
+
+        Args:
+            link: id of the sender's link to this host.
+            number: of the batch on the link; a batch seen before is not taken in again.
+            acks: numbers of the responses that arrived since the last call.
+            resend: an earlier response may be lost: send all that was not acknowledged.
+            batch: packed envelopes.
+
+        Returns:
+            A packed response: its number and replies.
+        """
+        ...
+
+    async def collect(self, link: str, acks: tuple[int, ...], resend: bool) -> bytes:
+        """Wait until there are replies and return them, as `deliver` does."""
+        ...
+
+
+class HostControl(HostPort, Protocol):
+    """A host as the manager sees it."""
+
+    async def start(self, setup: bytes) -> dict[str, Any]:
+        """Make it ready to work; returns its process id and node."""
+        ...
+
+    async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
+        """Give it the newest snapshot and all the slots that it leases, with their epochs."""
+        ...
+
+    async def load(self, apps: Mapping[str, bytes]) -> None:
+        """Let it know the code of these apps, by name.
+
+        Raises:
+            ConfigurationError: one of them cannot be imported there.
+        """
+        ...
+
+    async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
+        """Let the agents of these slots finish what they do and leave memory."""
+        ...
+
+    async def heartbeat(self) -> dict[str, Any]:
+        """Return counters; answered by the event loop that runs the agents."""
+        ...
+
+    async def until_death(self) -> str:
+        """Never return; the error tells how the host ended."""
+        ...
+
+    async def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return agents that are in its memory."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Finish what is under way within the grace, then let go of everything."""
+        ...
+
+
+class Connector(Protocol):
+    """Finds hosts by name."""
+
+    def connect(self, host: HostRef) -> HostPort:
+        """Return the port of a host; a host that does not exist fails at its first call."""
+        ...
+
+
+class HostFactory(Protocol):
+    """Makes and ends hosts; the manager's hands."""
+
+    def create(self, host: HostRef, *, num_cpus: float, num_gpus: float) -> HostControl:
+        """Begin to start a host; it is there when its `start` has answered."""
+        ...
+
+    async def adopt(self, host: HostRef) -> HostControl | None:
+        """Return a host that was started before; None: there is none of this name."""
+        ...
+
+    def kill(self, host: HostRef) -> None:
+        """End a host's process at once; harmless when it is gone."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +154,7 @@ class RunDispatcher(Protocol):
         ...
 
     async def watch(self, agent: AgentId, run_id: str, after: int, wait_s: float) -> list[RunEvent]:
-        """Return events of a run with an offset above `after`, waiting up to `wait_s` for the first.
+        """Return events with an offset above `after`, waiting up to `wait_s` for the first.
 
         Only events that are in the Store are returned. [] after `wait_s` without one.
 
@@ -61,7 +164,7 @@ class RunDispatcher(Protocol):
         ...
 
     async def join(self, agent: AgentId, run_id: str) -> Run:
-        """Return a run when it has ended.
+        """Return a run when it has ended, or as it is when no host works on it.
 
         Raises:
             UnknownRun: there is none of this id.

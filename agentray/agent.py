@@ -1,0 +1,297 @@
+"""Agents: what a user writes.
+
+::
+
+    class Greeter(Agent):
+        state: GreeterState
+
+        @action
+        async def greet(self, name: str) -> str:
+            self.state.greeted += 1
+            return f"Hello {name}"
+
+        @on(Farewell)
+        async def note(self, farewell: Farewell) -> Noted:
+            return Noted(...)
+
+One instance lives per key, on one host at a time. It handles one message at a time unless its
+options say otherwise, so its attributes need no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_type_hints, overload
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from agentray import context as contexts
+from agentray.context import Context
+from agentray.errors import ConfigurationError
+from agentray.events import Event, Prompt
+from agentray.handle import Handle
+from agentray.ids import AgentId, check_key, check_type_name
+
+F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A", bound="Agent")
+
+_ACTION = "__agentray_action__"
+_EVENTS = "__agentray_events__"
+
+
+class RestartPolicy(BaseModel):
+    """What happens after an agent could not be started.
+
+    Beyond `max_restarts` within `period_s` the agent is failed; the waits between attempts grow
+    from `backoff_s` by a factor of two up to `max_backoff_s`, each with up to 20 % of jitter.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_restarts: NonNegativeInt = 3
+    period_s: PositiveFloat = 60.0
+    backoff_s: PositiveFloat = 0.1
+    max_backoff_s: PositiveFloat = 10.0
+
+
+class AgentOptions(BaseModel):
+    """How the agents of a type are run. Put it into the class as `options = AgentOptions(...)`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = Field(
+        default=None, description="The agent type's name; None: the class's, in snake_case."
+    )
+    pool: str = Field(default="default", description="The pool whose hosts run it.")
+    concurrency: PositiveInt | None = Field(
+        default=1, description="Messages handled at once by one agent; None: no limit."
+    )
+    mailbox: PositiveInt = Field(
+        default=1000, description="Messages that may wait for one agent; more are refused."
+    )
+    idle_timeout_s: PositiveFloat = Field(
+        default=300.0, description="Seconds without a message after which it leaves memory."
+    )
+    restart: RestartPolicy = RestartPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class EventHandler:
+    """A method that handles events of a type."""
+
+    method: str
+    event: type[Event]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentType:
+    """What agentray knows of an agent class: read from it once, when it is defined."""
+
+    name: str
+    cls: type[Agent]
+    options: AgentOptions
+    actions: Mapping[str, ActionSpec]
+    handlers: Mapping[str, EventHandler]
+    state_model: type[BaseModel] | None
+    takes_arguments: bool  # its constructor does: they are kept, and looked up at activation
+
+    @property
+    def prompts(self) -> bool:
+        """Whether it can be prompted."""
+        return Prompt.event_type in self.handlers
+
+
+@dataclass(frozen=True, slots=True)
+class ActionSpec:
+    """A method that can be called through a handle."""
+
+    name: str
+    idempotent: bool = False
+
+
+@overload
+def action(method: F, /) -> F: ...
+@overload
+def action(*, idempotent: bool = False) -> Callable[[F], F]: ...
+def action(method: Any = None, /, *, idempotent: bool = False) -> Any:
+    """Make a method callable through a handle.
+
+    Args:
+        method: the method, where the decorator is used without parentheses.
+        idempotent: running it twice does no harm. A call whose host dies is then sent again to the
+            agent's next host; otherwise the caller gets `HostDied`.
+    """
+
+    def mark(function: F) -> F:
+        if function.__name__.startswith("_"):
+            raise ConfigurationError(f"The action {function.__qualname__} must not start with _.")
+        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            raise ConfigurationError(
+                f"The action {function.__qualname__} yields: streaming actions are not supported "
+                "yet; return a list, or report progress with self.context.progress()."
+            )
+        setattr(function, _ACTION, ActionSpec(function.__name__, idempotent))
+        return function
+
+    return mark if method is None else mark(method)
+
+
+def on(*events: type[Event], key: str = "correlation") -> Callable[[F], F]:
+    """Make a method handle events; what it returns or yields is published.
+
+    Args:
+        events: the event classes, exactly these.
+        key: which instance gets an event: `correlation` (one instance per conversation: all its
+            parts meet there), `field:NAME` (by a field of the event), `any:N` (spread over N
+            instances) or `key:KEY` (always that one).
+
+    Raises:
+        ConfigurationError: no event class, or another form of key.
+    """
+    if not events or not all(inspect.isclass(e) and issubclass(e, Event) for e in events):
+        raise ConfigurationError("@on takes one or more Event classes: @on(TextSubmitted).")
+    if not re.fullmatch(r"correlation|field:\w+|any:[1-9]\d*|key:.+", key):
+        raise ConfigurationError(
+            f"key={key!r}: write correlation, field:NAME, any:N (N ≥ 1) or key:KEY."
+        )
+
+    def mark(function: F) -> F:
+        handlers = [EventHandler(function.__name__, event, key) for event in events]
+        setattr(function, _EVENTS, [*getattr(function, _EVENTS, []), *handlers])
+        return function
+
+    return mark
+
+
+class Agent:
+    """A small piece of software with an identity, a mailbox and, if it wants, a state.
+
+    Subclass it. The constructor may take arguments when the agent is launched with them; everything
+    that needs the running cluster belongs into `on_start`.
+
+    Attributes:
+        options: how agents of this type are run.
+        state: annotate it with a pydantic model in the subclass, all of whose fields have defaults;
+            it is loaded before the first message and committed after each handler that changed it.
+    """
+
+    options: ClassVar[AgentOptions] = AgentOptions()
+    agent_type: ClassVar[AgentType]
+    state: Any = None
+
+    __slots__ = ("__dict__", "__weakref__", "_caller", "_id")
+    _id: AgentId
+    _caller: contexts.Caller
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.agent_type = describe(cls)
+
+    @property
+    def id(self) -> AgentId:
+        """Who this agent is."""
+        return self._id
+
+    @property
+    def context(self) -> Context:
+        """The message under way.
+
+        Raises:
+            ConfigurationError: no message is under way in this task.
+        """
+        context = contexts.current.get()
+        if context is None:
+            raise ConfigurationError("There is no context here: no message is being handled.")
+        return context
+
+    def handle(self, agent: type[A] | str, key: str) -> Handle[A]:
+        """Return a handle to another agent, by its class or its type's name, and its key."""
+        name = agent if isinstance(agent, str) else agent.agent_type.name
+        return Handle(AgentId(check_type_name(name), check_key(key)), self._caller)
+
+    async def run_sync(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run blocking code in a thread, so that the host's other agents go on meanwhile."""
+        return await asyncio.to_thread(functools.partial(function, *args, **kwargs))
+
+    async def on_start(self) -> None:
+        """Prepare; the first message waits for it. An error here goes to the restart policy."""
+
+    async def on_stop(self) -> None:
+        """Clean up before the agent leaves memory: stopped, moved, or idle for long."""
+
+
+def bind(agent: Agent, agent_id: AgentId, caller: contexts.Caller) -> None:
+    """Tell an agent who it is and through what it calls others; its host does, at its start."""
+    agent._id = agent_id  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    agent._caller = caller  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
+def describe(cls: type[Agent]) -> AgentType:
+    """Read what agentray needs from an agent class.
+
+    Raises:
+        ConfigurationError: the class contradicts itself; the message says where.
+    """
+    actions: dict[str, ActionSpec] = {}
+    handlers: dict[str, EventHandler] = {}
+    for function in _methods(cls):
+        if spec := getattr(function, _ACTION, None):
+            actions[spec.name] = spec
+        for handler in cast("list[EventHandler]", getattr(function, _EVENTS, [])):
+            name = handler.event.event_type
+            if name in handlers and handlers[name].method != handler.method:
+                raise ConfigurationError(
+                    f"{cls.__name__} handles {name} twice: "
+                    f"{handlers[name].method}, {handler.method}."
+                )
+            handlers[name] = handler
+    name = cls.options.name if "options" in vars(cls) else None
+    return AgentType(
+        name=check_type_name(name or _snake_case(cls.__name__)),
+        cls=cls,
+        options=cls.options,
+        actions=actions,
+        handlers=handlers,
+        state_model=_state_model(cls),
+        takes_arguments=len(inspect.signature(cls.__init__).parameters) > 1
+        and cls.__init__ is not object.__init__,
+    )
+
+
+def _methods(cls: type[Agent]) -> Iterator[Callable[..., Any]]:
+    for name, member in inspect.getmembers_static(cls):
+        if inspect.isfunction(member) and not name.startswith("__"):
+            yield member
+
+
+def _state_model(cls: type[Agent]) -> type[BaseModel] | None:
+    if not any(
+        "state" in vars(c).get("__annotations__", {}) for c in cls.__mro__ if c is not Agent
+    ):
+        return None
+    try:
+        model = get_type_hints(cls).get("state")
+    except NameError as error:
+        raise ConfigurationError(
+            f"{cls.__name__}.state: {error}. Define its class above, at module level."
+        ) from error
+    if not (inspect.isclass(model) and issubclass(model, BaseModel)):
+        raise ConfigurationError(f"{cls.__name__}.state must be annotated with a pydantic model.")
+    needed = [name for name, info in model.model_fields.items() if info.is_required()]
+    if needed:
+        raise ConfigurationError(
+            f"{cls.__name__}.state starts empty: give {model.__name__}.{needed[0]} a default."
+        )
+    return model
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

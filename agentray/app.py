@@ -1,0 +1,143 @@
+"""Apps: what one deployment consists of."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
+
+from agentray.agent import Agent, AgentType
+from agentray.errors import ConfigurationError
+from agentray.ids import check_type_name
+from agentray.protocol.snapshot import Subscription
+
+
+class Pool(BaseModel):
+    """A named set of equal hosts.
+
+    `default` always exists; its number of hosts is the operator's `AGENTRAY_HOSTS` unless an app
+    declares it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "default"
+    hosts: PositiveInt = Field(default=2, description="How many hosts to keep alive.")
+    num_cpus: NonNegativeFloat = Field(
+        default=0.0,
+        description="CPUs that Ray reserves per host; 0: agents mostly wait, share what is there.",
+    )
+    num_gpus: NonNegativeFloat = Field(default=0.0, description="GPUs reserved per host.")
+
+
+class App:
+    """A set of agent types that are deployed together.
+
+    Attributes:
+        name: unique in a cluster; deploying the same name again replaces the app.
+        types: its agent types by name.
+        entry: the type that gets prompts which name no agent; None: there is none.
+        pools: the pools that it declares.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        agents: Sequence[type[Agent]],
+        *,
+        entry: type[Agent] | None = None,
+        pools: Sequence[Pool] = (),
+    ) -> None:
+        """Put an app together.
+
+        Raises:
+            ConfigurationError: no agents, two of the same name, an unknown pool, or an entry that
+                handles no prompts.
+        """
+        self.name = check_type_name(name)
+        self.types = _by_name(name, agents)
+        self.entry = _entry(name, self.types, entry)
+        self.pools = tuple(pools)
+        known = {"default", *(pool.name for pool in self.pools)}
+        for agent_type in self.types.values():
+            if agent_type.options.pool not in known:
+                raise ConfigurationError(
+                    f"{agent_type.cls.__name__} wants the pool {agent_type.options.pool!r}, which "
+                    f"the app {name!r} does not declare."
+                )
+
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        """Which events its agent types want."""
+        return [
+            Subscription(event, agent_type.name, handler.key)
+            for agent_type in self.types.values()
+            for event, handler in agent_type.handlers.items()
+        ]
+
+    def __repr__(self) -> str:
+        return f"App({self.name!r}, {sorted(self.types)})"
+
+
+def _by_name(app: str, agents: Sequence[type[Agent]]) -> dict[str, AgentType]:
+    if not agents:
+        raise ConfigurationError(f"The app {app!r} has no agents: App(name, agents=[MyAgent]).")
+    types: dict[str, AgentType] = {}
+    for cls in agents:
+        if not (isinstance(cls, type) and issubclass(cls, Agent) and cls is not Agent):
+            raise ConfigurationError(f"{cls!r} in the app {app!r} is not a subclass of Agent.")
+        if cls.agent_type.name in types:
+            raise ConfigurationError(
+                f"The app {app!r} has two agent types named {cls.agent_type.name!r}."
+            )
+        types[cls.agent_type.name] = cls.agent_type
+    return types
+
+
+def _entry(app: str, types: dict[str, AgentType], entry: type[Agent] | None) -> str | None:
+    if entry is None:
+        prompted = [name for name, agent_type in types.items() if agent_type.prompts]
+        return prompted[0] if len(prompted) == 1 else None
+    if entry.agent_type.name not in types:
+        raise ConfigurationError(
+            f"The entry {entry.__name__} is not among the app {app!r}'s agents."
+        )
+    if not entry.agent_type.prompts:
+        raise ConfigurationError(
+            f"The entry {entry.__name__} handles no prompts: write a method with @on(Prompt)."
+        )
+    return entry.agent_type.name
+
+
+def load_app(import_string: str) -> App:
+    """Import an app.
+
+    Args:
+        import_string: `package.module:attribute`; the current directory is looked into first.
+
+    Raises:
+        ConfigurationError: malformed, not importable, no such attribute, or not an App.
+    """
+    module_name, colon, attribute = import_string.partition(":")
+    if not (module_name and colon and attribute):
+        raise ConfigurationError(
+            f"{import_string!r} is not an import string: write package.module:app."
+        )
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigurationError(
+            f"{module_name!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    app = getattr(module, attribute, None)
+    if app is None:
+        raise ConfigurationError(f"The module {module_name!r} has no attribute {attribute!r}.")
+    if not isinstance(app, App):
+        raise ConfigurationError(f"{import_string!r} is {type(app).__name__}, not an agentray App.")
+    return app

@@ -1,0 +1,186 @@
+"""The client for asyncio programs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from typing import Self
+
+from agentray.client import calls
+from agentray.client.access import Access
+from agentray.client.calls import RunPage
+from agentray.client.connection import Connection
+from agentray.client.streams import follow
+from agentray.core.lifecycle import TERMINAL
+from agentray.ids import new_id
+from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
+
+DEFAULT_WAIT_S = 30.0
+_LONGEST_WAIT_S = 30.0  # of one request; a longer wait is made of several
+
+
+class AsyncAgentClient:
+    """Prompts agents and follows their runs.
+
+    Use it as a context manager, or call `close`. Requests that a gateway cannot take now (no
+    connection, 503, 429) are repeated until `timeout_s` is over; that is safe, since every prompt
+    carries an idempotency key.
+
+    ```python
+    async with AsyncAgentClient() as client:
+        run = await client.prompt("Hello", agent="greeter/ada")
+    ```
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+    ) -> None:
+        """Make one; nothing is connected yet.
+
+        Args:
+            base_url: of the gateway; None: `AGENTRAY_URL`, else the cluster of this machine.
+            api_key: None: `AGENTRAY_API_KEY`, else the key of this machine's cluster.
+            timeout_s: how long a call may take, retries included, beyond what it waits for a run.
+
+        Raises:
+            ClusterNotRunning: no URL is given, and nothing is up on this machine.
+            ConfigurationError: the URL is malformed.
+        """
+        self._connection = Connection(Access.find(base_url, api_key), timeout_s)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; harmless when called twice."""
+        await self._connection.close()
+
+    async def prompt(
+        self,
+        text: str,
+        agent: str | None = None,
+        *,
+        wait_s: float = DEFAULT_WAIT_S,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Ask an agent and return the run: ended, or as it is after `wait_s`.
+
+        Args:
+            text: what it is asked.
+            agent: an agent type (a fresh instance answers) or type/key; None: the app's entry.
+            wait_s: seconds to wait for the end; look at `status` afterwards.
+            idempotency_key: the same key finds the same run for 24 hours; None: a new one.
+
+        Raises:
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        deadline = time.monotonic() + wait_s
+        slice_s = min(wait_s, _LONGEST_WAIT_S)
+        request = calls.prompt(
+            text,
+            agent=agent,
+            idempotency_key=idempotency_key or new_id("key"),
+            wait_s=slice_s,
+        )
+        response = await self._connection.send(request, waiting_s=slice_s)
+        return await self._until_ended(calls.parse_run(response), deadline)
+
+    def stream(
+        self, text: str, agent: str | None = None, *, idempotency_key: str | None = None
+    ) -> AsyncGenerator[RunEvent]:
+        """Ask an agent and yield the run's events, from the first to the terminal one.
+
+        Args:
+            text: what it is asked.
+            agent: an agent type (a fresh instance answers) or type/key; None: the app's entry.
+            idempotency_key: the same key finds the same run for 24 hours; None: a new one.
+
+        Raises:
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        request = calls.prompt(
+            text, agent=agent, idempotency_key=idempotency_key or new_id("key"), stream=True
+        )
+        return follow(self._connection.open, request, run_id=None)
+
+    async def run(self, run_id: str, wait_s: float = 0) -> Run:
+        """Return a run: ended, or as it is after `wait_s` seconds.
+
+        Raises:
+            NotFound: there is none of this id.
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        deadline = time.monotonic() + wait_s
+        slice_s = min(wait_s, _LONGEST_WAIT_S)
+        response = await self._connection.send(calls.get_run(run_id, slice_s), waiting_s=slice_s)
+        return await self._until_ended(calls.parse_run(response), deadline)
+
+    async def runs(
+        self,
+        *,
+        limit: int = 50,
+        before: str | None = None,
+        status: RunStatus | None = None,
+        agent: str | None = None,
+    ) -> RunPage:
+        """Return runs, newest first.
+
+        Args:
+            limit: most of them, 1 to 200.
+            before: id of the last run already seen: the `next` of the page before.
+            status: only those.
+            agent: only those of this agent type.
+
+        Raises:
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        return calls.parse_page(
+            await self._connection.send(calls.list_runs(limit, before, status, agent))
+        )
+
+    def events(self, run_id: str, after: int = -1) -> AsyncGenerator[RunEvent]:
+        """Yield a run's events until the terminal one, also across broken connections.
+
+        Args:
+            run_id: which run.
+            after: offset of the last event already seen; -1 for the beginning.
+
+        Raises:
+            NotFound: there is no such run.
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        return follow(self._connection.open, calls.get_events(run_id, after), run_id, after)
+
+    async def trace(self, run_id: str) -> list[Span]:
+        """Return the spans of an ended run, in order of their start.
+
+        Raises:
+            NotFound: there is no such run.
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        return calls.parse_trace(await self._connection.send(calls.get_trace(run_id)))
+
+    async def ready(self) -> list[str]:
+        """Return what is missing before prompts can be served; empty when ready. Never retried.
+
+        Raises:
+            ConnectionFailed: no gateway answers.
+            ClientError: what answers is no gateway.
+        """
+        return calls.missing_parts(await self._connection.exchange(calls.get_ready()))
+
+    async def _until_ended(self, run: Run, deadline: float) -> Run:
+        while run.status not in TERMINAL and (left_s := deadline - time.monotonic()) > 0:
+            slice_s = min(left_s, _LONGEST_WAIT_S)
+            response = await self._connection.send(
+                calls.get_run(run.id, slice_s), waiting_s=slice_s
+            )
+            run = calls.parse_run(response)
+        return run

@@ -1,0 +1,252 @@
+"""What the clients ask and how they read the answers. No I/O: values in, values out."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar, cast
+from urllib.parse import quote
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from agentray.client.errors import (
+    ClientError,
+    ConnectionFailed,
+    TooManyRequests,
+    Unavailable,
+    class_of,
+)
+from agentray.protocol.runs import Run, RunStatus, Span
+
+EVENT_STREAM = "text/event-stream"
+
+_T = TypeVar("_T")
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An HTTP request to a gateway. Each may be repeated: a GET, or a POST with a key."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The answer. The names of its headers are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class RunPage(NamedTuple):
+    """Some runs, newest first, and what to give as `before` for the next page."""
+
+    runs: list[Run]
+    next: str | None
+
+
+class _Page(BaseModel):
+    runs: list[Run]
+    next: str | None
+
+
+class _Trace(BaseModel):
+    spans: list[Span]
+
+
+_run = TypeAdapter(Run)
+_page = TypeAdapter(_Page)
+_trace = TypeAdapter(_Trace)
+
+
+# Requests
+
+
+def prompt(
+    text: str,
+    *,
+    agent: str | None,
+    idempotency_key: str,
+    wait_s: float | None = None,
+    stream: bool = False,
+) -> Request:
+    """Ask an agent.
+
+    Args:
+        text: what it is asked.
+        agent: an agent type or type/key; None: the entry of the deployed app.
+        idempotency_key: makes it safe to send the request again.
+        wait_s: seconds the gateway waits for the run's end; None: its default.
+        stream: answer with the run's events.
+    """
+    body: dict[str, Any] = {"prompt": text, "agent": agent, "wait_s": wait_s, "stream": stream}
+    return Request(
+        "POST",
+        "/v1/prompts",
+        headers={"Content-Type": "application/json", "Idempotency-Key": idempotency_key},
+        body=json.dumps({name: v for name, v in body.items() if v is not None}).encode(),
+    )
+
+
+def get_run(run_id: str, wait_s: float = 0) -> Request:
+    """Look at a run, waiting up to `wait_s` seconds for its end."""
+    query = {"wait_s": f"{wait_s:.3f}"} if wait_s > 0 else {}
+    return Request("GET", f"/v1/runs/{quote(run_id, safe='')}", query)
+
+
+def list_runs(
+    limit: int, before: str | None, status: RunStatus | None, agent: str | None
+) -> Request:
+    """List runs, newest first."""
+    query = {
+        "limit": str(limit),
+        "before": before,
+        "status": None if status is None else RunStatus(status).value,
+        "agent": agent,
+    }
+    return Request("GET", "/v1/runs", {name: v for name, v in query.items() if v is not None})
+
+
+def get_events(run_id: str, after: int) -> Request:
+    """Follow a run's events after an offset, -1 for all of them."""
+    headers = {"Accept": EVENT_STREAM}
+    if after >= 0:
+        headers["Last-Event-ID"] = str(after)
+    return Request("GET", f"/v1/runs/{quote(run_id, safe='')}/events", headers=headers)
+
+
+def get_trace(run_id: str) -> Request:
+    """Ask for the spans of a run."""
+    return Request("GET", f"/v1/runs/{quote(run_id, safe='')}/trace")
+
+
+def get_ready() -> Request:
+    """Ask whether prompts can be served."""
+    return Request("GET", "/readyz")
+
+
+# Answers
+
+
+def parse_run(response: Response) -> Run:
+    """Read a run.
+
+    Raises:
+        ClientError: the answer is a problem, or nothing that a gateway says.
+    """
+    return _parse(response, _run)
+
+
+def parse_page(response: Response) -> RunPage:
+    """Read a list of runs.
+
+    Raises:
+        ClientError: the answer is a problem, or nothing that a gateway says.
+    """
+    page = _parse(response, _page)
+    return RunPage(page.runs, page.next)
+
+
+def parse_trace(response: Response) -> list[Span]:
+    """Read a trace.
+
+    Raises:
+        ClientError: the answer is a problem, or nothing that a gateway says.
+    """
+    return _parse(response, _trace).spans
+
+
+def missing_parts(response: Response) -> list[str]:
+    """Read what is missing before prompts can be served; [] when nothing is.
+
+    Raises:
+        ClientError: the answer is nothing that `/readyz` says.
+    """
+    if response.status == 200:
+        return []
+    error = error_of(response)
+    missing = error.problem.get("missing")
+    if not missing:
+        raise error
+    return [str(part) for part in missing]
+
+
+def run_id_of(response: Response) -> str:
+    """Return the id of the run that a `Location` header names.
+
+    Raises:
+        ClientError: there is no such header.
+    """
+    location = response.headers.get("location", "")
+    if not location.startswith("/v1/runs/"):
+        raise ClientError(response.status, "The answer names no run")
+    return location.removeprefix("/v1/runs/")
+
+
+def check(response: Response) -> None:
+    """Let a good answer pass.
+
+    Raises:
+        ClientError: the answer is a problem; its class says which.
+    """
+    if not 200 <= response.status < 300:
+        raise error_of(response)
+
+
+def error_of(response: Response) -> ClientError:
+    """Return the error that an answer tells of."""
+    problem = _document(response.body)
+    return class_of(response.status)(
+        response.status,
+        str(problem.get("title") or f"HTTP status {response.status}"),
+        str(problem.get("detail") or ""),
+        problem,
+        _seconds(response.headers.get("retry-after", "")),
+    )
+
+
+def pause_before_retry(error: ClientError, attempt: int) -> float | None:
+    """Return how many seconds to wait before a request is sent again; None: do not.
+
+    Args:
+        error: why it failed.
+        attempt: how often it was sent, from 1.
+    """
+    if not isinstance(error, ConnectionFailed | Unavailable | TooManyRequests):
+        return None
+    pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (attempt - 1))
+    # Jitter: clients that failed together shall not come back together.
+    return max(error.retry_after_s or 0.0, pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+
+
+def _parse(response: Response, adapter: TypeAdapter[_T]) -> _T:
+    check(response)
+    try:
+        return adapter.validate_json(response.body)
+    except ValidationError as error:
+        told = f"{error.error_count()} errors, the first: {error.errors()[0]['msg']}"
+        raise ClientError(
+            response.status, "The answer is not what an agentray gateway says", told
+        ) from error
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        document: Any = json.loads(body)
+    except ValueError:  # a proxy's page: the status has to do
+        return {}
+    return cast("dict[str, Any]", document) if isinstance(document, dict) else {}
+
+
+def _seconds(header: str) -> float | None:
+    # A proxy may send a date instead: then our own pauses apply.
+    return float(header) if header.isascii() and header.isdecimal() else None

@@ -1,0 +1,120 @@
+"""Errors of the clients, below `agentray.errors.AgentrayError`.
+
+::
+
+    AgentrayError
+    └── ClientError                 the gateway's answer was not what was asked for
+        ├── InvalidRequest          400, 422: the request is wrong (`errors` names the fields)
+        ├── Unauthorized            401: no key, or one that is unknown or revoked
+        ├── Forbidden               403: the key lacks the scope
+        ├── NotFound                404: no such agent type or run
+        ├── Conflict                409: the idempotency key was used for another request
+        ├── PayloadTooLarge         413
+        ├── TooManyRequests         429: `retry_after_s`
+        ├── Unavailable             503: `retry_after_s`
+        ├── ServerError             other 5xx: look into the gateway's log for `problem["id"]`
+        └── ConnectionFailed        no answer at all; status 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agentray.errors import AgentrayError
+
+
+class ClientError(AgentrayError):
+    """The gateway did not do what was asked.
+
+    Attributes:
+        status: the HTTP status, 0 when there was no answer.
+        title: what kind of problem it is.
+        detail: what happened this time.
+        problem: the whole problem document (RFC 9457).
+        retry_after_s: seconds that the gateway asked to wait, None when it did not.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        title: str,
+        detail: str = "",
+        problem: Mapping[str, Any] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(f"{title}: {detail}" if detail else title)
+        self.status, self.title, self.detail = status, title, detail
+        self.problem: dict[str, Any] = dict(problem or {})
+        self.retry_after_s = retry_after_s
+
+
+class InvalidRequest(ClientError):  # noqa: N818 - the names say what happened
+    """The request is wrong."""
+
+    @property
+    def errors(self) -> list[dict[str, str]]:
+        """The fields that are wrong: `field`, `location` and `message` of each."""
+        return self.problem.get("errors", [])
+
+
+class Unauthorized(ClientError):  # noqa: N818
+    """There is no API key, or it is unknown or revoked."""
+
+
+class Forbidden(ClientError):  # noqa: N818
+    """The API key lacks the scope."""
+
+
+class NotFound(ClientError):  # noqa: N818
+    """There is no such agent type or run."""
+
+
+class Conflict(ClientError):  # noqa: N818
+    """The idempotency key was used for another request."""
+
+    @property
+    def run_id(self) -> str:
+        """The run that the key belongs to."""
+        return self.problem.get("run_id", "")
+
+
+class PayloadTooLarge(ClientError):  # noqa: N818
+    """The request's body is over the gateway's limit."""
+
+
+class TooManyRequests(ClientError):  # noqa: N818
+    """Too much is waiting at the gateway."""
+
+
+class Unavailable(ClientError):  # noqa: N818
+    """The gateway cannot take the request now."""
+
+
+class ServerError(ClientError):
+    """Something went wrong in the gateway."""
+
+
+class ConnectionFailed(ClientError):  # noqa: N818
+    """The gateway could not be reached, or the connection broke."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(0, "No answer from the gateway", detail)
+
+
+_BY_STATUS: dict[int, type[ClientError]] = {
+    400: InvalidRequest,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    413: PayloadTooLarge,
+    422: InvalidRequest,
+    429: TooManyRequests,
+    503: Unavailable,
+}
+
+
+def class_of(status: int) -> type[ClientError]:
+    """Return the class of error that a status means."""
+    return _BY_STATUS.get(status, ServerError if status >= 500 else ClientError)

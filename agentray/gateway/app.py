@@ -1,0 +1,144 @@
+"""The gateway as an ASGI app: parts put together, and what holds for every request.
+
+Routes that need a key say so themselves; `tests` check that none under `/v1` forgot. There are no
+CORS headers: a web page of another origin cannot use the API from a browser.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import AsyncGenerator
+from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agentray.errors import AgentrayError
+from agentray.gateway.admission import Admissions
+from agentray.gateway.auth import KeyRing
+from agentray.gateway.health import HealthChecks
+from agentray.gateway.openapi import TAGS, GatewayApp
+from agentray.gateway.problems import (
+    MISDIRECTED,
+    HttpProblem,
+    internal,
+    on_error,
+    on_invalid_request,
+    on_unroutable,
+)
+from agentray.gateway.prompts import Prompts
+from agentray.gateway.runs import RunReader, Runs
+from agentray.gateway.services import Services
+from agentray.gateway.streaming import RunStreams
+
+_API_VERSION = "1"
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def build_app(services: Services) -> FastAPI:
+    """Put the gateway together.
+
+    Args:
+        services: what it stands on; open as long as the app serves, closed by the caller after.
+
+    Returns:
+        An app whose lifespan ends what the gateway itself has under way.
+    """
+    keys = KeyRing(services.store)
+    admissions = Admissions(services.store, services.dispatcher)
+    reader = RunReader(services)
+    streams = RunStreams(services.store, services.dispatcher)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+        yield
+        await admissions.close()
+
+    app = GatewayApp(
+        title="agentray",
+        summary="Prompt agents on a Ray cluster and follow their runs.",
+        version=_API_VERSION,
+        openapi_tags=TAGS,
+        # The usual pages for browsing load scripts from elsewhere into this origin.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        middleware=[Middleware(Guard, hosts=allowed_hosts(services))],
+        exception_handlers={
+            AgentrayError: on_error,
+            RequestValidationError: on_invalid_request,
+            404: on_unroutable,
+            405: on_unroutable,
+        },
+    )
+    app.include_router(Prompts(services, keys, admissions, reader, streams).router)
+    app.include_router(Runs(services, keys, reader, streams).router)
+    app.include_router(HealthChecks(services).router)
+    return app
+
+
+def allowed_hosts(services: Services) -> AbstractSet[str] | None:
+    """Return the host names by which the gateway may be asked for; None: any.
+
+    A gateway on a loopback address is for this machine. A web page that points its own name to
+    127.0.0.1 (DNS rebinding) would otherwise make a visitor's browser ask it.
+    """
+    host = services.settings.host
+    if not _is_loopback(host):
+        return None
+    return _LOOPBACK_NAMES | {host} | {name.lower() for name in services.allowed_hosts}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
+
+
+class Guard:
+    """Outermost: refuses requests for foreign hosts, and lets no exception show internals."""
+
+    def __init__(self, app: ASGIApp, hosts: AbstractSet[str] | None) -> None:
+        self._app = app
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, as ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._hosts is not None and (name := _host(scope)) not in self._hosts:
+            detail = f"This gateway is not {name[:80]!r}: ask for localhost."
+            await HttpProblem(MISDIRECTED, detail).response()(scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientDisconnect:  # while its body was read: nobody is left to answer
+            return
+        except Exception as error:
+            problem = internal(error)
+            if started:
+                raise  # too late for another answer: the server breaks the connection
+            await problem.response()(scope, receive, send)
+
+
+def _host(scope: Scope) -> str:
+    """Return the name in the Host header without its port, in lower case."""
+    for name, value in scope["headers"]:
+        if name == b"host":
+            host = value.decode("latin-1").lower()
+            return host[1:].partition("]")[0] if host[:1] == "[" else host.partition(":")[0]
+    return ""

@@ -1,0 +1,134 @@
+"""What comes in a request's body, read within limits and checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from agentray.gateway.problems import TOO_LARGE, HttpProblem, from_validation, invalid
+from agentray.ids import AgentId, check_type_name
+
+DEFAULT_WAIT_S = 30.0
+
+
+class PromptBody(BaseModel):
+    """The body of `POST /v1/prompts`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {"prompt": "What is this text about? …"},
+                {"prompt": "Hello", "agent": "greeter/ada", "wait_s": 5},
+            ]
+        },
+    )
+
+    prompt: str = Field(min_length=1, description="What the agent is asked.")
+    agent: str | None = Field(
+        default=None,
+        description="Who is asked: an agent type (a fresh instance answers) or type/key. Left out: "
+        "the entry of the deployed app.",
+    )
+    wait_s: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds to wait for the end of the run before the answer is 202. Left out: "
+        f"{DEFAULT_WAIT_S:g}, or the gateway's longest wait where that is shorter.",
+    )
+    stream: bool = Field(default=False, description="Answer with the run's events as they happen.")
+
+    @field_validator("prompt", "agent")
+    @classmethod
+    def _check_text(cls, text: str | None) -> str | None:
+        if text is not None and "\0" in text:
+            raise ValueError("NUL characters cannot be stored")
+        return text
+
+    @field_validator("agent")
+    @classmethod
+    def _check_agent(cls, agent: str | None) -> str | None:
+        if agent is not None:
+            check_type_name(agent) if "/" not in agent else AgentId.parse(agent)
+        return agent
+
+    def address(self) -> tuple[str | None, str | None]:
+        """Return agent type and key, each None where not given."""
+        if self.agent is None:
+            return None, None
+        type_name, slash, key = self.agent.partition("/")
+        return type_name, key if slash else None
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read a body, and stop where it becomes too large, whatever its headers promised.
+
+    Raises:
+        HttpProblem: 413, it is over `max_bytes`.
+    """
+    promised = request.headers.get("content-length", "")
+    if promised.isdecimal() and int(promised) > max_bytes:
+        raise _too_large(max_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def parse_prompt(body: bytes, max_wait_s: float) -> PromptBody:
+    """Read the body of a prompt.
+
+    Raises:
+        HttpProblem: 400, it is no JSON; 422, with the fields that are wrong.
+    """
+    try:
+        prompt = PromptBody.model_validate_json(body)
+    except ValidationError as error:
+        raise from_validation(error.errors(), "body") from error
+    check_wait(prompt.wait_s, max_wait_s, "body")
+    return prompt
+
+
+def check_wait(wait_s: float | None, max_wait_s: float, location: str) -> None:
+    """Refuse a wait that is longer than the gateway's longest.
+
+    Raises:
+        HttpProblem: 422.
+    """
+    if wait_s is not None and wait_s > max_wait_s:
+        raise invalid("wait_s", location, f"Input should be at most {max_wait_s:g} seconds")
+
+
+def check_idempotency_key(key: str | None) -> str | None:
+    """Return an `Idempotency-Key` header when it is well formed.
+
+    Raises:
+        HttpProblem: 422, empty, longer than 255 characters, or not printable ASCII.
+    """
+    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise invalid("Idempotency-Key", "header", "Use 1 to 255 printable ASCII characters")
+    return key
+
+
+def openapi_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a body that a route reads itself, for the OpenAPI document."""
+    schema = model.model_json_schema()
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema}},
+        }
+    }
+
+
+def _too_large(max_bytes: int) -> HttpProblem:
+    return HttpProblem(TOO_LARGE, f"The body is over {max_bytes} bytes.")

@@ -1,0 +1,141 @@
+"""The OpenAPI document: what every route promises, with examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from agentray.gateway.problems import (
+    CONFLICT,
+    FORBIDDEN,
+    INTERNAL,
+    INVALID,
+    MALFORMED,
+    MEDIA_TYPE,
+    MISDIRECTED,
+    OVERLOADED,
+    TOO_LARGE,
+    UNAUTHORIZED,
+    UNAVAILABLE,
+    UNKNOWN,
+    FieldProblem,
+    HttpProblem,
+    Problem,
+)
+from agentray.protocol.runs import Run, RunEvent
+
+TAGS: list[dict[str, Any]] = [
+    {"name": "prompts", "description": "Give work to agents."},
+    {"name": "runs", "description": "Look at accepted work: its state, events and trace."},
+    {"name": "health", "description": "For probes and load balancers."},
+]
+
+_RUN: dict[str, Any] = {
+    "id": "run_019a8c0d4e5f0123456789abcdef",
+    "status": "succeeded",
+    "agent": "greeter/ada",
+    "result": {"text": "Hello, Ada!"},
+    "error": None,
+    "attempt": 1,
+    "correlation_id": "run_019a8c0d4e5f0123456789abcdef",
+    "created_at": "2026-01-15T10:00:00Z",
+    "started_at": "2026-01-15T10:00:00.004Z",
+    "finished_at": "2026-01-15T10:00:00.021Z",
+}
+_QUEUED = {**_RUN, "status": "queued", "result": None, "started_at": None, "finished_at": None}
+
+_EVENTS = """\
+id: 0
+event: queued
+data: {"offset":0,"kind":"queued","time":"2026-01-15T10:00:00Z","data":{}}
+
+id: 1
+event: succeeded
+data: {"offset":1,"kind":"succeeded","time":"2026-01-15T10:00:00.021Z","data":{}}
+"""
+
+EVENTS_CONTENT: dict[str, Any] = {
+    "text/event-stream": {
+        "schema": {
+            "type": "string",
+            "description": "Server-Sent Events; each `data:` is a RunEvent.",
+        },
+        "example": _EVENTS,
+    }
+}
+
+_EXAMPLES = {
+    example.kind.status: example
+    for example in (
+        HttpProblem(MALFORMED, "The body is not JSON: expected value at line 1 column 1."),
+        HttpProblem(UNAUTHORIZED, "The API key is unknown or was revoked."),
+        HttpProblem(FORBIDDEN, "The API key key_019a lacks the scope 'invoke'."),
+        HttpProblem(UNKNOWN, "There is no agent type 'greter'. Known types: greeter."),
+        HttpProblem(
+            CONFLICT,
+            f"The idempotency key 'order-17' was already used with another body, for {_RUN['id']}.",
+            run_id=_RUN["id"],
+        ),
+        HttpProblem(TOO_LARGE, "The body is over 1048576 bytes."),
+        HttpProblem(MISDIRECTED, "This gateway is not 'evil.example': ask for localhost."),
+        HttpProblem(
+            INVALID,
+            "prompt: Field required",
+            errors=[FieldProblem(field="prompt", location="body", message="Field required")],
+        ),
+        HttpProblem(OVERLOADED, "greeter/ada has too many messages waiting; retry in 1 s."),
+        HttpProblem(INTERNAL, "Look for err_019a8c0d in the gateway's log.", id="err_019a8c0d"),
+        HttpProblem(UNAVAILABLE, "The database cannot be reached."),
+    )
+}
+_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait."}}
+_HEADERS = {
+    401: {"WWW-Authenticate": {"schema": {"type": "string"}, "description": "Bearer"}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
+}
+
+
+def run_content(status: str) -> dict[str, Any]:
+    """Describe a response whose body is a run: `succeeded` or `queued` is its example."""
+    example = _RUN if status == "succeeded" else _QUEUED
+    return {
+        "application/json": {"schema": {"$ref": "#/components/schemas/Run"}, "example": example}
+    }
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the problems that a route may answer with."""
+    return {status: _problem(_EXAMPLES[status]) for status in sorted(statuses)}
+
+
+def _problem(example: HttpProblem) -> dict[str, Any]:
+    return {
+        "description": f"{example.kind.title}.",
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"$ref": "#/components/schemas/Problem"},
+                "example": example.document().model_dump(exclude_none=True),
+            }
+        },
+        "headers": _HEADERS.get(example.kind.status, {}),
+    }
+
+
+class GatewayApp(FastAPI):
+    """A FastAPI app whose document also has the shapes that its routes write themselves."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            for model in (Problem, FieldProblem, Run, RunEvent):
+                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(schema.pop("$defs", {}))
+                schemas[model.__name__] = schema
+            # FastAPI adds its own form of a 422 to routes with parameters; ours replaces it.
+            schemas.pop("HTTPValidationError", None)
+            schemas.pop("ValidationError", None)
+        return self.openapi_schema or {}

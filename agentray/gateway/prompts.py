@@ -1,0 +1,157 @@
+"""`POST /v1/prompts`: ask an agent, and wait for the answer, follow it, or come back for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from agentray.core.lifecycle import TERMINAL
+from agentray.errors import IdempotencyConflict
+from agentray.gateway.admission import Admissions
+from agentray.gateway.auth import INVOKE, KeyRing, RequireScope, caller
+from agentray.gateway.bodies import (
+    DEFAULT_WAIT_S,
+    PromptBody,
+    check_idempotency_key,
+    openapi_body,
+    parse_prompt,
+    read_body,
+)
+from agentray.gateway.openapi import EVENTS_CONTENT, problems, run_content
+from agentray.gateway.runs import RunReader, run_response
+from agentray.gateway.services import Services
+from agentray.gateway.streaming import RunStreams
+from agentray.ids import new_id
+from agentray.protocol.runs import Run
+from agentray.store.base import ApiKey, NewRun
+
+_DESCRIPTION = """\
+Gives an agent a prompt. The run is stored before it starts; from then on it ends exactly once,
+whatever happens to this connection or to the machine that works on it.
+
+- Ended within `wait_s`: **200** with the run. A run that failed is a 200 too: its `status` and
+  `error` tell.
+- Still going: **202** with the run, and a `Location` to ask again.
+- `"stream": true`, or `Accept: text/event-stream`: the run's events as they happen.
+
+With an `Idempotency-Key` the request may be repeated safely for 24 hours: a repeat finds the same
+run, another body under the same key is a 409.
+"""
+_KEY_HEADER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Chosen by the client, unique per piece of work.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+}
+
+
+class Prompts:
+    """The prompts resource."""
+
+    def __init__(
+        self,
+        services: Services,
+        keys: KeyRing,
+        admissions: Admissions,
+        reader: RunReader,
+        streams: RunStreams,
+    ) -> None:
+        self._services = services
+        self._settings = services.settings
+        self._admissions = admissions
+        self._reader = reader
+        self._streams = streams
+        self.router = self._routes(keys)
+
+    def _routes(self, keys: KeyRing) -> APIRouter:
+        router = APIRouter(
+            prefix="/v1/prompts",
+            tags=["prompts"],
+            dependencies=[Depends(RequireScope(keys, INVOKE))],
+        )
+        router.add_api_route(
+            "",
+            self.create,
+            methods=["POST"],
+            operation_id="createPrompt",
+            summary="Prompt an agent",
+            description=_DESCRIPTION,
+            response_class=Response,
+            responses={
+                200: {
+                    "description": "The run has ended; or its events, when asked to stream.",
+                    "content": run_content("succeeded") | EVENTS_CONTENT,
+                },
+                202: {
+                    "description": "The run is accepted and has not ended yet.",
+                    "content": run_content("queued"),
+                    "headers": {"Location": {"schema": {"type": "string"}}},
+                },
+                **problems(400, 401, 403, 404, 409, 413, 421, 422, 429, 500, 503),
+            },
+            openapi_extra={**openapi_body(PromptBody), "parameters": [_KEY_HEADER]},
+        )
+        return router
+
+    async def create(self, request: Request) -> Response:
+        """Admit a run and answer as the request wants it.
+
+        Raises:
+            HttpProblem: the request is wrong.
+            UnknownAgentType, NoHandler: nobody takes the prompt.
+            IdempotencyConflict: its key was used with another body.
+            DeploymentStopped, StoreUnavailable, Overloaded, ChannelClosed: not now.
+        """
+        # The body is read and checked here, not by FastAPI: after the key, and within a limit.
+        body = await read_body(request, self._settings.max_body_bytes)
+        prompt = parse_prompt(body, self._settings.max_wait_s)
+        run = self._new_run(prompt, caller(request), request.headers.get("idempotency-key"))
+        admitted = await self._admissions.admit(run)
+        admission = admitted.admission
+        if admission.conflict:
+            raise IdempotencyConflict(run.idempotency_key or "", admission.run.id)
+
+        location = {"Location": f"/v1/runs/{admission.run.id}"}
+        if prompt.stream or "text/event-stream" in request.headers.get("accept", ""):
+            return self._streams.response(admission.run, -1, location)
+        wait_s = prompt.wait_s
+        if wait_s is None:
+            wait_s = min(DEFAULT_WAIT_S, self._settings.max_wait_s)
+        if admitted.driving is None:
+            ended = await self._reader.wait(admission.run, wait_s)
+        else:
+            ended = await admitted.ended(wait_s) or admission.run
+        return _answer(ended, location)
+
+    def _new_run(self, prompt: PromptBody, key: ApiKey, idempotency_key: str | None) -> NewRun:
+        run_id = new_id("run")
+        # Before anything is stored: a prompt that nobody takes leaves no run behind.
+        place = self._services.dispatcher.place(*prompt.address(), fresh_key=run_id)
+        return NewRun(
+            id=run_id,
+            agent=place.agent,
+            pool=place.pool,
+            slot=place.slot,
+            input={"prompt": prompt.prompt},
+            correlation_id=run_id,
+            created_at=datetime.now(UTC),
+            owner=key.id,
+            idempotency_key=check_idempotency_key(idempotency_key),
+            digest="" if idempotency_key is None else _digest(prompt),
+        )
+
+
+def _answer(run: Run, location: dict[str, str]) -> Response:
+    if run.status in TERMINAL:
+        return run_response(run)
+    return run_response(run, status_code=202, headers=location)
+
+
+def _digest(prompt: PromptBody) -> str:
+    """Return a hash of what is asked of whom; how the answer is awaited is no part of it."""
+    return hashlib.sha256(json.dumps([prompt.prompt, prompt.agent]).encode()).hexdigest()

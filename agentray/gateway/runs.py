@@ -1,0 +1,187 @@
+"""`/v1/runs`: what became of the work, its events and its trace."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from agentray.core.lifecycle import TERMINAL
+from agentray.errors import AddressError, CallError, UnknownRun
+from agentray.gateway.auth import READ, KeyRing, RequireScope
+from agentray.gateway.bodies import check_wait
+from agentray.gateway.openapi import EVENTS_CONTENT, problems, run_content
+from agentray.gateway.services import Services
+from agentray.gateway.streaming import RunStreams, parse_last_event_id
+from agentray.ids import AgentId
+from agentray.protocol.runs import Run, RunStatus, Span
+
+_PAUSE_S = 0.5  # between two attempts to join a run whose host cannot be asked
+_run_json = TypeAdapter(Run).dump_json
+
+
+class RunPage(BaseModel):
+    """Some runs, newest first."""
+
+    runs: list[Run]
+    next: str | None = Field(description="Give it as `before` for the next page; null: the last.")
+
+
+class Trace(BaseModel):
+    """What a run did."""
+
+    spans: list[Span] = Field(description="In order of their start; empty until the run ends.")
+
+
+class RunFilter(BaseModel):
+    """Which runs to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=50, ge=1, le=200, description="Most runs to return.")
+    before: str | None = Field(
+        default=None, max_length=64, description="Id of the last run already seen."
+    )
+    status: RunStatus | None = None
+    agent: str | None = Field(default=None, max_length=512, description="An agent type.")
+
+
+class RunWait(BaseModel):
+    """How to look at one run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait_s: float = Field(
+        default=0, ge=0, allow_inf_nan=False, description="Seconds to wait for the run's end."
+    )
+
+
+def run_response(
+    run: Run, *, status_code: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    """Answer with a run. It is valid by its making: nothing is checked again on the way out."""
+    return Response(
+        _run_json(run), status_code=status_code, headers=headers, media_type="application/json"
+    )
+
+
+class RunReader:
+    """Looks at runs: at their host while they run, in the Store when they have ended."""
+
+    def __init__(self, services: Services) -> None:
+        self._store = services.store
+        self._dispatcher = services.dispatcher
+
+    async def get(self, run_id: str) -> Run:
+        """Return a run as it is now.
+
+        Raises:
+            UnknownRun: there is none of this id.
+            StoreUnavailable: it cannot be read now.
+        """
+        stored = await self._store.get_run(run_id) if "\0" not in run_id else None
+        if stored is None:
+            raise UnknownRun(run_id)
+        return stored.run
+
+    async def wait(self, run: Run, wait_s: float) -> Run:
+        """Return a run when it has ended, or as it is after `wait_s`.
+
+        Raises:
+            StoreUnavailable: it cannot be read now.
+        """
+        deadline = time.monotonic() + wait_s
+        while run.status not in TERMINAL and (left_s := deadline - time.monotonic()) > 0:
+            run = await self._join(run, left_s)
+        return run
+
+    async def _join(self, run: Run, wait_s: float) -> Run:
+        deadline = time.monotonic() + wait_s
+        try:
+            async with asyncio.timeout(wait_s):
+                joined = await self._dispatcher.join(AgentId.parse(run.agent), run.id)
+                if joined.status in TERMINAL:
+                    return joined
+        except (CallError, AddressError, TimeoutError):
+            pass  # what it is now, the Store knows
+        # Its host is being replaced, or does not have the run yet; or the time is up.
+        await asyncio.sleep(min(_PAUSE_S, max(0, deadline - time.monotonic())))
+        return await self.get(run.id)
+
+
+class Runs:
+    """The runs resource."""
+
+    def __init__(
+        self, services: Services, keys: KeyRing, reader: RunReader, streams: RunStreams
+    ) -> None:
+        self._store = services.store
+        self._max_wait_s = services.settings.max_wait_s
+        self._reader = reader
+        self._streams = streams
+        self.router = self._routes(keys)
+
+    def _routes(self, keys: KeyRing) -> APIRouter:
+        router = APIRouter(
+            prefix="/v1/runs",
+            tags=["runs"],
+            dependencies=[Depends(RequireScope(keys, READ))],
+            default_response_class=Response,
+        )
+
+        def get(path: str, endpoint: Any, name: str, answer: dict[str, Any], *errors: int) -> None:
+            router.add_api_route(
+                path,
+                endpoint,
+                methods=["GET"],
+                operation_id=name,
+                responses={200: answer, **problems(401, 403, 421, 422, 500, 503, *errors)},
+            )
+
+        one = {"description": "The run as it is now.", "content": run_content("succeeded")}
+        events = {"description": "The events, to the terminal one.", "content": EVENTS_CONTENT}
+        get("", self.list_runs, "listRuns", {"model": RunPage})
+        get("/{run_id}", self.get_run, "getRun", one, 404)
+        get("/{run_id}/events", self.get_events, "getRunEvents", events, 400, 404)
+        get("/{run_id}/trace", self.get_trace, "getRunTrace", {"model": Trace}, 404)
+        return router
+
+    async def list_runs(self, wanted: Annotated[RunFilter, Query()]) -> Response:
+        """List runs, newest first."""
+        found = await self._store.list_runs(
+            limit=wanted.limit + 1,  # one more tells whether there is a next page
+            before=wanted.before,
+            status=wanted.status,
+            agent_type=wanted.agent,
+        )
+        runs = found[: wanted.limit]
+        page = RunPage(runs=runs, next=runs[-1].id if len(found) > wanted.limit else None)
+        return Response(page.model_dump_json(), media_type="application/json")
+
+    async def get_run(self, run_id: str, wanted: Annotated[RunWait, Query()]) -> Response:
+        """Look at a run; with `wait_s`, wait that long for its end."""
+        check_wait(wanted.wait_s, self._max_wait_s, "query")
+        run = await self._reader.get(run_id)
+        return run_response(await self._reader.wait(run, wanted.wait_s))
+
+    async def get_events(
+        self, run_id: str, last_event_id: Annotated[str | None, Header()] = None
+    ) -> Response:
+        """Follow a run's events as Server-Sent Events, from the beginning or after an offset.
+
+        `id:` is the event's offset, `event:` its kind, `data:` the event as JSON. Send the last id
+        as `Last-Event-ID` to go on after it. The stream ends with the run; until then a comment
+        comes every 10 seconds when nothing else does.
+        """
+        after = parse_last_event_id(last_event_id)
+        return self._streams.response(await self._reader.get(run_id), after, {})
+
+    async def get_trace(self, run_id: str) -> Response:
+        """Return the spans of an ended run: which agent handled what, where, and for how long."""
+        await self._reader.get(run_id)
+        trace = Trace(spans=await self._store.get_trace(run_id))
+        return Response(trace.model_dump_json(), media_type="application/json")

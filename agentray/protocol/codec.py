@@ -1,0 +1,114 @@
+"""Payloads: Python values as bytes, inside the cluster only.
+
+Pickle protocol 5, and cloudpickle for what plain pickle would send by a name that the receiver
+does not have: classes and functions of `__main__`, closures, lambdas. Nothing that comes over
+HTTP is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from typing import Any, cast
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from agentray.errors import PayloadError, RemoteError
+from agentray.protocol.envelope import Reply
+
+NO_ARGUMENTS = pickle.dumps(((), {}), protocol=5)
+
+
+def encode(value: Any, what: str = "value") -> bytes:
+    """Serialise a value.
+
+    Args:
+        value: anything that pickles.
+        what: how an error names it.
+
+    Raises:
+        PayloadError: it cannot be serialised; the message says why.
+    """
+    try:
+        data = pickle.dumps(value, protocol=5)
+    except Exception:  # noqa: BLE001 - a value's own __reduce__ may raise anything
+        return _encode_by_value(value, what)
+    # Plain pickle refers to a class of the user's script as `__main__.X`, which another process
+    # does not have. The text may also occur in data: then cloudpickle is only slower.
+    return _encode_by_value(value, what) if b"__main__" in data else data
+
+
+def _encode_by_value(value: Any, what: str) -> bytes:
+    try:
+        return cast("bytes", cloudpickle.dumps(value, protocol=5))  # pyright: ignore[reportUnknownMemberType]
+    except Exception as error:
+        raise PayloadError(
+            f"The {what} cannot be serialised: {type(error).__name__}: {error}"
+        ) from error
+
+
+def decode(data: bytes) -> Any:
+    """Read what `encode` made.
+
+    Raises:
+        PayloadError: a class is missing here, or its own code failed.
+    """
+    try:
+        return pickle.loads(data)  # noqa: S301 - cluster only
+    except Exception as error:
+        raise PayloadError(
+            f"A payload cannot be read here: {type(error).__name__}: {error}. Is the code that "
+            "defines it importable on every host?"
+        ) from error
+
+
+def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], action: str) -> bytes:
+    """Serialise a call's arguments; an error names the argument that is to blame.
+
+    Raises:
+        PayloadError: one of them cannot be serialised.
+    """
+    if not args and not kwargs:
+        return NO_ARGUMENTS
+    try:
+        return encode((args, kwargs), f"arguments of {action}()")
+    except PayloadError:
+        for name, value in [
+            *((f"argument {i + 1}", v) for i, v in enumerate(args)),
+            *kwargs.items(),
+        ]:
+            encode(value, f"{name} of {action}()")
+        raise
+
+
+def encode_error(error: BaseException) -> bytes:
+    """Serialise an exception so that it surely arrives.
+
+    The exception itself when it survives a round trip, with the remote traceback as a note; else
+    a `RemoteError` that tells its type, message and traceback.
+    """
+    told = "".join(traceback.format_exception(error))
+    bare = error.with_traceback(None)
+    try:
+        data = encode(bare)
+        copy = pickle.loads(data)  # noqa: S301 - our own bytes
+    except Exception:  # noqa: BLE001 - whatever it is, the caller shall hear of the first error
+        copy = None
+    if isinstance(copy, BaseException) and type(copy) is type(error):
+        copy.add_note(f"Raised in an agent:\n{told}")
+        return encode(copy)
+    return encode(RemoteError(type(error).__qualname__, str(error), told))
+
+
+def decode_error(data: bytes) -> BaseException:
+    """Read what `encode_error` made; a class that is missing here gives a `PayloadError`."""
+    try:
+        error = decode(data)
+    except PayloadError as unreadable:
+        return unreadable
+    return error if isinstance(error, BaseException) else RemoteError("Error", repr(error), "")
+
+
+def error_of(reply: Reply) -> BaseException:
+    """Return the exception of a reply that carries one; inside one process it travels as itself."""
+    return decode_error(reply.payload) if isinstance(reply.payload, bytes) else reply.payload

@@ -1,0 +1,328 @@
+"""The channel: one per process, the way from here to every agent.
+
+It holds the placement snapshot that the manager pushes, and a link to each host that it talks to.
+No message asks the manager. Every message ends: with a value, or with a typed error at the latest
+when its deadline passes, when its host dies, or when the channel is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from agentray import context as contexts
+from agentray.context import Context
+from agentray.errors import (
+    AgentrayError,
+    ChannelClosed,
+    DeadlineExceeded,
+    DeploymentStopped,
+    HostDied,
+    Overloaded,
+    UnknownAgentType,
+)
+from agentray.events import Event
+from agentray.ids import AgentId
+from agentray.protocol.codec import decode, encode, encode_arguments, error_of
+from agentray.protocol.envelope import Kind, Reply, ReplyKind
+from agentray.protocol.snapshot import HostRef, Snapshot
+from agentray.runtime.deadlines import Deadlines
+from agentray.runtime.link import AnyLink, Link, Message
+from agentray.runtime.ports import Connector
+from agentray.runtime.scope import failure_of, scope_of
+from agentray.runtime.tasks import TaskSet
+
+_RESENT = frozenset({Kind.RUN, Kind.ADMIT, Kind.JOIN, Kind.WATCH, Kind.PING, Kind.LAUNCH})
+"""Kinds that do no harm when they run twice: the host or the Store recognises them."""
+
+_PARKED_S = 0.25
+"""A message that has no host is tried again after this time, even without a new snapshot."""
+
+
+class Local(Protocol):
+    """What a channel needs of the host in its own process."""
+
+    @property
+    def host_id(self) -> str:
+        """Its id in the snapshot."""
+        ...
+
+    @property
+    def link(self) -> AnyLink:
+        """The way to it without the wire."""
+        ...
+
+
+class Channel:
+    """Sends messages to agents, wherever they are."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        *,
+        request_refresh: Callable[[], None] | None = None,
+        local: Local | None = None,
+    ) -> None:
+        """Make a channel; needs a running event loop.
+
+        Args:
+            connector: finds hosts.
+            request_refresh: asks for a newer snapshot, without waiting; the answer comes through
+                `update`. None: newer snapshots come by themselves.
+            local: the host in this process, which is reached without the wire.
+        """
+        self.snapshot = Snapshot()
+        self._connector = connector
+        self._request_refresh = request_refresh or (lambda: None)
+        self._local = local
+        self._loop = asyncio.get_running_loop()
+        self._tasks = TaskSet("channel")
+        self._links: dict[str, Link] = {}
+        self._parked: list[tuple[Message, int]] = []
+        self._unpark_timer: asyncio.TimerHandle | None = None
+        self._deadlines = Deadlines(self._expired)
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    # Snapshots
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take a snapshot, unless it is older than the one at hand; parked messages try again."""
+        if snapshot.version < self.snapshot.version:
+            return
+        self.snapshot = snapshot
+        for host_id in [h for h in self._links if h not in snapshot.hosts]:
+            self._links.pop(host_id).close("it was taken out of the cluster")
+        self._changed.set()
+        self._changed = asyncio.Event()
+        self._unpark()
+
+    async def newer_than(self, version: int) -> Snapshot:
+        """Wait for a snapshot above `version`."""
+        while self.snapshot.version <= version:
+            await self._changed.wait()
+        return self.snapshot
+
+    # Sending
+
+    async def call(
+        self,
+        target: AgentId,
+        action: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        timeout: float | None,
+    ) -> Any:
+        """Run an action and return its value; see `Handle.call` for the errors."""
+        payload = encode_arguments(args, kwargs, action)
+        reply = await self.request(Kind.CALL, target, action, payload, timeout=timeout)
+        return decode(reply.payload)
+
+    async def tell(
+        self, target: AgentId, action: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Run an action; return when it is queued at the agent."""
+        payload = encode_arguments(args, kwargs, action)
+        await self.request(Kind.TELL, target, action, payload, timeout=60.0)
+
+    async def ping(self, target: AgentId, *, timeout: float) -> float:
+        """Return the seconds of a round trip to the agent's host."""
+        start = self._loop.time()
+        await self.request(Kind.PING, target, "", None, timeout=timeout)
+        return self._loop.time() - start
+
+    async def request(
+        self, kind: int, target: AgentId, name: str, payload: Any, *, timeout: float | None
+    ) -> Reply:
+        """Send a message and return its reply.
+
+        The deadline is the sooner of `timeout` and that of the message that is being handled here.
+        Cancelling this call cancels the handler.
+
+        Raises:
+            AgentrayError: whatever became of it, if not a value; or the handler's own exception.
+        """
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        context = contexts.current.get()
+        report = _Report(context) if context is not None else None
+
+        def on_reply(reply: Reply) -> None:
+            if report is not None:
+                report(reply)
+            if not future.done():
+                future.set_result(reply)
+
+        message = Message(kind, target, name, payload, on_reply, self.on_gone)
+        if timeout is not None:
+            message.deadline = self._loop.time() + timeout
+        if context is not None:
+            inherit(message, context)
+        self.post(message)
+        try:
+            reply = await future
+        except asyncio.CancelledError:
+            self.cancel(message)
+            raise
+        if reply.kind == ReplyKind.OPEN:
+            message.deadline = None  # the caller has its value; the rest ends when it ends
+        else:
+            self._close(message)
+        if reply.kind == ReplyKind.ERROR:
+            raise error_of(reply)
+        return reply
+
+    def post(self, message: Message) -> None:
+        """Send a message; what becomes of it reaches its callbacks."""
+        if message.deadline is not None:
+            self._deadlines.add(message)
+        self._route(message, attempt=0)
+
+    def cancel(self, message: Message) -> None:
+        """Give a message up: its handler is cancelled, its reply ignored."""
+        self._close(message)
+        if message.link is not None:
+            message.link.cancel(message)
+
+    def _route(self, message: Message, attempt: int) -> None:
+        try:
+            link = self._find_link(message, last_chance=attempt > 0)
+        except AgentrayError as error:
+            self._fail(message, error)
+            return
+        if link is None:
+            self._park(message, attempt + 1)
+        else:
+            link.send(message)
+
+    def _find_link(self, message: Message, *, last_chance: bool) -> AnyLink | None:
+        """Return the way to a message's agent; None: there is none at the moment."""
+        if self._closed:
+            raise ChannelClosed
+        view = self.snapshot.types.get(message.type)
+        if view is None:
+            if last_chance:
+                raise UnknownAgentType(message.type, tuple(sorted(self.snapshot.types)))
+            return None  # it may have been deployed a moment ago: look again with a fresh snapshot
+        if view.stopped and message.sender is None:
+            raise DeploymentStopped(str(message.target))
+        host = self.snapshot.host_of(message.target)
+        if host is None:
+            return None
+        if self._local is not None and host.id == self._local.host_id:
+            return self._local.link
+        link = self._link(host)
+        if link.full:
+            raise Overloaded(f"The link to {host.id}")
+        if isinstance(message.payload, Event):
+            message.payload = encode(message.payload, message.name)
+        return None if link.gone else link
+
+    def _link(self, host: HostRef) -> Link:
+        link = self._links.get(host.id)
+        if link is None:
+            link = Link(host, self._connector.connect(host), self._tasks, self.moved)
+            self._links[host.id] = link
+        return link
+
+    # Messages without a host
+
+    def moved(self, message: Message) -> None:
+        """Send a message again that a host refused because it does not lease the slot."""
+        self._park(message, 1)
+
+    def _park(self, message: Message, attempt: int) -> None:
+        message.link = None
+        self._parked.append((message, attempt))
+        self._request_refresh()
+        if self._unpark_timer is None:
+            self._unpark_timer = self._loop.call_later(_PARKED_S, self._unpark)
+
+    def _unpark(self) -> None:
+        if self._unpark_timer is not None:
+            self._unpark_timer.cancel()
+            self._unpark_timer = None
+        parked, self._parked = self._parked, []
+        for message, attempt in parked:
+            if not message.closed:
+                self._route(message, attempt)
+
+    def on_gone(self, message: Message, reason: str, may_have_run: bool) -> None:
+        """Send a message of a lost host again if that does no harm, else fail it."""
+        if message.closed:
+            return
+        view = self.snapshot.types.get(message.type)
+        again = (
+            not may_have_run
+            or message.kind in _RESENT
+            or (message.kind == Kind.CALL and view is not None and message.name in view.idempotent)
+        )
+        if again:
+            self._park(message, 1)
+        else:
+            host = getattr(message.link, "host", None)
+            host_id = host.id if isinstance(host, HostRef) else "?"
+            self._fail(message, HostDied(str(message.target), host_id, reason))
+
+    def _fail(self, message: Message, error: AgentrayError) -> None:
+        self._close(message)
+        message.on_reply(Reply(message.id, ReplyKind.ERROR, error))
+
+    def _close(self, message: Message) -> None:
+        message.closed = True
+        if message.deadline is not None:
+            self._deadlines.closed()
+
+    def _expired(self, message: Message) -> None:
+        self.cancel(message)
+        self._fail(message, DeadlineExceeded(f"{message.target}.{message.name}"))
+
+    # End
+
+    async def close(self) -> None:
+        """Fail what is open with `ChannelClosed` and end all tasks."""
+        self._closed = True
+        self._deadlines.close()
+        if self._unpark_timer is not None:
+            self._unpark_timer.cancel()
+        for link in self._links.values():
+            link.close("the channel was closed")
+        for message, _ in self._parked:
+            self._fail(message, ChannelClosed())
+        self._parked.clear()
+        await self._tasks.close()
+
+
+def inherit(message: Message, context: Context) -> None:
+    """Let a message belong to the one that is being handled: conversation, deadline, chain."""
+    message.sender = context.agent
+    message.correlation_id = context.correlation_id
+    message.cause_id = context.cause_id
+    message.chain = context.chain
+    message.root = context.root
+    if context.deadline is not None:
+        own = message.deadline
+        message.deadline = context.deadline if own is None else min(own, context.deadline)
+
+
+class _Report:
+    """Tells the message that is being handled what a message of its own came to."""
+
+    __slots__ = ("_context", "_open")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._open = False
+
+    def __call__(self, reply: Reply) -> None:
+        if reply.kind == ReplyKind.OPEN:
+            self._open = True
+            scope_of(self._context).hold()
+        elif self._open:
+            # The call itself succeeded; what it had set off has ended now, or was lost.
+            self._open = False
+            failed = reply.kind == ReplyKind.ERROR
+            scope_of(self._context).release(failure_of(reply) if failed else reply.outcome)
+        elif reply.outcome is not None:
+            scope_of(self._context).absorb(reply.outcome)

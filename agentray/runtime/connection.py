@@ -1,0 +1,297 @@
+"""Connecting a driver: `async with agentray.connect() as manager`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, TypeVar
+
+from agentray.agent import Agent
+from agentray.app import App, load_app
+from agentray.config import ClusterRecord, Settings
+from agentray.context import bind_process
+from agentray.errors import ClusterNotRunning, ConfigurationError
+from agentray.handle import Handle
+from agentray.ids import AgentId, check_key, check_type_name, new_id
+from agentray.protocol.codec import decode, encode, encode_arguments
+from agentray.protocol.envelope import Kind
+from agentray.protocol.runs import Run
+from agentray.runtime.channel import Channel
+from agentray.runtime.dispatcher import ChannelDispatcher
+from agentray.runtime.packing import pack_app
+from agentray.runtime.watcher import ManagerPort, SnapshotWatcher
+from agentray.store.base import NewRun
+
+A = TypeVar("A", bound=Agent)
+
+
+class ManagerClient:
+    """A driver's connection to the manager and to all agents of a cluster."""
+
+    def __init__(self, manager: ManagerPort, channel: Channel) -> None:
+        """Made by `connect`.
+
+        Args:
+            manager: the manager.
+            channel: whose snapshot is kept new by a watcher.
+        """
+        self._manager = manager
+        self._channel = channel
+        self._dispatcher = ChannelDispatcher(channel)
+
+    # Apps
+
+    async def deploy(self, app: App | str) -> str:
+        """Deploy an app, and return when its agents can be called.
+
+        Args:
+            app: the app, or its import string `module:attribute`. Deployed before with the same
+                source code, nothing happens; with other code, its hosts are replaced one by one
+                while the old ones go on.
+
+        Returns:
+            `added`, `replaced`, `started` (it was stopped) or `unchanged`.
+
+        Raises:
+            ConfigurationError: the app is wrong, clashes with another, or cannot be imported there.
+            StartFailed: hosts with its code do not come up; what ran before goes on.
+        """
+        spec = pack_app(load_app(app), app) if isinstance(app, str) else pack_app(app)
+        done, snapshot = await self._manager.call("deploy", spec)
+        self._channel.update(snapshot)
+        return done
+
+    async def stop(self, app_name: str) -> None:
+        """Stop an app: its agents take no messages from outside until it is deployed again.
+
+        Raises:
+            ConfigurationError: there is no app of this name.
+        """
+        self._channel.update(await self._manager.call("stop_app", app_name))
+
+    # Agents
+
+    def handle(self, agent: AgentId | type[A] | str, key: str | None = None) -> Handle[A]:
+        """Return a handle to an agent; the agent starts with its first message.
+
+        Args:
+            agent: its id, or its class or type name together with `key`.
+            key: its key.
+        """
+        if isinstance(agent, AgentId):
+            return Handle(agent, self._channel)
+        name = agent if isinstance(agent, str) else agent.agent_type.name
+        if key is None:
+            return Handle(AgentId.parse(name), self._channel)
+        return Handle(AgentId(check_type_name(name), check_key(key)), self._channel)
+
+    async def launch(
+        self,
+        agent: type[A],
+        *,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> Handle[A]:
+        """Start an agent with constructor arguments, and return when it has started.
+
+        The arguments are kept: when the agent moves or comes back after having been idle, it is
+        made with them again. A class that no deployed app has is deployed first, as an app of its
+        own.
+
+        Args:
+            agent: its class.
+            args: for its constructor.
+            kwargs: for its constructor.
+            name: its key; None: a new unique one.
+
+        Raises:
+            ConfigurationError: an agent of this name was launched with other arguments.
+            AgentFailed: it could not be started.
+        """
+        agent_type = agent.agent_type
+        if agent_type.name not in self._channel.snapshot.types:
+            await self.deploy(App(agent_type.name, [agent]))
+        target = AgentId(agent_type.name, check_key(name or new_id(agent_type.name)))
+        arguments = encode_arguments(tuple(args), dict(kwargs or {}), agent.__name__)
+        await self._channel.request(Kind.LAUNCH, target, "", arguments, timeout=120.0)
+        return Handle(target, self._channel)
+
+    async def agents(self, agent_type: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """Return agents that are in memory, those of one type or all, at most `limit`.
+
+        Each with `agent`, `type`, `host`, `status` (starting, idle, running, failed), `queued`,
+        `active_s`, `idle_s` and `last_error`.
+        """
+        return await self._manager.call("agents", agent_type, limit)
+
+    async def status(self) -> dict[str, Any]:
+        """Return apps, pools and hosts as the manager sees them."""
+        return await self._manager.call("status")
+
+    # Runs
+
+    async def prompt(
+        self,
+        text: str,
+        *,
+        agent: AgentId | type[Agent] | str | None = None,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Give an agent a prompt and return the run when it has ended.
+
+        The run is accepted before it begins: when this call is cancelled or the driver ends, the
+        run goes on.
+
+        Args:
+            text: the prompt.
+            agent: a type, a `type/key`, or None for the entry of the deployed app. Without a key,
+                an instance of its own takes the run.
+            timeout: seconds to wait for the end; None: as long as it takes.
+            idempotency_key: the same key and text find the same run again, for 24 hours.
+
+        Raises:
+            UnknownAgentType, NoHandler, DeploymentStopped: there is nobody to take it.
+            IdempotencyConflict: the key was used with another text.
+            DeadlineExceeded: it has not ended yet; it goes on.
+        """
+        run_id = new_id("run")
+        type_name, key = _prompt_target(agent)
+        place = self._dispatcher.place(type_name, key, run_id)
+        new = NewRun(
+            run_id,
+            place.agent,
+            place.pool,
+            place.slot,
+            {"prompt": text},
+            run_id,
+            datetime.now(UTC),
+            owner="driver",
+            idempotency_key=idempotency_key,
+            digest=hashlib.sha256(f"{type_name}/{key}:{text}".encode()).hexdigest(),
+        )
+        reply = await self._channel.request(
+            Kind.ADMIT, place.agent, "", encode(new), timeout=timeout
+        )
+        return decode(reply.payload)
+
+
+def _prompt_target(agent: AgentId | type[Agent] | str | None) -> tuple[str | None, str | None]:
+    match agent:
+        case None:
+            return None, None
+        case AgentId(type_name, key):
+            return type_name, key
+        case str() if "/" in agent:
+            return AgentId.parse(agent)
+        case str():
+            return agent, None
+        case _:
+            return agent.agent_type.name, None
+
+
+class Connection:
+    """An asynchronous context manager that connects, and disconnects again."""
+
+    def __init__(self, address: str | None, settings: Settings | None) -> None:
+        self._address = address
+        self._settings = settings
+        self._owns_ray = False
+        self._channel: Channel | None = None
+        self._watcher: SnapshotWatcher | None = None
+
+    async def __aenter__(self) -> ManagerClient:
+        address = self._address or find_cluster(self._settings or Settings())
+        _prepare_environment()
+        from agentray.runtime import ray_adapter  # imports ray: seconds, and only needed here
+
+        if not ray_adapter.is_connected():
+            ray_adapter.connect_to_ray(address)
+            self._owns_ray = True
+        try:
+            manager = await asyncio.to_thread(ray_adapter.RayManager.find)
+            self._channel = Channel(ray_adapter.RayConnector())
+            self._watcher = SnapshotWatcher(manager, self._channel)
+            await self._watcher.start()
+        except BaseException:
+            await self._close()
+            raise
+        bind_process(self._channel)
+        return ManagerClient(manager, self._channel)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
+        from agentray.runtime import ray_adapter
+
+        bind_process(None)
+        if self._watcher is not None:
+            await self._watcher.close()
+        if self._channel is not None:
+            await self._channel.close()
+        if self._owns_ray:
+            ray_adapter.disconnect_from_ray()
+
+
+def connect(address: str | None = None, *, settings: Settings | None = None) -> Connection:
+    """Connect to a running cluster: `async with agentray.connect() as manager: ...`.
+
+    Args:
+        address: `host:port` of Ray's GCS. None: inside of a Ray job its own cluster, elsewhere the
+            one that `agentray up` started on this machine.
+        settings: where this machine's cluster record is; None: from the environment.
+
+    Returns:
+        An asynchronous context manager that gives a `ManagerClient`. Entering it raises
+        `ClusterNotRunning` where there is nothing to connect to; a cluster is never started.
+    """
+    return Connection(address, settings)
+
+
+def find_cluster(settings: Settings) -> str:
+    """Return the address of the cluster to use.
+
+    Raises:
+        ClusterNotRunning: there is none.
+        ConfigurationError: `RAY_ADDRESS` is of a form that drivers cannot use.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith("ray://"):
+        raise ConfigurationError(
+            "RAY_ADDRESS is a Ray Client address (ray://…). Run the driver on the cluster, or "
+            "submit it with `ray job submit`."
+        )
+    if address and not address.startswith("http"):
+        return address
+    record = ClusterRecord.read(settings)
+    if record is None:
+        raise ClusterNotRunning
+    host, _, port = record.gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2.0).close()
+    except OSError as error:
+        raise ClusterNotRunning(
+            f"The cluster that was started here does not answer at {record.gcs_address}. "
+            "Start it again with `agentray up MODULE:APP`."
+        ) from error
+    return record.gcs_address
+
+
+def _prepare_environment() -> None:
+    """Set what Ray reads when it is imported, unless the user has set it."""
+    from agentray.runtime.local_cluster import driver_environment
+
+    for name, value in driver_environment().items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,143 @@
+"""Messages that the host handles itself: runs, launches, pings."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from agentray.errors import ConfigurationError, IdempotencyConflict, NoHandler, UnknownRun
+from agentray.events import Prompt
+from agentray.ids import AgentId
+from agentray.protocol.codec import decode, encode, encode_error
+from agentray.protocol.envelope import Kind, ReplyKind
+from agentray.protocol.runs import Run
+from agentray.runtime.active_run import ActiveRun
+from agentray.runtime.turn import Turn
+from agentray.store.base import LaunchedAgent, NewRun, StoredRun
+
+if TYPE_CHECKING:
+    from agentray.runtime.host import Host
+
+FRESH = "fresh"
+"""A `RUN` message for a run that was admitted a moment ago and given to no host before."""
+
+AGAIN = "again"
+"""A `RUN` message for a run that may have been given to a host: one attempt more."""
+
+ENSURE = "ensure"
+"""As `AGAIN`, but the reply comes when the run is under way, not when it has ended."""
+
+
+class Control:
+    """Handles control messages of a host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._handlers: dict[int, Callable[[Turn], Awaitable[None]]] = {
+            Kind.RUN: self._run,
+            Kind.ADMIT: self._admit,
+            Kind.JOIN: self._join,
+            Kind.WATCH: self._watch,
+            Kind.LAUNCH: self._launch,
+        }
+
+    def handle(self, turn: Turn) -> None:
+        """Handle a message in a task of its own; what needs no waiting is done at once."""
+        envelope = turn.envelope
+        if envelope.kind == Kind.PING:
+            turn.reply(ReplyKind.VALUE)
+        elif envelope.kind == Kind.PROGRESS:
+            run_id, kind, data = decode(envelope.payload)
+            active = self._host.runs.get(run_id)
+            if active is not None:
+                active.add_event(kind, data)
+            turn.reply(ReplyKind.VALUE)
+        elif envelope.kind == Kind.RUN and envelope.name == FRESH:
+            self._begin(turn, decode(envelope.payload))
+        else:
+            turn.task = self._host.tasks.spawn(self._guarded(turn))
+
+    async def _guarded(self, turn: Turn) -> None:
+        try:
+            await self._handlers[turn.envelope.kind](turn)
+        except asyncio.CancelledError:
+            if not turn.cancelled:
+                raise
+            turn.drop()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the sender gets to know it
+            turn.reply(ReplyKind.ERROR, encode_error(error))
+
+    # Runs
+
+    def _begin(self, turn: Turn, stored: StoredRun) -> None:
+        self._answer_at_end(turn, self._host.runs.begin(stored))
+
+    async def _run(self, turn: Turn) -> None:
+        stored: StoredRun = decode(turn.envelope.payload)
+        found = await self._host.runs.take_up(stored.run.id)
+        if turn.envelope.name == ENSURE:
+            turn.reply(ReplyKind.VALUE)
+        else:
+            self._answer_at_end(turn, found)
+
+    def _answer_at_end(self, turn: Turn, found: ActiveRun | Run) -> None:
+        def answer(run: Run | None) -> None:
+            if run is None:
+                turn.reply(ReplyKind.MOVED)  # the sender asks the agent's next host
+            else:
+                turn.reply(ReplyKind.VALUE, encode(run))
+
+        if isinstance(found, ActiveRun):
+            found.on_end(answer)
+        else:
+            answer(found)
+
+    async def _admit(self, turn: Turn) -> None:
+        new: NewRun = decode(turn.envelope.payload)
+        loaded = self._host.types.get(new.agent.type)
+        if loaded is None or not loaded.type.prompts:
+            raise NoHandler(str(new.agent), Prompt.event_type)
+        (admission,) = await self._host.store.admit([new])
+        if admission.conflict:
+            raise IdempotencyConflict(new.idempotency_key or "", admission.run.id)
+        if admission.created:
+            stored = StoredRun(
+                admission.run, new.agent, new.pool, new.slot, new.input, 0, new.owner
+            )
+            self._begin(turn, stored)
+        else:
+            self._answer_at_end(turn, await self._host.runs.take_up(admission.run.id))
+
+    async def _join(self, turn: Turn) -> None:
+        run_id: str = decode(turn.envelope.payload)
+        active = self._host.runs.get(run_id)
+        if active is not None:
+            self._answer_at_end(turn, active)
+            return
+        stored = await self._host.store.get_run(run_id)
+        if stored is None:
+            raise UnknownRun(run_id)
+        turn.reply(ReplyKind.VALUE, encode(stored.run))
+
+    async def _watch(self, turn: Turn) -> None:
+        run_id, after, wait_s = decode(turn.envelope.payload)
+        turn.reply(ReplyKind.VALUE, encode(await self._host.runs.events(run_id, after, wait_s)))
+
+    # Agents
+
+    async def _launch(self, turn: Turn) -> None:
+        agent_id = AgentId(turn.envelope.type, turn.envelope.key)
+        loaded = self._host.types[agent_id.type]
+        arguments: bytes = turn.envelope.payload
+        known = (await self._host.store.load_launched([agent_id])).get(agent_id)
+        if known is not None and known.arguments != arguments:
+            raise ConfigurationError(
+                f"{agent_id} was launched before with other arguments. Give this one another name."
+            )
+        if known is None:
+            launched = LaunchedAgent(agent_id, arguments, datetime.now(UTC))
+            await self._host.store.put_launched([launched])
+        agent = self._host.find(agent_id) or self._host.activate(agent_id, loaded.type)
+        agent.offer(turn)  # answered when the agent has been started

@@ -1,0 +1,94 @@
+"""The dispatcher: hands runs to hosts for those who admit them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agentray.errors import DeploymentStopped, NoHandler, UnknownAgentType
+from agentray.events import Prompt
+from agentray.ids import AgentId, slot_of
+from agentray.protocol.codec import decode, encode, error_of
+from agentray.protocol.envelope import Kind, Reply, ReplyKind
+from agentray.protocol.runs import Run, RunEvent, RunStatus
+from agentray.runtime.channel import Channel
+from agentray.runtime.control import AGAIN, FRESH
+from agentray.runtime.link import Message
+from agentray.runtime.ports import Place
+from agentray.store.base import NewRun, StoredRun
+
+_WATCH_SLACK_S = 5.0
+
+
+class ChannelDispatcher:
+    """A `RunDispatcher` over a channel."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def place(self, agent_type: str | None, key: str | None, fresh_key: str) -> Place:
+        """Find out where a prompt goes; see `ports.RunDispatcher`."""
+        snapshot = self._channel.snapshot
+        name = agent_type
+        if name is None:
+            if not snapshot.entries:
+                if any(view.stopped and view.prompts for view in snapshot.types.values()):
+                    raise DeploymentStopped("the entry agent")
+                raise UnknownAgentType("(entry)", tuple(sorted(snapshot.types)))
+            name = snapshot.entries[0]
+        view = snapshot.types.get(name)
+        if view is None:
+            raise UnknownAgentType(name, tuple(sorted(snapshot.types)))
+        agent = AgentId(name, key or fresh_key)
+        if not view.prompts:
+            raise NoHandler(str(agent), Prompt.event_type)
+        if view.stopped:
+            raise DeploymentStopped(name)
+        if snapshot.host_of(agent) is None:
+            raise DeploymentStopped(name, why="has no host at the moment")
+        return Place(agent, view.pool, slot_of(agent))
+
+    async def run(self, run: NewRun) -> Run:
+        """Give an admitted run to its host and return it when it has ended."""
+        fresh = Run(
+            id=run.id,
+            status=RunStatus.QUEUED,
+            agent=str(run.agent),
+            correlation_id=run.correlation_id,
+            created_at=run.created_at,
+        )
+        stored = StoredRun(fresh, run.agent, run.pool, run.slot, run.input, 0, run.owner)
+        return await self._send(run.agent, FRESH, encode(stored))
+
+    async def _send(self, agent: AgentId, name: str, payload: bytes) -> Run:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Run] = loop.create_future()
+
+        def on_gone(message: Message, reason: str, may_have_run: bool) -> None:
+            if may_have_run:
+                message.name = AGAIN  # the next host must look into the Store first
+            self._channel.on_gone(message, reason, may_have_run)
+
+        def on_reply(reply: Reply) -> None:
+            if future.done():
+                return
+            if reply.kind == ReplyKind.ERROR:
+                future.set_exception(error_of(reply))
+            else:
+                future.set_result(decode(reply.payload))
+
+        message = Message(Kind.RUN, agent, name, payload, on_reply, on_gone)
+        self._channel.post(message)
+        return await future
+
+    async def watch(self, agent: AgentId, run_id: str, after: int, wait_s: float) -> list[RunEvent]:
+        """Return stored events above `after`, waiting for the first; see `ports.RunDispatcher`."""
+        payload = encode((run_id, after, wait_s))
+        reply = await self._channel.request(
+            Kind.WATCH, agent, "", payload, timeout=wait_s + _WATCH_SLACK_S
+        )
+        return decode(reply.payload)
+
+    async def join(self, agent: AgentId, run_id: str) -> Run:
+        """Return a run when it has ended; see `ports.RunDispatcher`."""
+        reply = await self._channel.request(Kind.JOIN, agent, "", encode(run_id), timeout=None)
+        return decode(reply.payload)

@@ -1,0 +1,394 @@
+"""The host: one process, one event loop, many agents.
+
+A plain class; `ray_adapter` wraps it into an actor. It runs the agents of the slots that it leases,
+and answers `MOVED` for all others. What its agents change goes to the Store with the epochs of its
+leases: a host that lost them cannot write any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentray.agent import AgentType
+from agentray.app import App
+from agentray.context import Context
+from agentray.errors import AgentrayError, ConfigurationError, Fenced, UnknownAgentType
+from agentray.events import Event
+from agentray.ids import AgentId, slot_of
+from agentray.protocol.codec import decode
+from agentray.protocol.deployment import AppSpec
+from agentray.protocol.envelope import Envelope, Kind, ReplyKind, unpack_envelopes
+from agentray.protocol.snapshot import Snapshot
+from agentray.runtime.activation import Activator
+from agentray.runtime.channel import Channel
+from agentray.runtime.control import Control
+from agentray.runtime.group_commit import GroupCommit
+from agentray.runtime.incarnation import Incarnation
+from agentray.runtime.local_link import LocalLink
+from agentray.runtime.outbox import Outbox
+from agentray.runtime.ports import Connector
+from agentray.runtime.publishing import Publisher
+from agentray.runtime.run_book import RunBook
+from agentray.runtime.tasks import TaskSet
+from agentray.runtime.turn import ReplySink, Turn
+from agentray.store.base import CommitOutcome, Effects, StateWrite, Store
+
+logger = logging.getLogger(__name__)
+
+MAX_COMMITS = 256
+"""Effects in one transaction: beyond it, the fsync is shared well enough."""
+
+_SWEEP_S = 1.0
+_OUTBOX_IDLE_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An agent type that this host can run."""
+
+    type: AgentType
+    app: str
+    pool: str
+
+
+class Host:
+    """Runs agents."""
+
+    def __init__(self, host_id: str, store: Store, connector: Connector) -> None:
+        """Make a host without leases; needs a running event loop.
+
+        Args:
+            host_id: unique in the cluster.
+            store: opened; closed by whoever opened it.
+            connector: finds the other hosts.
+        """
+        self.host_id = host_id
+        self.store = store
+        self.tasks = TaskSet(f"host {host_id}")
+        self.link = LocalLink(self)
+        self.channel = Channel(connector, local=self)
+        self.link.channel = self.channel
+        self.runs = RunBook(
+            host_id,
+            store,
+            self._make_commits(),
+            epoch=self.epoch,
+            deliver=self.deliver_turn,
+        )
+        self.types: dict[str, Loaded] = {}
+        self._apps: dict[str, bytes] = {}
+        self._epochs: Mapping[tuple[str, int], int] = {}
+        self._agents: OrderedDict[AgentId, Incarnation] = OrderedDict()
+        self._outboxes: dict[str, Outbox] = {}
+        self._activator = Activator(self)
+        self._publisher = Publisher(self)
+        self._control = Control(self)
+        self._loop = asyncio.get_running_loop()
+        self._handled = 0
+        self.tasks.spawn(self._sweep(), name="sweep")
+
+    def _make_commits(self) -> GroupCommit[Effects, CommitOutcome]:
+        async def commit(batch: Sequence[Effects]) -> Sequence[CommitOutcome]:
+            return await self.store.commit(self.host_id, batch)
+
+        self.commits = GroupCommit(commit, max_batch=MAX_COMMITS, name="host commits")
+        return self.commits
+
+    def now(self) -> float:
+        """Return the event loop's time, in seconds."""
+        return self._loop.time()
+
+    # What the manager asks
+
+    async def load(self, apps: Mapping[str, bytes]) -> None:
+        """Learn the code of apps.
+
+        Raises:
+            ConfigurationError: one of them cannot be imported here.
+        """
+        for name, spec in apps.items():
+            if self._apps.get(name) == spec:
+                continue
+            for agent_type in _read_app(name, spec).types.values():
+                self.types[agent_type.name] = Loaded(agent_type, name, agent_type.options.pool)
+            self._apps[name] = spec
+
+    async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
+        """Take the newest snapshot and leases; agents of lost slots leave at once."""
+        if snapshot.version < self.channel.snapshot.version:
+            return
+        self._epochs = dict(epochs)
+        for agent_id in [a for a in self._agents if not self._leases(a)]:
+            self._let_go(self._agents[agent_id])
+        self.channel.update(snapshot)
+
+    async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
+        """Give slots up: let their agents finish within the grace, then leave memory."""
+        wanted = frozenset(slots)
+        self._epochs = {
+            key: epoch
+            for key, epoch in self._epochs.items()
+            if not (key[0] == pool and key[1] in wanted)
+        }
+        leaving = [
+            agent
+            for agent_id, agent in self._agents.items()
+            if slot_of(agent_id) in wanted and self._pool_of(agent_id) == pool
+        ]
+        await asyncio.gather(*(self._drain(agent, grace_s) for agent in leaving))
+
+    def heartbeat(self) -> dict[str, Any]:
+        """Return counters. That it answers at all shows that the event loop turns."""
+        return {
+            "host": self.host_id,
+            "pid": os.getpid(),
+            "agents": len(self._agents),
+            "runs": len(self.runs),
+            "slots": len(self._epochs),
+            "handled": self._handled,
+            "version": self.channel.snapshot.version,
+        }
+
+    def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return agents in memory, the most recently used first."""
+        now = self.now()
+        found: list[dict[str, Any]] = []
+        for agent_id in reversed(self._agents):
+            if agent_type is not None and agent_id.type != agent_type:
+                continue
+            agent = self._agents[agent_id]
+            found.append(
+                {
+                    "agent": str(agent_id),
+                    "type": agent_id.type,
+                    "host": self.host_id,
+                    "status": agent.status,
+                    "queued": agent.queued,
+                    "active_s": round(now - agent.since, 3),
+                    "idle_s": round(now - agent.used, 3),
+                    "last_error": agent.failure,
+                }
+            )
+            if len(found) >= limit:
+                break
+        return found
+
+    async def stop(self, grace_s: float) -> None:
+        """Finish what is under way within the grace, then let go of everything."""
+        self._epochs = {}
+        await asyncio.gather(*(self._drain(a, grace_s) for a in list(self._agents.values())))
+        await self.runs.close()
+        await self.channel.close()
+        await self.tasks.close()
+        await self.commits.close()
+
+    # Messages from other processes
+
+    async def deliver(
+        self, link: str, number: int, acks: tuple[int, ...], resend: bool, batch: bytes
+    ) -> bytes:
+        """Take a batch; see `ports.HostPort.deliver`."""
+        outbox = self._outbox(link, acks, resend=resend)
+        envelopes = unpack_envelopes(batch) if outbox.is_new(number) else []
+        delivery = outbox.begin({e.id for e in envelopes if e.kind != Kind.CANCEL})
+        for envelope in envelopes:
+            self.accept(envelope, outbox)
+        await outbox.after_grace(delivery)
+        return outbox.take()
+
+    async def collect(self, link: str, acks: tuple[int, ...], resend: bool) -> bytes:
+        """Wait for replies; see `ports.HostPort.collect`."""
+        outbox = self._outbox(link, acks, resend=resend)
+        await outbox.until_ready()
+        return outbox.take()
+
+    def _outbox(self, link: str, acks: tuple[int, ...], *, resend: bool) -> Outbox:
+        outbox = self._outboxes.get(link)
+        if outbox is None:
+            outbox = self._outboxes[link] = Outbox(self.now())
+        outbox.last_used = self.now()
+        outbox.acknowledged(acks, resend=resend)
+        return outbox
+
+    # Messages, from wherever
+
+    def accept(self, envelope: Envelope, sink: ReplySink) -> None:
+        """Take a message in; its reply goes to `sink`."""
+        self._handled += 1
+        if envelope.kind == Kind.CANCEL:
+            turn = sink.active.get(int(envelope.name))
+            if turn is not None:
+                self._cancel(turn)
+        elif envelope.kind in (Kind.CALL, Kind.TELL, Kind.EVENT):
+            self.deliver_turn(Turn(envelope, sink))
+        else:
+            turn = Turn(envelope, sink)
+            if not self._refused(turn):
+                self._control.handle(turn)
+
+    def deliver_turn(self, turn: Turn) -> None:
+        """Hand a message to its agent, which is activated if need be."""
+        agent_id = turn.envelope.target
+        agent = self._agents.get(agent_id)
+        if agent is None:
+            if self._refused(turn):
+                return
+            agent = self.activate(agent_id, self.types[agent_id.type].type)
+        agent.offer(turn)
+
+    def _refused(self, turn: Turn) -> bool:
+        """Answer a message that this host cannot take; False when it can."""
+        agent_id = turn.envelope.target
+        if agent_id.type not in self.types:
+            turn.fail(UnknownAgentType(agent_id.type, tuple(sorted(self.types))))
+            return True
+        if not self._leases(agent_id):
+            turn.reply(ReplyKind.MOVED)
+            return True
+        return False
+
+    def _cancel(self, turn: Turn) -> None:
+        turn.cancelled = True
+        if turn.task is not None:
+            turn.task.cancel()
+        elif (agent := self._agents.get(turn.envelope.target)) is not None:
+            agent.withdraw(turn)
+        turn.drop()
+
+    # Leases
+
+    def epoch(self, pool: str, slot: int) -> int:
+        """Return the epoch of a lease.
+
+        Raises:
+            Fenced: this host does not hold it.
+        """
+        try:
+            return self._epochs[pool, slot]
+        except KeyError:
+            raise Fenced from None
+
+    def _leases(self, agent_id: AgentId) -> bool:
+        pool = self._pool_of(agent_id)
+        return pool is not None and (pool, slot_of(agent_id)) in self._epochs
+
+    def _pool_of(self, agent_id: AgentId) -> str | None:
+        loaded = self.types.get(agent_id.type)
+        return loaded.pool if loaded else None
+
+    async def commit_states(self, agent_id: AgentId, states: Sequence[StateWrite]) -> None:
+        """Commit what a handler changed.
+
+        Raises:
+            Fenced: the slot is leased to another host; nothing was written.
+        """
+        if not states:
+            return
+        pool, slot = self.types[agent_id.type].pool, slot_of(agent_id)
+        effects = Effects(pool, slot, self.epoch(pool, slot), states)
+        if await self.commits.submit(effects) is not CommitOutcome.COMMITTED:
+            raise Fenced
+
+    # Agents in memory
+
+    def activate(self, agent_id: AgentId, agent_type: AgentType) -> Incarnation:
+        """Bring an agent into memory; messages may be offered to it at once."""
+        agent = Incarnation(agent_id, agent_type, self, self.now())
+        self._agents[agent_id] = agent
+        self._activator.start(agent)
+        return agent
+
+    def find(self, agent_id: AgentId) -> Incarnation | None:
+        """Return an agent that is in memory."""
+        return self._agents.get(agent_id)
+
+    def used(self, agent: Incarnation) -> None:
+        """Note that an agent did something."""
+        agent.used = self.now()
+        if agent.id in self._agents:
+            self._agents.move_to_end(agent.id)
+
+    def evict_fenced(self, agent: Incarnation) -> None:
+        """Drop an agent that lives elsewhere now."""
+        self._let_go(agent)
+
+    def _let_go(self, agent: Incarnation) -> None:
+        """Drop an agent at once; what waits for it is sent on by its senders."""
+        if self._agents.get(agent.id) is agent:
+            del self._agents[agent.id]
+        for turn in agent.dismiss():
+            turn.reply(ReplyKind.MOVED)
+
+    async def _drain(self, agent: Incarnation, grace_s: float) -> None:
+        """Let an agent finish what it does, then drop it; what waits goes elsewhere at once."""
+        self._let_go(agent)
+        await agent.until_idle(grace_s)
+        await agent.stop()
+
+    async def _evict(self, agent: Incarnation) -> None:
+        """Let an idle agent leave memory; what comes during its clean-up starts it anew."""
+        agent.hold()
+        await agent.stop()
+        if self._agents.get(agent.id) is agent:
+            del self._agents[agent.id]
+        for turn in agent.dismiss():
+            self.deliver_turn(turn)
+
+    async def _sweep(self) -> None:
+        """Evict agents that have been idle for long, and outboxes of senders that are gone."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = self.now()
+            shortest = min(
+                (loaded.type.options.idle_timeout_s for loaded in self.types.values()), default=0.0
+            )
+            for agent in self._long_idle(now, shortest):
+                if agent.cleans_up:
+                    self.tasks.spawn(self._evict(agent), name=f"evict {agent.id}")
+                else:
+                    del self._agents[agent.id]
+            for name in [
+                n for n, o in self._outboxes.items() if now - o.last_used > _OUTBOX_IDLE_S
+            ]:
+                if self._outboxes[name].disposable:
+                    del self._outboxes[name]
+
+    def _long_idle(self, now: float, shortest_s: float) -> list[Incarnation]:
+        found: list[Incarnation] = []
+        for agent in self._agents.values():
+            if now - agent.used < shortest_s:
+                break  # ordered by their last use: the rest was used later
+            if agent.idle and now - agent.used >= agent.type.options.idle_timeout_s:
+                found.append(agent)
+        return found
+
+    # What handlers ask (Surroundings)
+
+    def publish(self, event: Event, context: Context) -> None:
+        """Send an event to its subscribers; it belongs to the message that is being handled."""
+        self._publisher.publish(event, context)
+
+    def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
+        """Add an event to the run that a message belongs to."""
+        self._publisher.progress(context, kind, data)
+
+    def log_agent_error(self, agent_id: AgentId, action: str, error: Exception) -> None:
+        """Log an error of an agent that reaches nobody else."""
+        extra = {"action": action, "agent": str(agent_id)}
+        logger.error("%s: %s", agent_id, action, exc_info=error, extra=extra)
+
+
+def _read_app(name: str, packed: bytes) -> App:
+    spec: AppSpec = decode(packed)
+    sys.path.extend(path for path in spec.python_path if path not in sys.path)
+    try:
+        return decode(spec.app)
+    except AgentrayError as error:
+        raise ConfigurationError(f"The app {name!r} cannot be loaded: {error}") from error

@@ -1,0 +1,189 @@
+"""One host as the manager keeps it: start, probes, end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from agentray.core.reconcile import HostStatus
+from agentray.core.supervision import Heartbeats
+from agentray.errors import StartFailed
+from agentray.protocol.deployment import PoolSpec
+from agentray.protocol.snapshot import HostRef, Snapshot
+from agentray.runtime.ports import HostControl, HostFactory, HostGone, HostUnreachable
+from agentray.runtime.tasks import TaskSet
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+HEARTBEAT_TIMEOUT_S = 5.0
+"""A busy host may be late; three misses in a row are not lateness."""
+
+START_TIMEOUT_S = 120.0
+"""How long a host may take to start. Importing a large framework may take a minute."""
+
+_REATTACH_S = 0.5
+
+
+class HostKeeper:
+    """Starts a host, watches it with two probes, and stops it.
+
+    The one probe is a call that ends only with the host: death is known in milliseconds. The other
+    is a heartbeat that the event loop of the agents answers: a wedged loop is found. A host that
+    cannot be reached for a moment is not dead.
+    """
+
+    def __init__(
+        self,
+        ref: HostRef,
+        pool: str,
+        generation: int,
+        factory: HostFactory,
+        *,
+        on_lost: Callable[[HostKeeper, str], None],
+    ) -> None:
+        self.ref = ref
+        self.pool = pool
+        self.generation = generation
+        self.status = HostStatus.STARTING
+        self.info: dict[str, Any] = {}
+        self._factory = factory
+        self._on_lost = on_lost
+        self._control: HostControl | None = None
+        self._tasks = TaskSet(f"keeper of {ref.id}")
+        self._heartbeats = Heartbeats()
+        self._lost = False
+
+    @property
+    def control(self) -> HostControl:
+        """The host itself; only once it was started or adopted."""
+        if self._control is None:
+            raise HostGone("It has not been started.")
+        return self._control
+
+    async def start(self, setup: bytes, pool: PoolSpec) -> dict[str, Any]:
+        """Make the host.
+
+        Raises:
+            StartFailed: it did not come up.
+        """
+        self._control = self._factory.create(
+            self.ref, num_cpus=pool.num_cpus, num_gpus=pool.num_gpus
+        )
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                self.info = await self._control.start(setup)
+        except TimeoutError as error:
+            raise StartFailed(
+                f"Host {self.ref.id} did not start in {START_TIMEOUT_S:g} s; are there free "
+                f"resources for the pool {pool.name!r}?"
+            ) from error
+        except (HostGone, HostUnreachable) as error:
+            raise StartFailed(f"Host {self.ref.id} ended while it started: {error}") from error
+        return self.info
+
+    async def adopt(self, control: HostControl) -> bool:
+        """Take over a host that was started before; False when it is dead."""
+        self._control = control
+        try:
+            async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
+                self.info = await control.heartbeat()
+        except (HostGone, HostUnreachable, TimeoutError):
+            return False
+        self.live()
+        return True
+
+    def live(self) -> None:
+        """Begin to watch it."""
+        self.status = HostStatus.LIVE
+        self._tasks.spawn(self._watch_death(), name="death probe")
+        self._tasks.spawn(self._beat(), name="heartbeat")
+
+    # Probes
+
+    async def _watch_death(self) -> None:
+        while not self._lost:
+            try:
+                await self.control.until_death()
+            except HostUnreachable:
+                await asyncio.sleep(_REATTACH_S)
+            except HostGone as error:
+                self._report(str(error))
+
+    async def _beat(self) -> None:
+        while not self._lost:
+            await asyncio.sleep(HEARTBEAT_S)
+            try:
+                async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
+                    self.info |= await self.control.heartbeat()
+            except (HostUnreachable, TimeoutError):
+                if self._heartbeats.missed():
+                    self._report("its event loop does not answer")
+            except HostGone as error:
+                self._report(str(error))
+            else:
+                self._heartbeats.answered()
+
+    def _report(self, reason: str) -> None:
+        if not self._lost and self.status in (HostStatus.LIVE, HostStatus.DRAINING):
+            self._lost = True
+            self.status = HostStatus.DEAD
+            self._on_lost(self, reason)
+
+    # Requests
+
+    async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
+        """Bring it the snapshot and its leases; `TimeoutError` when it does not take them."""
+        async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
+            await self.control.update(snapshot, epochs)
+
+    async def load(self, code: Mapping[str, bytes]) -> None:
+        """Bring it the apps' code.
+
+        Raises:
+            ConfigurationError: it cannot import an app.
+        """
+        await self.control.load(code)
+
+    async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
+        """Let it give slots up; one that is lost meanwhile has given up all."""
+        try:
+            async with asyncio.timeout(grace_s * 2):
+                await self.control.release(pool, slots, grace_s)
+        except (HostGone, HostUnreachable, TimeoutError) as error:
+            logger.warning("release: %s", error, extra={"action": "release_failed"})
+
+    async def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return agents in its memory; [] when it does not answer."""
+        try:
+            async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
+                return await self.control.resident(agent_type, limit)
+        except (HostGone, HostUnreachable, TimeoutError) as error:
+            logger.warning("agents: %s", error, extra={"action": "resident_failed"})
+            return []
+
+    async def stop(self, grace_s: float) -> None:
+        """Let it finish within the grace, then end its process."""
+        self._lost = True  # its end is no loss
+        try:
+            async with asyncio.timeout(grace_s + 5):
+                await self.control.stop(grace_s)
+        except (HostGone, HostUnreachable, TimeoutError) as error:
+            logger.warning("stop: %s", error, extra={"action": "stop_failed"})
+        self._factory.kill(self.ref)
+        await self._tasks.close()
+
+    def describe(self) -> dict[str, Any]:
+        """Return it as JSON."""
+        return {
+            "id": self.ref.id,
+            "pool": self.pool,
+            "status": self.status.value,
+            "missed_heartbeats": self._heartbeats.misses,
+            **{k: v for k, v in self.info.items() if k in _SHOWN},
+        }
+
+
+_SHOWN = frozenset({"pid", "node_id", "agents", "runs", "slots", "handled"})

@@ -1,0 +1,283 @@
+"""A link: this process's messages to one host.
+
+Messages for one host leave together. A flush happens on the next turn of the event loop while
+fewer than `WINDOW` batches are under way, otherwise when one returns: an idle link adds no delay,
+a busy one sends large batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from agentray.ids import AgentId, new_id
+from agentray.protocol.envelope import Kind, Reply, ReplyKind, pack
+from agentray.protocol.snapshot import HostRef
+from agentray.runtime.outbox import read_response
+from agentray.runtime.ports import HostGone, HostPort, HostUnreachable
+from agentray.runtime.tasks import TaskSet
+
+WINDOW = 2
+"""Batches under way at once. With one, the link idles while a response travels; a third one only
+makes the batches smaller."""
+
+MAX_BATCH = 512
+MAX_BATCH_BYTES = 1 << 20
+
+MAX_OPEN = 100_000
+"""Messages of one link without a reply; beyond it senders get `Overloaded`."""
+
+_RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Message:
+    """A message on its way, from the sender's side.
+
+    Attributes:
+        on_reply: called once with the reply (twice for `OPEN`, then `SETTLED`).
+        on_gone: called instead when the host ended before it replied; the flag tells whether the
+            host may have begun to work on it.
+        deadline: in seconds of the event loop's clock; None: none.
+        closed: nobody waits for it any more.
+    """
+
+    __slots__ = (
+        "cause_id",
+        "chain",
+        "closed",
+        "correlation_id",
+        "deadline",
+        "id",
+        "key",
+        "kind",
+        "link",
+        "name",
+        "on_gone",
+        "on_reply",
+        "payload",
+        "root",
+        "sender",
+        "sent",
+        "type",
+    )
+
+    def __init__(
+        self,
+        kind: int,
+        target: AgentId,
+        name: str,
+        payload: Any,
+        on_reply: Callable[[Reply], None],
+        on_gone: Callable[[Message, str, bool], None],
+    ) -> None:
+        self.kind = kind
+        self.type, self.key = target
+        self.name = name
+        self.payload = payload
+        self.on_reply = on_reply
+        self.on_gone = on_gone
+        self.deadline: float | None = None
+        self.correlation_id: str | None = None
+        self.cause_id: str | None = None
+        self.sender: AgentId | None = None
+        self.chain: tuple[AgentId, ...] = ()
+        self.root: AgentId | None = None
+        self.id = 0
+        self.link: AnyLink | None = None
+        self.sent = False
+        self.closed = False
+
+    @property
+    def target(self) -> AgentId:
+        """The agent that it is for."""
+        return AgentId(self.type, self.key)
+
+    def envelope(self, now: float) -> tuple[Any, ...]:
+        """Return the fields of its `Envelope`, with the time that is left at `now`."""
+        return (
+            self.id,
+            self.kind,
+            self.type,
+            self.key,
+            self.name,
+            self.payload,
+            None if self.deadline is None else max(self.deadline - now, 0.0),
+            self.correlation_id,
+            self.cause_id,
+            self.sender,
+            self.chain,
+            self.root,
+            None,
+        )
+
+
+class AnyLink(Protocol):
+    """A way to a host: over the wire, or within the process."""
+
+    def send(self, message: Message) -> None:
+        """Send a message; its reply comes through its callback."""
+        ...
+
+    def cancel(self, message: Message) -> None:
+        """Cancel a message that was sent; its reply is ignored."""
+        ...
+
+
+class Link:
+    """The link to a host in another process."""
+
+    def __init__(
+        self,
+        host: HostRef,
+        port: HostPort,
+        tasks: TaskSet,
+        on_moved: Callable[[Message], None],
+    ) -> None:
+        self.host = host
+        self._on_moved = on_moved
+        self.gone = False
+        self._port = port
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._name = new_id("link")
+        self._next_id = 0
+        self._next_batch = 0
+        self._queue: deque[Message] = deque()
+        self._open: dict[int, Message] = {}
+        self._travelling = 0  # messages whose delivery has not been answered
+        self._batches = 0
+        self._flush_scheduled = False
+        self._collecting = False
+        self._acks: list[int] = []
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no more messages for now."""
+        return len(self._open) >= MAX_OPEN
+
+    def send(self, message: Message) -> None:
+        """Put a message into the next batch."""
+        self._next_id += 1
+        message.id = self._next_id
+        message.link = self
+        message.sent = False
+        self._open[message.id] = message
+        self._queue.append(message)
+        self._schedule_flush()
+
+    def cancel(self, message: Message) -> None:
+        """Forget a message; if it has left, tell the host to stop working on it."""
+        if self._open.pop(message.id, None) is None or not message.sent or self.gone:
+            return
+        self._next_id += 1
+        stop = Message(Kind.CANCEL, message.target, str(message.id), None, _ignore, _ignore)
+        stop.id = self._next_id  # not in _open: no reply comes
+        self._queue.append(stop)
+        self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        if not self._flush_scheduled and self._batches < WINDOW and not self.gone:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self.gone or not self._queue:
+            return
+        now = self._loop.time()
+        batch: list[tuple[Any, ...]] = []
+        size = 0
+        while self._queue and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
+            message = self._queue.popleft()
+            if message.closed:
+                continue  # given up while it waited
+            message.sent = True
+            batch.append(message.envelope(now))
+            size += len(message.payload or b"")
+        if not batch:
+            return
+        self._next_batch += 1
+        self._batches += 1
+        self._travelling += len(batch)
+        self._tasks.spawn(self._deliver(self._next_batch, batch))
+        if self._queue:
+            self._schedule_flush()
+
+    async def _deliver(self, number: int, batch: list[tuple[Any, ...]]) -> None:
+        data = pack(batch)
+
+        async def deliver(acks: tuple[int, ...], resend: bool) -> bytes:
+            return await self._port.deliver(self._name, number, acks, resend, data)
+
+        replies = await self._exchange(deliver)
+        self._batches -= 1
+        self._travelling -= len(batch)
+        self._take(replies)
+        if self._queue:
+            self._schedule_flush()
+        if not self._collecting and self._waiting_there:
+            self._collecting = True
+            self._tasks.spawn(self._collect())
+
+    @property
+    def _waiting_there(self) -> bool:
+        """Whether messages are at the host whose delivery was answered without them."""
+        return len(self._open) > len(self._queue) + self._travelling and not self.gone
+
+    async def _collect(self) -> None:
+        async def collect(acks: tuple[int, ...], resend: bool) -> bytes:
+            return await self._port.collect(self._name, acks, resend)
+
+        try:
+            while self._waiting_there:
+                self._take(await self._exchange(collect))
+        finally:
+            self._collecting = False
+
+    async def _exchange(self, request: Callable[..., Any]) -> list[Reply]:
+        """Make a request, again while the host is unreachable; no replies when it is gone."""
+        for attempt in range(1_000_000):
+            if self.gone:
+                break
+            acks, self._acks = tuple(self._acks), []
+            try:
+                number, replies = read_response(await request(acks, attempt > 0))
+            except HostUnreachable:
+                self._acks = [*acks, *self._acks]
+                await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
+            except HostGone as error:
+                self.close(str(error))
+            else:
+                if replies:
+                    self._acks.append(number)
+                return replies
+        return []
+
+    def _take(self, replies: list[Reply]) -> None:
+        for reply in replies:
+            if reply.kind == ReplyKind.OPEN:
+                message = self._open.get(reply.id)
+            else:
+                message = self._open.pop(reply.id, None)
+            if message is None:
+                continue  # given up meanwhile
+            if reply.kind == ReplyKind.MOVED:
+                self._on_moved(message)
+            else:
+                message.on_reply(reply)
+
+    def close(self, reason: str) -> None:
+        """End the link: what is open will not be answered here."""
+        if self.gone:
+            return
+        self.gone = True
+        self._queue.clear()
+        messages, self._open = list(self._open.values()), {}
+        for message in messages:
+            message.on_gone(message, reason, message.sent)
+
+
+def _ignore(*_: Any) -> None:
+    """Take no notice."""

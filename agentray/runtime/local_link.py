@@ -1,0 +1,59 @@
+"""The short cut: messages between agents of one host, without the wire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from agentray.protocol.envelope import Envelope, Kind, Outcome, Reply, ReplyKind
+from agentray.runtime.link import Message
+from agentray.runtime.turn import Turn
+
+if TYPE_CHECKING:
+    from agentray.runtime.channel import Channel
+    from agentray.runtime.host import Host
+
+
+class LocalLink:
+    """Hands messages to the host of this process; takes their replies.
+
+    Envelopes are not pickled. Events are frozen and travel as themselves; arguments of calls were
+    pickled by the caller, so that an agent cannot change them under another one's hands.
+    """
+
+    channel: Channel
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.active: dict[int, Turn] = {}
+        self._open: dict[int, Message] = {}
+        self._next_id = 0
+
+    def send(self, message: Message) -> None:
+        """Send a message."""
+        self._next_id += 1
+        message.id = self._next_id
+        message.link = self
+        message.sent = True
+        self._open[message.id] = message
+        self._host.accept(Envelope._make(message.envelope(self._host.now())), self)
+
+    def cancel(self, message: Message) -> None:
+        """Cancel a message; its reply is ignored."""
+        if self._open.pop(message.id, None) is not None:
+            stop = Envelope(0, Kind.CANCEL, message.type, message.key, str(message.id), None)
+            self._host.accept(stop, self)
+
+    def reply(
+        self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None
+    ) -> None:
+        """Take a reply to its sender."""
+        if kind == ReplyKind.OPEN:
+            message = self._open.get(message_id)
+        else:
+            message = self._open.pop(message_id, None)
+        if message is None:
+            return
+        if kind == ReplyKind.MOVED:
+            self.channel.moved(message)
+        else:
+            message.on_reply(Reply(message_id, kind, payload, outcome))

@@ -1,0 +1,148 @@
+"""The reply side of a link: what waits for a sender, and what it has not yet acknowledged.
+
+Replies are decoupled from delivery. A batch is answered after a short grace with whatever is done;
+the rest is fetched by one outstanding `collect`. So one slow handler does not hold back the
+hundreds of fast ones that came in the same batch.
+
+A response may be lost on the way. It is kept until the sender says that it came; a sender that
+lost one asks again with `resend`, and a batch that comes twice is taken in once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections import OrderedDict
+from typing import Any
+
+from agentray.protocol.envelope import Outcome, Reply
+
+GRACE_S = 0.002
+"""How long a delivery waits for its own replies."""
+
+_REMEMBERED_BATCHES = 64
+
+
+class Outbox:
+    """Replies for one link. Its owner accepts messages; handlers put replies in."""
+
+    __slots__ = (
+        "_batches",
+        "_collector",
+        "_delivering",
+        "_ready",
+        "_sequence",
+        "_unacknowledged",
+        "active",
+        "last_used",
+    )
+
+    def __init__(self, now: float) -> None:
+        self.active: dict[int, Any] = {}
+        """What is under way for this link, by message id: so that it can be cancelled."""
+        self.last_used = now
+        self._ready: list[Reply] = []
+        self._sequence = 0
+        self._unacknowledged: dict[int, list[Reply]] = {}
+        self._batches: OrderedDict[int, None] = OrderedDict()
+        self._collector: asyncio.Future[None] | None = None
+        self._delivering: list[Delivery] = []
+
+    @property
+    def disposable(self) -> bool:
+        """Whether nothing is under way for it."""
+        return not self.active and not self._delivering and self._collector is None
+
+    def is_new(self, number: int) -> bool:
+        """Remember a batch; False when it came before."""
+        if number in self._batches:
+            return False
+        self._batches[number] = None
+        if len(self._batches) > _REMEMBERED_BATCHES:
+            self._batches.popitem(last=False)
+        return True
+
+    def reply(
+        self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None
+    ) -> None:
+        """Put in a reply."""
+        self._ready.append(Reply(message_id, kind, payload, outcome))
+        if self._delivering:
+            for delivery in self._delivering:
+                delivery.answered(message_id)
+        elif self._collector is not None and not self._collector.done():
+            self._collector.set_result(None)
+
+    def begin(self, message_ids: set[int]) -> Delivery:
+        """Begin a delivery; replies from now on are counted for it. End it with `after_grace`."""
+        delivery = Delivery(message_ids)
+        self._delivering.append(delivery)
+        return delivery
+
+    async def after_grace(self, delivery: Delivery) -> None:
+        """Wait until all messages of a delivery are answered, at most for the grace."""
+        try:
+            if delivery.waiting:
+                timer = asyncio.get_running_loop().call_later(GRACE_S, delivery.finish)
+                try:
+                    await delivery.done
+                finally:
+                    timer.cancel()
+        finally:
+            self._delivering.remove(delivery)
+
+    async def until_ready(self) -> None:
+        """Wait until there is a reply that no delivery will take along."""
+        while not self._ready:
+            self._collector = asyncio.get_running_loop().create_future()
+            try:
+                await self._collector
+            finally:
+                self._collector = None
+            # One loop turn more: handlers that finish together answer together.
+            await asyncio.sleep(0)
+
+    def acknowledged(self, numbers: tuple[int, ...], *, resend: bool) -> None:
+        """Forget the responses that came; put back those that may be lost."""
+        for number in numbers:
+            self._unacknowledged.pop(number, None)
+        if resend:
+            for replies in self._unacknowledged.values():
+                self._ready.extend(replies)
+            self._unacknowledged.clear()
+
+    def take(self) -> bytes:
+        """Take out all replies as a packed response."""
+        replies, self._ready = self._ready, []
+        self._sequence += 1
+        if replies:
+            self._unacknowledged[self._sequence] = replies
+        # The next collector, if one waits, would find nothing: it goes on waiting.
+        return pickle.dumps((self._sequence, [tuple(reply) for reply in replies]), protocol=5)
+
+
+class Delivery:
+    """One batch that waits, within its grace, for the replies to its messages."""
+
+    __slots__ = ("done", "waiting")
+
+    def __init__(self, message_ids: set[int]) -> None:
+        self.waiting = message_ids
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def answered(self, message_id: int) -> None:
+        """Note a reply; the last one ends the waiting."""
+        self.waiting.discard(message_id)
+        if not self.waiting:
+            self.finish()
+
+    def finish(self) -> None:
+        """End the waiting."""
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+def read_response(data: bytes) -> tuple[int, list[Reply]]:
+    """Read what `Outbox.take` packed: the response's number and its replies."""
+    sequence, replies = pickle.loads(data)  # noqa: S301 - cluster only
+    return sequence, [Reply._make(fields) for fields in replies]

@@ -1,0 +1,116 @@
+"""Publishing: from one event to the messages for its subscribers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from agentray.context import Context
+from agentray.core.routing import recipients
+from agentray.events import Event, TerminateEvent
+from agentray.ids import AgentId, new_id
+from agentray.protocol.codec import encode
+from agentray.protocol.envelope import Kind, Reply, ReplyKind
+from agentray.runtime.channel import inherit
+from agentray.runtime.link import Message
+from agentray.runtime.scope import Scope, failure_of, scope_of
+from agentray.store.base import DeadLetter
+
+if TYPE_CHECKING:
+    from agentray.runtime.host import Host
+
+logger = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publishes for the agents of one host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def publish(self, event: Event, context: Context) -> None:
+        """Send an event to its subscribers, as a part of the message that is being handled."""
+        published = event.caused_by(
+            correlation_id=context.correlation_id or new_id("cor"),
+            causation_id=context.event.event_id if context.event else None,
+            source=str(context.agent),
+        )
+        scope = scope_of(context)
+        terminates = isinstance(published, TerminateEvent)
+        if terminates:
+            scope.answer(published.content())
+        subscriptions = self._host.channel.snapshot.subscriptions.get(published.event_type, ())
+        targets = recipients(
+            subscriptions,
+            event_id=published.event_id,
+            correlation_id=published.correlation_id,
+            fields=published.__dict__,
+            sender=context.agent,
+        )
+        for target in targets:
+            self._send(published, target, context, scope)
+        if not targets and not terminates:
+            self._dead_letter(published, context)
+
+    def _send(self, event: Event, target: AgentId, context: Context, scope: Scope) -> None:
+        channel = self._host.channel
+        message = Message(
+            Kind.EVENT,
+            target,
+            event.event_type,
+            event,
+            _acknowledge(scope, target),
+            channel.on_gone,
+        )
+        inherit(message, context)
+        message.correlation_id = event.correlation_id
+        message.chain = ()  # no turn waits for an event
+        message.deadline = None  # nor does a caller
+        scope.hold()
+        channel.post(message)
+
+    def _dead_letter(self, event: Event, context: Context) -> None:
+        """Keep an event that nobody wants; a typo in a subscription must not go unseen."""
+        logger.warning(
+            "no agent subscribes to %s",
+            event.event_type,
+            extra={
+                "action": "dead_letter",
+                "agent": str(context.agent),
+                "correlation_id": event.correlation_id,
+            },
+        )
+        letter = DeadLetter(
+            new_id("dead"),
+            "event",
+            "no subscriber",
+            event.event_type,
+            event.model_dump(mode="json"),
+            event.correlation_id,
+            datetime.now(UTC),
+        )
+        self._host.tasks.spawn(self._host.store.add_dead_letters([letter]), name="dead letter")
+
+    def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
+        """Tell the host of the run's own agent; outside of runs nobody listens."""
+        if context.root is None:
+            return
+        payload = encode((context.correlation_id, kind, dict(data)), "progress")
+        channel = self._host.channel
+        message = Message(Kind.PROGRESS, context.root, "", payload, _ignore, channel.on_gone)
+        channel.post(message)
+
+
+def _acknowledge(scope: Scope, target: AgentId) -> Callable[[Reply], None]:
+    def on_reply(reply: Reply) -> None:
+        failed = reply.kind == ReplyKind.ERROR
+        scope.release(failure_of(reply, str(target)) if failed else reply.outcome)
+
+    return on_reply
+
+
+def _ignore(reply: Reply) -> None:
+    """Progress is not worth failing for."""
+    del reply

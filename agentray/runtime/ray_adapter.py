@@ -1,0 +1,395 @@
+"""The one module of the runtime that knows Ray.
+
+Hosts and the manager are plain classes; here they become actors, and actor handles become the ports
+that the rest of the runtime speaks to. Ray's errors are mapped once, here.
+"""
+
+# Ray's own annotations are incomplete; what comes out of it is typed here.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+
+from agentray import logs
+from agentray.context import bind_process
+from agentray.errors import ClusterNotRunning, StoreUnavailable
+from agentray.protocol.codec import decode, encode
+from agentray.protocol.deployment import AppSpec
+from agentray.protocol.snapshot import HostRef, Snapshot
+from agentray.runtime.channel import Channel
+from agentray.runtime.host import Host
+from agentray.runtime.manager import Manager
+from agentray.runtime.ports import HostControl, HostGone, HostUnreachable, ManagerUnavailable
+from agentray.runtime.redrive import Redriver
+from agentray.store.postgres import PostgresStore
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "agentray"
+MANAGER_NAME = "agentray-manager"
+
+_MAX_CONCURRENCY = 10_000
+"""Calls that an actor takes at once: each sender needs three, each watcher one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What an actor needs to begin.
+
+    Attributes:
+        database_url: DSN of the Store.
+        default_hosts: hosts of the pool `default`.
+        log_level: of agentray's loggers.
+    """
+
+    database_url: str
+    default_hosts: int
+    log_level: str = "INFO"
+
+
+# Hosts
+
+
+class HostActor:
+    """A `Host` in a process of its own."""
+
+    def __init__(self, host_id: str) -> None:
+        self._host_id = host_id
+        self._host: Host | None = None
+
+    @property
+    def _running(self) -> Host:
+        if self._host is None:
+            raise HostUnreachable(f"{self._host_id} has not been started yet.")
+        return self._host
+
+    async def start(self, setup: bytes) -> dict[str, Any]:
+        """Open the Store and make the host."""
+        if self._host is None:
+            options: Setup = decode(setup)
+            logs.configure(options.log_level, process=self._host_id)
+            store = PostgresStore(options.database_url)
+            await store.open()
+            self._host = Host(self._host_id, store, RayConnector())
+            bind_process(self._host.channel)
+        node = ray.get_runtime_context().get_node_id()
+        return {"node_id": node, "pid": os.getpid()}
+
+    async def deliver(
+        self, link: str, number: int, acks: tuple[int, ...], resend: bool, batch: bytes
+    ) -> bytes:
+        """See `ports.HostPort`."""
+        return await self._running.deliver(link, number, acks, resend, batch)
+
+    async def collect(self, link: str, acks: tuple[int, ...], resend: bool) -> bytes:
+        """See `ports.HostPort`."""
+        return await self._running.collect(link, acks, resend)
+
+    async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
+        """See `ports.HostControl`."""
+        await self._running.update(snapshot, epochs)
+
+    async def load(self, apps: Mapping[str, bytes]) -> None:
+        """See `ports.HostControl`."""
+        await self._running.load(apps)
+
+    async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
+        """See `ports.HostControl`."""
+        await self._running.release(pool, slots, grace_s)
+
+    async def heartbeat(self) -> dict[str, Any]:
+        """See `ports.HostControl`."""
+        return self._running.heartbeat()
+
+    async def until_death(self) -> str:
+        """See `ports.HostControl`."""
+        return await asyncio.get_running_loop().create_future()
+
+    async def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
+        """See `ports.HostControl`."""
+        return self._running.resident(agent_type, limit)
+
+    async def stop(self, grace_s: float) -> None:
+        """See `ports.HostControl`."""
+        host, self._host = self._running, None
+        await host.stop(grace_s)
+        await host.store.close()
+
+
+class RayHost:
+    """A host actor as a `HostControl`."""
+
+    def __init__(self, ref: HostRef, handle: Any = None) -> None:
+        self._ref = ref
+        self._handle = handle
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        try:
+            if self._handle is None:
+                # A blocking look-up at the GCS, once per host and process.
+                self._handle = await asyncio.to_thread(
+                    ray.get_actor, self._ref.actor_name, NAMESPACE
+                )
+            return await getattr(self._handle, method).remote(*args)
+        except ActorUnavailableError as error:
+            raise HostUnreachable(str(error)) from error
+        except RayTaskError as error:
+            # Raised inside the host: it arrives as itself.
+            raise error.cause from error
+        except RayActorError as error:
+            raise HostGone(_reason(error)) from error
+        except ValueError as error:
+            raise HostGone(f"there is no actor {self._ref.actor_name}") from error
+
+    async def start(self, setup: bytes) -> dict[str, Any]:
+        """See `ports.HostControl`."""
+        return await self._call("start", setup)
+
+    async def deliver(
+        self, link: str, number: int, acks: tuple[int, ...], resend: bool, batch: bytes
+    ) -> bytes:
+        """See `ports.HostPort`."""
+        return await self._call("deliver", link, number, acks, resend, batch)
+
+    async def collect(self, link: str, acks: tuple[int, ...], resend: bool) -> bytes:
+        """See `ports.HostPort`."""
+        return await self._call("collect", link, acks, resend)
+
+    async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
+        """See `ports.HostControl`."""
+        await self._call("update", snapshot, epochs)
+
+    async def load(self, apps: Mapping[str, bytes]) -> None:
+        """See `ports.HostControl`."""
+        await self._call("load", apps)
+
+    async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
+        """See `ports.HostControl`."""
+        await self._call("release", pool, slots, grace_s)
+
+    async def heartbeat(self) -> dict[str, Any]:
+        """See `ports.HostControl`."""
+        return await self._call("heartbeat")
+
+    async def until_death(self) -> str:
+        """See `ports.HostControl`."""
+        return await self._call("until_death")
+
+    async def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
+        """See `ports.HostControl`."""
+        return await self._call("resident", agent_type, limit)
+
+    async def stop(self, grace_s: float) -> None:
+        """See `ports.HostControl`."""
+        await self._call("stop", grace_s)
+
+
+def _reason(error: RayActorError) -> str:
+    """Return why an actor ended, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [
+        line for line in lines if not line.startswith(("class_name", "actor_id", "pid", "name"))
+    ]
+    return " ".join(told)[:500] or type(error).__name__
+
+
+class RayConnector:
+    """Finds host actors by name."""
+
+    def connect(self, host: HostRef) -> HostControl:
+        """Return the port of a host; see `ports.Connector`."""
+        return RayHost(host)
+
+
+class RayHostFactory:
+    """Makes and ends host actors."""
+
+    def create(self, host: HostRef, *, num_cpus: float, num_gpus: float) -> HostControl:
+        """Begin to start a host; see `ports.HostFactory`."""
+        actor = ray.remote(HostActor).options(
+            name=host.actor_name,
+            namespace=NAMESPACE,
+            lifetime="detached",  # it outlives the manager, which adopts it when it comes back
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            max_restarts=0,  # the manager starts a new one; a restarted one would have no leases
+            max_concurrency=_MAX_CONCURRENCY,
+        )
+        return RayHost(host, actor.remote(host.id))
+
+    async def adopt(self, host: HostRef) -> HostControl | None:
+        """Return a host that was started before; see `ports.HostFactory`."""
+        try:
+            handle = await asyncio.to_thread(ray.get_actor, host.actor_name, NAMESPACE)
+        except ValueError:
+            return None
+        return RayHost(host, handle)
+
+    def kill(self, host: HostRef) -> None:
+        """End a host's process; see `ports.HostFactory`."""
+        try:
+            ray.kill(ray.get_actor(host.actor_name, NAMESPACE))
+        except ValueError:
+            logger.debug("%s is gone already", host.id)
+
+
+# The manager
+
+
+class ManagerActor:
+    """A `Manager` in a process of its own, restarted by Ray when it dies."""
+
+    def __init__(self, setup: bytes) -> None:
+        self._packed = setup
+        self._setup: Setup = decode(setup)
+        self._manager: Manager | None = None
+        self._starting = asyncio.Lock()
+        logs.configure(self._setup.log_level, process="manager")
+
+    async def _running(self) -> Manager:
+        # After a restart by Ray nobody calls `start`: the first request does.
+        async with self._starting:
+            if self._manager is None:
+                store = PostgresStore(self._setup.database_url)
+                await store.open()
+                redriver = Redriver(store, Channel(RayConnector()))
+                manager = Manager(
+                    store,
+                    RayHostFactory(),
+                    host_setup=self._packed,
+                    default_hosts=self._setup.default_hosts,
+                    redriver=redriver,
+                )
+                await manager.start()
+                self._manager = manager
+            return self._manager
+
+    async def ready(self) -> None:
+        """Return when it supervises."""
+        await self._running()
+
+    async def watch(self, version: int) -> Snapshot | None:
+        """See `Manager.watch`."""
+        return await (await self._running()).watch(version)
+
+    async def deploy(self, spec: AppSpec) -> tuple[str, Snapshot]:
+        """See `Manager.deploy`."""
+        return await (await self._running()).deploy(spec)
+
+    async def stop_app(self, name: str) -> Snapshot:
+        """See `Manager.stop_app`."""
+        return await (await self._running()).stop_app(name)
+
+    async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
+        """See `Manager.agents`."""
+        return await (await self._running()).agents(agent_type, limit)
+
+    async def status(self) -> dict[str, Any]:
+        """See `Manager.status`."""
+        manager = await self._running()
+        return {**manager.status(), "pid": os.getpid()}
+
+    async def shutdown(self, grace_s: float) -> None:
+        """Stop the hosts; the actor itself is killed by who asked."""
+        await (await self._running()).stop(grace_s)
+
+
+class RayManager:
+    """The manager actor as seen from another process."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    @classmethod
+    def find(cls) -> RayManager:
+        """Return the manager of the connected cluster.
+
+        Raises:
+            ClusterNotRunning: the Ray cluster runs no agentray.
+        """
+        try:
+            return cls(ray.get_actor(MANAGER_NAME, NAMESPACE))
+        except ValueError:
+            raise ClusterNotRunning(
+                "The Ray cluster is there, but agentray is not running on it. Start it with "
+                "`agentray up MODULE:APP`."
+            ) from None
+
+    @classmethod
+    def create(cls, setup: Setup) -> RayManager:
+        """Begin to start the manager."""
+        actor = ray.remote(ManagerActor).options(
+            name=MANAGER_NAME,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=0,  # a caller that was in doubt asks again by itself
+            max_concurrency=_MAX_CONCURRENCY,
+        )
+        return cls(actor.remote(encode(setup)))
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the manager.
+
+        Raises:
+            ManagerUnavailable: it does not answer just now.
+            AgentrayError: what it raised.
+        """
+        try:
+            return await getattr(self._handle, method).remote(*args)
+        except RayTaskError as error:
+            if isinstance(error.cause, StoreUnavailable):
+                raise ManagerUnavailable(f"The manager waits: {error.cause}") from error
+            raise error.cause from error
+        except RayActorError as error:
+            raise ManagerUnavailable(f"The manager does not answer: {_reason(error)}") from error
+
+    async def wait_ready(self) -> None:
+        """Return when it supervises."""
+        await self.call("ready")
+
+    async def shutdown(self, grace_s: float) -> None:
+        """Stop the hosts and the manager itself."""
+        await self.call("shutdown", grace_s)
+        ray.kill(self._handle)
+
+
+# Connecting
+
+
+def is_connected() -> bool:
+    """Whether this process is connected to a Ray cluster."""
+    return ray.is_initialized()
+
+
+def connect_to_ray(address: str) -> None:
+    """Connect this process to a Ray cluster.
+
+    Args:
+        address: `host:port` of its GCS, or `auto` inside of a Ray job.
+
+    Raises:
+        ClusterNotRunning: nobody answers there.
+    """
+    try:
+        ray.init(
+            address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR
+        )
+    except (ConnectionError, RuntimeError) as error:
+        raise ClusterNotRunning(f"No Ray cluster answers at {address}: {error}") from error
+
+
+def disconnect_from_ray() -> None:
+    """Leave the Ray cluster; it goes on."""
+    ray.shutdown()

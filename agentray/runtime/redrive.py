@@ -1,0 +1,100 @@
+"""Re-driving: an accepted run that no host works on is given to one.
+
+A run may be left over when the gateway replica that admitted it ends before it has handed it on, or
+when its host dies. Giving a run to its host twice does no harm: the host knows what it works on,
+and the Store knows what has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from agentray.protocol.codec import encode
+from agentray.protocol.envelope import Kind, Reply
+from agentray.protocol.snapshot import Snapshot
+from agentray.runtime.channel import Channel
+from agentray.runtime.control import ENSURE
+from agentray.runtime.link import Message
+from agentray.runtime.tasks import TaskSet
+from agentray.store.base import Store, StoredRun
+
+logger = logging.getLogger(__name__)
+
+LEFT_OVER_AFTER_S = 10.0
+"""Age at which the manager makes sure that an unfinished run is in some host's hands."""
+
+SWEEP_S = 5.0
+_TIMEOUT_S = 30.0
+
+
+class Redriver:
+    """Finds unfinished runs in the Store and hands them to the hosts of their agents."""
+
+    def __init__(self, store: Store, channel: Channel) -> None:
+        self._store = store
+        self._channel = channel
+        self._tasks = TaskSet("redriver")
+        self._swept_at: datetime | None = None
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take the manager's newest snapshot."""
+        self._channel.update(snapshot)
+
+    async def sweep(self) -> None:
+        """Make sure of the old ones, every few seconds."""
+        now = datetime.now(UTC)
+        if self._swept_at is not None and now - self._swept_at < timedelta(seconds=SWEEP_S):
+            return
+        self._swept_at = now
+        before = now - timedelta(seconds=LEFT_OVER_AFTER_S)
+        self._ensure(await self._store.unfinished_runs(created_before=before))
+
+    def slots_moved(self, pool: str, slots: Sequence[int]) -> None:
+        """Make sure of the runs whose agents have a new host."""
+        self._tasks.spawn(self._after_move(pool, slots), name="redrive after move")
+
+    async def _after_move(self, pool: str, slots: Sequence[int]) -> None:
+        runs = await self._store.unfinished_runs(
+            created_before=datetime.now(UTC), pool=pool, slots=slots
+        )
+        self._ensure(runs)
+
+    def _ensure(self, runs: Sequence[StoredRun]) -> None:
+        for stored in runs:
+            payload = encode(stored)
+            message = Message(
+                Kind.RUN,
+                stored.agent,
+                ENSURE,
+                payload,
+                _Noted(stored.run.id),
+                self._channel.on_gone,
+            )
+            message.deadline = asyncio.get_running_loop().time() + _TIMEOUT_S
+            self._channel.post(message)
+
+    async def close(self) -> None:
+        """Stop."""
+        await self._tasks.close()
+        await self._channel.close()
+
+
+class _Noted:
+    """Logs a run that could not be handed over; the next sweep tries again."""
+
+    __slots__ = ("_run_id",)
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+
+    def __call__(self, reply: Reply) -> Any:
+        if isinstance(reply.payload, Exception):
+            logger.warning(
+                "run waits: %s",
+                reply.payload,
+                extra={"action": "redrive_waits", "run": self._run_id},
+            )

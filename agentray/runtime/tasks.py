@@ -1,0 +1,51 @@
+"""Owned tasks: whoever starts one keeps it, hears of its error, and ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class TaskSet:
+    """Tasks of one owner. An error in one is logged; `close` ends them all."""
+
+    __slots__ = ("_owner", "_tasks")
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, Any], name: str | None = None
+    ) -> asyncio.Task[Any]:
+        """Start a task that belongs to this set."""
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error(
+                "task %s of %s failed",
+                task.get_name(),
+                self._owner,
+                exc_info=error,
+                extra={"action": "task_failed", "owner": self._owner},
+            )
+
+    async def close(self) -> None:
+        """Cancel all tasks and wait until they have ended."""
+        me = asyncio.current_task()
+        tasks = [task for task in self._tasks if task is not me]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def __len__(self) -> int:
+        return len(self._tasks)

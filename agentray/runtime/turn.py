@@ -1,0 +1,61 @@
+"""One message on the host's side: from its acceptance to its reply."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol
+
+from agentray.protocol.codec import encode_error
+from agentray.protocol.envelope import Envelope, Outcome, ReplyKind
+
+if TYPE_CHECKING:
+    from agentray.runtime.active_run import ActiveRun
+
+
+class ReplySink(Protocol):
+    """Where replies go: the outbox of a link, a sender in this process, or a run."""
+
+    @property
+    def active(self) -> dict[int, Turn]:
+        """What is under way for this sender, by message id."""
+        ...
+
+    def reply(
+        self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None
+    ) -> None:
+        """Take a reply."""
+        ...
+
+
+class Turn:
+    """A message that an agent handles, or will.
+
+    Attributes:
+        run: the run whose prompt this is; None for every other message.
+        task: what handles it; None while it waits.
+        cancelled: its sender gave it up.
+    """
+
+    __slots__ = ("cancelled", "envelope", "run", "sink", "task")
+
+    def __init__(self, envelope: Envelope, sink: ReplySink, run: ActiveRun | None = None) -> None:
+        self.envelope = envelope
+        self.sink = sink
+        self.run = run
+        self.task: asyncio.Task[Any] | None = None
+        self.cancelled = False
+        sink.active[envelope.id] = self
+
+    def reply(self, kind: int, payload: Any = None, outcome: Outcome | None = None) -> None:
+        """Answer the sender; with `OPEN`, it can still be cancelled, else it is over."""
+        if kind != ReplyKind.OPEN:
+            self.sink.active.pop(self.envelope.id, None)
+        self.sink.reply(self.envelope.id, kind, payload, outcome)
+
+    def fail(self, error: BaseException, outcome: Outcome | None = None) -> None:
+        """Answer with an error."""
+        self.reply(ReplyKind.ERROR, encode_error(error), outcome)
+
+    def drop(self) -> None:
+        """End it without an answer: nobody waits for one."""
+        self.sink.active.pop(self.envelope.id, None)

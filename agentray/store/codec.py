@@ -1,0 +1,194 @@
+"""How values are kept: JSON as text, and what both stores check before they write.
+
+JSON is kept as the text that Python makes of it, so whatever `json` can write comes back
+equal, also NUL characters, lone surrogates and floats beyond any integer. NaN and infinities are no
+JSON. Columns that are plain text (ids, keys, reasons) cannot hold a NUL or a lone surrogate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from agentray.core.lifecycle import TERMINAL
+from agentray.errors import PayloadError
+from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
+from agentray.store.base import DeadLetter, Effects, NewRun, RunEnd, SlotLease
+
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
+KEY_LIFETIME = timedelta(hours=24)
+"""How long an idempotency key is kept for its run."""
+
+
+def encode(value: Any) -> str:
+    """Return a value as JSON.
+
+    Raises:
+        PayloadError: it has no JSON.
+    """
+    try:
+        return _ENCODER.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PayloadError(f"A value has no JSON: {error}") from error
+
+
+def encode_optional(value: Any) -> str | None:
+    """Return a value as JSON, None as None."""
+    return None if value is None else encode(value)
+
+
+def decode(text: str | None) -> Any:
+    """Return the value of a JSON text; None has none."""
+    return None if text is None else json.loads(text)
+
+
+def queued_run(run: NewRun) -> Run:
+    """Return a new run as it is once it is admitted."""
+    return Run(
+        id=run.id,
+        status=RunStatus.QUEUED,
+        agent=str(run.agent),
+        correlation_id=run.correlation_id,
+        created_at=run.created_at,
+    )
+
+
+def encode_event(event: RunEvent) -> str:
+    """Return a run event as JSON."""
+    return encode(
+        {
+            "offset": event.offset,
+            "kind": event.kind,
+            "time": event.time.isoformat(),
+            "data": event.data,
+        }
+    )
+
+
+def decode_event(text: str) -> RunEvent:
+    """Return the run event of a JSON text."""
+    return RunEvent.model_validate(decode(text))
+
+
+def decode_error(text: str | None) -> RunError | None:
+    """Return the error of a JSON text."""
+    return None if text is None else RunError.model_validate(decode(text))
+
+
+def decode_trace(text: str | None) -> list[Span]:
+    """Return the spans of a JSON text, [] when there is none."""
+    return [Span.model_validate(span) for span in decode(text) or ()]
+
+
+def check_run(run: NewRun) -> None:
+    """Check the texts of a new run.
+
+    Raises:
+        PayloadError: one cannot be stored.
+    """
+    texts = {"agent key": run.agent.key, "correlation id": run.correlation_id, "owner": run.owner}
+    for name, text in {**texts, "idempotency key": run.idempotency_key or ""}.items():
+        check_text(name, text)
+
+
+def check_leases(leases: Sequence[SlotLease]) -> None:
+    """Check that no slot is leased twice at once.
+
+    Raises:
+        ValueError: one is.
+    """
+    if len({(lease.pool, lease.slot) for lease in leases}) < len(leases):
+        raise ValueError("A slot can be assigned only once in one call.")
+
+
+def check_letter(letter: DeadLetter) -> None:
+    """Check the texts of a dead letter.
+
+    Raises:
+        PayloadError: one cannot be stored.
+    """
+    check_text("target", letter.target)
+    check_text("reason", letter.reason)
+    check_text("correlation id", letter.correlation_id)
+
+
+def check_text(name: str, text: str) -> None:
+    """Check that a text can be stored outside JSON.
+
+    Raises:
+        PayloadError: it has a NUL or a lone surrogate.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PayloadError(f"The {name} {text!r} has a lone surrogate.") from error
+    if "\0" in text:
+        raise PayloadError(f"The {name} {text!r} has a NUL character.")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedEnd:
+    """The end of a run as it is stored."""
+
+    status: str
+    result: str | None
+    error: str | None
+    trace: str | None
+    started_at: datetime | None
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """What one Effects does to one run."""
+
+    run_id: str
+    first_offset: int
+    events: Sequence[str]  # each as JSON
+    end: EncodedEnd | None
+
+
+def touches(effects: Effects) -> list[Touch]:
+    """Return what the effects do to runs, one element for each run.
+
+    Raises:
+        ValueError: the offsets of the events have a gap, or the end is none.
+        PayloadError: a value has no JSON.
+    """
+    end = effects.end
+    ends = {} if end is None else {end.run_id: _encode_end(end)}
+    return [
+        _touch(run_id, effects.events.get(run_id, ()), ends.get(run_id))
+        for run_id in {**effects.events, **ends}
+    ]
+
+
+def _touch(run_id: str, events: Sequence[RunEvent], end: EncodedEnd | None) -> Touch:
+    first = events[0].offset if events else 0
+    for expected, event in enumerate(events, first):
+        if event.offset != expected or expected < 0:
+            raise gap(run_id, max(expected, 0), event.offset)
+    return Touch(run_id, first, [encode_event(event) for event in events], end)
+
+
+def _encode_end(end: RunEnd) -> EncodedEnd:
+    if end.status not in TERMINAL:
+        raise ValueError(f"Run {end.run_id} cannot end as {end.status.value}.")
+    trace = sorted(end.trace, key=lambda span: span.started_at)
+    return EncodedEnd(
+        status=end.status.value,
+        result=encode_optional(end.result),
+        error=None if end.error is None else encode(end.error.model_dump(mode="json")),
+        trace=encode([span.model_dump(mode="json") for span in trace]) if trace else None,
+        started_at=end.started_at,
+        finished_at=end.finished_at,
+    )
+
+
+def gap(run_id: str, expected: int, found: int) -> ValueError:
+    """Return the error of events that do not continue those of their run."""
+    return ValueError(f"The next event of run {run_id} has offset {expected}, not {found}.")

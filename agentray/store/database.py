@@ -1,0 +1,153 @@
+"""The connections of the PostgreSQL store: asyncpg with types, named queries and our errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
+
+import asyncpg
+
+from agentray.errors import ConfigurationError, PayloadError, StoreUnavailable
+from agentray.store.migrate import SCHEMA, migrate
+from agentray.store.queries import queries
+
+Row = Mapping[str, Any]
+"""One row of a result."""
+
+_CONNECT_TIMEOUT_S = 10.0
+_STATEMENT_TIMEOUT_S = 30.0  # a server that vanished without a word must not hang its callers
+_CLOSE_TIMEOUT_S = 5.0
+
+_SESSION = {
+    "application_name": "agentray",
+    "search_path": SCHEMA,
+    # Statements look up a few rows by their keys. Plans that are made without the arguments, and do
+    # without reading whole tables, do exactly that, also when made while a table was still small.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+}
+
+_UNAVAILABLE = (
+    OSError,  # also TimeoutError
+    asyncpg.InterfaceError,  # the connection or the pool is closed
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # starting up, shutting down, cancelled by the operator
+    asyncpg.InsufficientResourcesError,  # too many connections, disk full
+    asyncpg.ReadOnlySQLTransactionError,  # a standby
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,  # no such database
+)
+
+
+class _Pool(Protocol):
+    """What is used of `asyncpg.Pool`, which has no types of its own."""
+
+    async def fetch(self, query: str, *args: Any) -> list[Row]: ...
+    async def fetchrow(self, query: str, *args: Any) -> Row | None: ...
+    async def fetchval(self, query: str, *args: Any) -> Any: ...
+    async def execute(self, query: str, *args: Any) -> str: ...
+    def acquire(self) -> Any: ...
+    async def close(self) -> None: ...
+    def terminate(self) -> None: ...
+
+
+class Database:
+    """A pool of connections to one database.
+
+    Args:
+        dsn: `postgresql://…`.
+        max_connections: how many may be open at once; they are opened when they are needed.
+    """
+
+    def __init__(self, dsn: str, max_connections: int) -> None:
+        self._dsn = dsn
+        self._max_connections = max_connections
+        self._open_pool: _Pool | None = None
+
+    async def open(self) -> None:
+        """Connect and migrate; does nothing when open.
+
+        Raises:
+            ConfigurationError: the DSN is malformed.
+            StoreUnavailable: no connection.
+            SchemaTooNew: written by a newer agentray.
+        """
+        if self._open_pool is not None:
+            return
+        with _our_errors():
+            pool = await self._connect()
+            try:
+                async with pool.acquire() as connection:
+                    await migrate(connection)
+            except BaseException:
+                pool.terminate()
+                raise
+        self._open_pool = pool
+
+    async def close(self) -> None:
+        """Close the connections; harmless when not open."""
+        pool, self._open_pool = self._open_pool, None
+        if pool is None:
+            return
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await pool.close()  # waits for the statements under way
+        except TimeoutError:
+            pool.terminate()
+
+    async def fetch(self, name: str, *args: Any) -> list[Row]:
+        """Run a named query and return its rows."""
+        with _our_errors():
+            return await self._pool.fetch(queries()[name], *args)
+
+    async def fetch_row(self, name: str, *args: Any) -> Row | None:
+        """Run a named query and return its first row."""
+        with _our_errors():
+            return await self._pool.fetchrow(queries()[name], *args)
+
+    async def fetch_value(self, name: str, *args: Any) -> Any:
+        """Run a named query and return the first value of its first row."""
+        with _our_errors():
+            return await self._pool.fetchval(queries()[name], *args)
+
+    async def execute(self, name: str, *args: Any) -> None:
+        """Run a named query that returns nothing."""
+        with _our_errors():
+            await self._pool.execute(queries()[name], *args)
+
+    @property
+    def _pool(self) -> _Pool:
+        if self._open_pool is None:
+            raise StoreUnavailable("The store is not open.")
+        return self._open_pool
+
+    async def _connect(self) -> _Pool:
+        pool: Any = asyncpg.create_pool(  # pyright: ignore[reportUnknownMemberType]
+            self._dsn,
+            min_size=1,
+            max_size=self._max_connections,
+            timeout=_CONNECT_TIMEOUT_S,
+            command_timeout=_STATEMENT_TIMEOUT_S,
+            server_settings=_SESSION,
+            reset=_leave_as_it_is,
+        )
+        return cast("_Pool", await pool)
+
+
+async def _leave_as_it_is(connection: Any) -> None:
+    """Skip the reset of a returned connection: a round trip, and nothing here changes a session."""
+
+
+@contextmanager
+def _our_errors() -> Generator[None]:
+    """Turn errors of asyncpg into those of the Store."""
+    try:
+        yield
+    except asyncpg.ClientConfigurationError as error:
+        raise ConfigurationError(f"The database URL is wrong: {error}") from error
+    except asyncpg.DataError as error:
+        raise PayloadError(f"PostgreSQL cannot keep a value: {error}") from error
+    except _UNAVAILABLE as error:
+        raise StoreUnavailable(f"The database cannot be reached: {error!r}") from error

@@ -1,0 +1,381 @@
+"""The store in memory: the same contract without a database, for tests of agents and apps.
+
+It keeps JSON as text, as PostgreSQL does, so nothing handed in or out is shared with it. No method
+awaits anything, which makes each of them atomic.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap, Counter
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from typing import TypeVar
+
+from agentray.core.lifecycle import TERMINAL
+from agentray.errors import UnknownRun
+from agentray.ids import AgentId
+from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
+from agentray.store.base import (
+    Admission,
+    ApiKey,
+    AppRow,
+    CommitOutcome,
+    DeadLetter,
+    Effects,
+    HostRow,
+    LaunchedAgent,
+    NewRun,
+    SlotLease,
+    StateWrite,
+    StoredRun,
+)
+from agentray.store.codec import (
+    KEY_LIFETIME,
+    EncodedEnd,
+    Touch,
+    check_leases,
+    check_letter,
+    check_run,
+    decode,
+    decode_error,
+    decode_event,
+    decode_trace,
+    encode,
+    gap,
+    queued_run,
+    touches,
+)
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _RunRow:
+    new: NewRun
+    input: str
+    status: RunStatus = RunStatus.QUEUED
+    attempt: int = 1
+    events: tuple[str, ...] = ()
+    started_at: datetime | None = None
+    end: EncodedEnd | None = None
+
+    @property
+    def run(self) -> Run:
+        end = self.end
+        return queued_run(self.new).model_copy(
+            update={
+                "status": self.status,
+                "result": decode(end.result) if end else None,
+                "error": decode_error(end.error) if end else None,
+                "attempt": self.attempt,
+                "started_at": self.started_at,
+                "finished_at": end.finished_at if end else None,
+            }
+        )
+
+    @property
+    def stored_run(self) -> StoredRun:
+        new = self.new
+        return StoredRun(
+            run=self.run,
+            agent=new.agent,
+            pool=new.pool,
+            slot=new.slot,
+            input=decode(self.input),
+            events=len(self.events),
+            owner=new.owner,
+        )
+
+
+class MemoryStore:
+    """A `Store` that forgets everything when its process ends."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, _RunRow] = {}
+        self._keys: dict[tuple[str, str], str] = {}  # (owner, idempotency key) → run id
+        self._states: dict[AgentId, tuple[str, int]] = {}
+        self._hosts: dict[str, HostRow] = {}
+        self._leases: dict[tuple[str, int], SlotLease] = {}
+        self._apps: dict[str, AppRow] = {}
+        self._launched: dict[AgentId, LaunchedAgent] = {}
+        self._api_keys: dict[str, ApiKey] = {}
+        self._letters: dict[str, tuple[DeadLetter, str]] = {}
+
+    async def open(self) -> None:
+        """Do nothing: there is nothing to connect to."""
+
+    async def close(self) -> None:
+        """Do nothing; everything is kept, as in a database."""
+
+    async def ping(self) -> None:
+        """Do nothing: memory always answers."""
+
+    # Runs
+
+    async def admit(self, runs: Sequence[NewRun]) -> list[Admission]:
+        """Keep new runs as `queued`; repeats of an idempotency key find the earlier run."""
+        for run in runs:
+            check_run(run)
+        inputs = [encode(dict(run.input)) for run in runs]  # before anything is kept
+        return [self._admit(run, text) for run, text in zip(runs, inputs, strict=True)]
+
+    def _admit(self, run: NewRun, text: str) -> Admission:
+        known = self._runs.get(run.id) or self._run_of_key(run)
+        if known is not None:
+            return Admission(known.run, created=False, conflict=known.new.digest != run.digest)
+        if run.idempotency_key is not None:
+            self._keys[run.owner, run.idempotency_key] = run.id
+        self._runs[run.id] = _RunRow(run, text)
+        return Admission(queued_run(run), created=True)
+
+    def _run_of_key(self, run: NewRun) -> _RunRow | None:
+        if run.idempotency_key is None:
+            return None
+        run_id = self._keys.get((run.owner, run.idempotency_key))
+        known = self._runs[run_id] if run_id is not None else None
+        if known is not None and run.created_at - known.new.created_at > KEY_LIFETIME:
+            return None
+        return known
+
+    async def get_run(self, run_id: str) -> StoredRun | None:
+        """Return a run, or None."""
+        row = self._runs.get(run_id)
+        return row.stored_run if row else None
+
+    async def get_trace(self, run_id: str) -> list[Span]:
+        """Return the spans of an ended run, in order of their start; [] when there are none."""
+        row = self._runs.get(run_id)
+        return decode_trace(row.end.trace if row and row.end else None)
+
+    async def list_runs(
+        self,
+        *,
+        limit: int = 50,
+        before: str | None = None,
+        status: RunStatus | None = None,
+        agent_type: str | None = None,
+    ) -> list[Run]:
+        """Return runs, newest first; `before` is the id of the last one already seen."""
+        ids = sorted((i for i in self._runs if before is None or i < before), reverse=True)
+        found = (
+            row.run
+            for row in map(self._runs.__getitem__, ids)
+            if status in {None, row.status} and agent_type in {None, row.new.agent.type}
+        )
+        return _first(found, limit)
+
+    async def count_runs(self) -> dict[RunStatus, int]:
+        """Return how many runs there are of each status that occurs."""
+        return dict(Counter(row.status for row in self._runs.values()))
+
+    async def mark_running(self, runs: Mapping[str, datetime], host: str) -> None:  # noqa: ARG002
+        """Move queued runs to `running`, with the time they started; others are left alone."""
+        for run_id, started_at in runs.items():
+            row = self._runs.get(run_id)
+            if row is not None and row.status is RunStatus.QUEUED:
+                row = replace(row, status=RunStatus.RUNNING, started_at=started_at)
+                self._runs[run_id] = row
+
+    async def retry_run(self, run_id: str) -> StoredRun | None:
+        """Add one to the attempt of an unfinished run, back to `queued`; return it as it is now."""
+        row = self._runs.get(run_id)
+        if row is not None and row.end is None:
+            row = replace(row, status=RunStatus.QUEUED, attempt=row.attempt + 1, started_at=None)
+            self._runs[run_id] = row
+        return row.stored_run if row else None
+
+    async def unfinished_runs(
+        self,
+        *,
+        created_before: datetime,
+        pool: str | None = None,
+        slots: Sequence[int] | None = None,
+        limit: int = 1000,
+    ) -> list[StoredRun]:
+        """Return queued and running runs, oldest first."""
+        found = (
+            row.stored_run
+            for row in sorted(self._runs.values(), key=lambda r: (r.new.created_at, r.new.id))
+            if row.status not in TERMINAL
+            and row.new.created_at < created_before
+            and pool in {None, row.new.pool}
+            and (slots is None or row.new.slot in slots)
+        )
+        return _first(found, limit)
+
+    async def run_events(
+        self, run_id: str, *, after: int = -1, limit: int = 1000
+    ) -> list[RunEvent]:
+        """Return a run's events with an offset above `after`, in order."""
+        row = self._runs.get(run_id)
+        first = max(after + 1, 0)
+        return [decode_event(text) for text in (row.events if row else ())[first : first + limit]]
+
+    # What hosts write
+
+    async def commit(self, host: str, batch: Sequence[Effects]) -> list[CommitOutcome]:
+        """Apply each of the effects if `host` may, in one transaction."""
+        touched = [touches(effects) for effects in batch]
+        states = [
+            {w.agent: (encode(dict(w.state)), w.schema_version) for w in effects.states}
+            for effects in batch
+        ]
+        draft: ChainMap[str, _RunRow] = ChainMap({}, self._runs)
+        outcomes = [
+            self._judge(host, effects, of_item, draft)
+            for effects, of_item in zip(batch, touched, strict=True)
+        ]
+        # Nothing above has changed this store, and nothing below can fail.
+        self._runs.update(draft.maps[0])
+        for outcome, written in zip(outcomes, states, strict=True):
+            if outcome is CommitOutcome.COMMITTED:
+                self._states.update(written)
+        return outcomes
+
+    def _judge(
+        self,
+        host: str,
+        effects: Effects,
+        touched: Sequence[Touch],
+        runs: MutableMapping[str, _RunRow],
+    ) -> CommitOutcome:
+        """Decide about one Effects, and apply it to `runs` when it may be."""
+        if not self._may_commit(host, effects):
+            return CommitOutcome.FENCED
+        after: dict[str, _RunRow] = {}
+        for touch in touched:
+            if touch.run_id not in runs:
+                raise UnknownRun(touch.run_id)
+            row = _touched(runs[touch.run_id], touch)
+            if row is None:
+                return CommitOutcome.ALREADY_ENDED
+            after[touch.run_id] = row
+        runs.update(after)
+        return CommitOutcome.COMMITTED
+
+    def _may_commit(self, host: str, effects: Effects) -> bool:
+        row = self._hosts.get(host)
+        lease = self._leases.get((effects.pool, effects.slot))
+        return (
+            row is not None
+            and row.status != "dead"
+            and lease is not None
+            and (lease.host, lease.epoch) == (host, effects.epoch)
+        )
+
+    async def load_states(self, agents: Sequence[AgentId]) -> dict[AgentId, StateWrite]:
+        """Return the kept states of those agents that have one."""
+        found = {agent: self._states[agent] for agent in agents if agent in self._states}
+        return {
+            agent: StateWrite(agent, decode(state), version)
+            for agent, (state, version) in found.items()
+        }
+
+    # Placement
+
+    async def put_host(self, host: HostRow) -> None:
+        """Insert or replace a host. A dead host stays dead."""
+        known = self._hosts.get(host.id)
+        if known is None or known.status != "dead":
+            self._hosts[host.id] = host
+
+    async def list_hosts(self, *, include_dead: bool = False) -> list[HostRow]:
+        """Return the hosts, ordered by id."""
+        hosts = sorted(self._hosts.values(), key=lambda host: host.id)
+        return [host for host in hosts if include_dead or host.status != "dead"]
+
+    async def list_slots(self, pool: str | None = None) -> list[SlotLease]:
+        """Return the leases, of one pool or all, ordered by pool and slot."""
+        return [lease for key, lease in sorted(self._leases.items()) if pool in {None, key[0]}]
+
+    async def assign_slots(
+        self, leases: Sequence[SlotLease], *, dead_hosts: Mapping[str, str] | None = None
+    ) -> list[SlotLease]:
+        """Lease slots to hosts, and declare hosts dead (id → reason), in one transaction."""
+        check_leases(leases)
+        for host_id, reason in (dead_hosts or {}).items():
+            host = self._hosts.get(host_id)
+            if host is not None and host.status != "dead":
+                self._hosts[host_id] = replace(host, status="dead", reason=reason)
+        return [self._assign(lease) for lease in leases]
+
+    def _assign(self, lease: SlotLease) -> SlotLease:
+        known = self._leases.get((lease.pool, lease.slot))
+        assigned = replace(lease, epoch=known.epoch + 1 if known else 1)
+        self._leases[lease.pool, lease.slot] = assigned
+        return assigned
+
+    # Apps and launched agents
+
+    async def put_app(self, app: AppRow) -> None:
+        """Insert or replace an app by its name."""
+        self._apps[app.name] = app  # a replaced key keeps its place
+
+    async def list_apps(self) -> list[AppRow]:
+        """Return the apps in order of their first deployment."""
+        return list(self._apps.values())
+
+    async def put_launched(self, agents: Sequence[LaunchedAgent]) -> None:
+        """Keep the constructor arguments of agents; replaces earlier ones."""
+        self._launched.update({a.agent: replace(a, labels=dict(a.labels)) for a in agents})
+
+    async def load_launched(self, agents: Sequence[AgentId]) -> dict[AgentId, LaunchedAgent]:
+        """Return those of the agents that were launched."""
+        return {agent: self._launched[agent] for agent in agents if agent in self._launched}
+
+    async def list_launched(
+        self, *, agent_type: str | None = None, limit: int = 1000
+    ) -> list[LaunchedAgent]:
+        """Return launched agents, newest first."""
+        by_name = sorted(self._launched.values(), key=lambda launched: launched.agent)
+        newest = sorted(by_name, key=lambda launched: launched.launched_at, reverse=True)
+        return _first((a for a in newest if agent_type in {None, a.agent.type}), limit)
+
+    # Keys and dead letters
+
+    async def put_key(self, key: ApiKey) -> None:
+        """Insert or replace an API key by its id."""
+        self._api_keys[key.id] = key
+
+    async def find_key(self, digest: str) -> ApiKey | None:
+        """Return the key with this digest, also a revoked one, or None."""
+        return next((key for key in self._api_keys.values() if key.digest == digest), None)
+
+    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep dead letters; one that is kept already is left alone."""
+        for letter in letters:
+            check_letter(letter)
+        payloads = [encode(dict(letter.payload)) for letter in letters]
+        for letter, payload in zip(letters, payloads, strict=True):
+            self._letters.setdefault(letter.id, (replace(letter, payload={}), payload))
+
+    async def list_dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
+        """Return dead letters, newest first."""
+        newest = sorted(self._letters.items(), reverse=True, key=lambda item: item[0])
+        return [replace(d, payload=decode(payload)) for _, (d, payload) in newest[:limit]]
+
+
+def _touched(row: _RunRow, touch: Touch) -> _RunRow | None:
+    """Return a run after a touch; None: it had ended before.
+
+    Raises:
+        ValueError: the events do not continue those of the run.
+    """
+    stored, first, end = len(row.events), touch.first_offset, touch.end
+    new_events = first + len(touch.events) > stored
+    if row.end is not None:
+        return None if end or new_events else row
+    if touch.events and first > stored:
+        raise gap(row.new.id, stored, first)
+    events = row.events + tuple(touch.events[stored - first :]) if new_events else row.events
+    row = replace(row, events=events)
+    if end is None:
+        return row
+    started_at = end.started_at or row.started_at
+    return replace(row, status=RunStatus(end.status), started_at=started_at, end=end)
+
+
+def _first(found: Iterable[_T], limit: int) -> list[_T]:
+    return list(islice(found, limit))

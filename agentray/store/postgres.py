@@ -1,0 +1,281 @@
+"""The store in PostgreSQL.
+
+Each method is one statement, so no transaction is ever open between two round trips. Where several
+steps must be atomic they are a function in the database: `commit_effects` and `assign_slots`, with
+the argument why a former holder of a slot cannot write, are in the migrations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import asyncpg
+
+from agentray.core.lifecycle import TERMINAL
+from agentray.errors import UnknownRun
+from agentray.ids import AgentId
+from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
+from agentray.store import rows
+from agentray.store.base import (
+    Admission,
+    ApiKey,
+    AppRow,
+    CommitOutcome,
+    DeadLetter,
+    Effects,
+    HostRow,
+    LaunchedAgent,
+    NewRun,
+    SlotLease,
+    StateWrite,
+    StoredRun,
+)
+from agentray.store.codec import (
+    KEY_LIFETIME,
+    check_leases,
+    check_letter,
+    check_run,
+    decode_event,
+    decode_trace,
+    queued_run,
+)
+from agentray.store.database import Database, Row
+
+_GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
+
+
+class PostgresStore:
+    """A `Store` in the schema `agentray` of a PostgreSQL database.
+
+    Args:
+        dsn: `postgresql://…`.
+        max_connections: how many connections this process may use.
+    """
+
+    def __init__(self, dsn: str, *, max_connections: int = 4) -> None:
+        self._database = Database(dsn, max_connections)
+
+    async def open(self) -> None:
+        """Connect, and bring the schema up to date."""
+        await self._database.open()
+
+    async def close(self) -> None:
+        """Close the connections; harmless when not open."""
+        await self._database.close()
+
+    async def ping(self) -> None:
+        """Do one round trip."""
+        await self._database.execute("ping")
+
+    # Runs
+
+    async def admit(self, runs: Sequence[NewRun]) -> list[Admission]:
+        """Commit new runs as `queued`; one statement unless some are known already."""
+        for run in runs:
+            check_run(run)
+        admissions: dict[int, Admission] = {}
+        waiting = dict(enumerate(runs))
+        # A second round only after an old key was taken from its run, here or by somebody else.
+        while waiting:
+            admissions |= await self._insert(waiting)
+            waiting = {n: run for n, run in waiting.items() if n not in admissions}
+            if waiting:
+                admissions |= await self._find_admitted(waiting)
+                waiting = {n: run for n, run in waiting.items() if n not in admissions}
+        return [admissions[n] for n in range(len(runs))]
+
+    async def _insert(self, runs: Mapping[int, NewRun]) -> dict[int, Admission]:
+        inserted = await self._database.fetch("insert_runs", *rows.new_run_columns(runs.values()))
+        new = {row["id"] for row in inserted}
+        created: dict[int, Admission] = {}
+        for n, run in runs.items():
+            if run.id in new:
+                new.remove(run.id)  # a repeat of the id within the batch is not created twice
+                created[n] = Admission(queued_run(run), created=True)
+        return created
+
+    async def _find_admitted(self, runs: Mapping[int, NewRun]) -> dict[int, Admission]:
+        """Return what became of runs that were known; old keys are released instead."""
+        asked = [(run.id, run.owner, run.idempotency_key) for run in runs.values()]
+        found = await self._database.fetch("find_admitted", *rows.columns(asked, 3))
+        by_id = {row["id"]: row for row in found}
+        by_key = {(row["owner"], row["idempotency_key"]): row for row in found}
+        admissions: dict[int, Admission] = {}
+        outdated: list[str] = []
+        for n, run in runs.items():
+            of_key = by_key.get((run.owner, run.idempotency_key)) if run.idempotency_key else None
+            if run.id in by_id:
+                admissions[n] = _repeated(by_id[run.id], run)
+            elif of_key and run.created_at - of_key["created_at"] > KEY_LIFETIME:
+                outdated.append(of_key["id"])
+            elif of_key:
+                admissions[n] = _repeated(of_key, run)
+        if outdated:
+            await self._database.execute("release_keys", outdated)
+        return admissions
+
+    async def get_run(self, run_id: str) -> StoredRun | None:
+        """Return a run, or None."""
+        row = await self._database.fetch_row("get_run", run_id)
+        return rows.stored_run_of(row) if row else None
+
+    async def get_trace(self, run_id: str) -> list[Span]:
+        """Return the spans of an ended run, in order of their start; [] when there are none."""
+        return decode_trace(await self._database.fetch_value("get_trace", run_id))
+
+    async def list_runs(
+        self,
+        *,
+        limit: int = 50,
+        before: str | None = None,
+        status: RunStatus | None = None,
+        agent_type: str | None = None,
+    ) -> list[Run]:
+        """Return runs, newest first; `before` is the id of the last one already seen."""
+        unfinished = status is not None and status not in TERMINAL
+        name = "list_unfinished_runs" if unfinished else "list_runs"
+        found = await self._database.fetch(name, before, status, agent_type, limit)
+        return [rows.run_of(row) for row in found]
+
+    async def count_runs(self) -> dict[RunStatus, int]:
+        """Return how many runs there are of each status that occurs."""
+        found = await self._database.fetch("count_runs")
+        return {RunStatus(row["status"]): row["runs"] for row in found}
+
+    async def mark_running(self, runs: Mapping[str, datetime], host: str) -> None:
+        """Move queued runs to `running`, with the time they started; others are left alone."""
+        await self._database.execute("mark_running", list(runs), list(runs.values()), host)
+
+    async def retry_run(self, run_id: str) -> StoredRun | None:
+        """Add one to the attempt of an unfinished run, back to `queued`; return it as it is now."""
+        row = await self._database.fetch_row("retry_run", run_id)
+        return rows.stored_run_of(row) if row else await self.get_run(run_id)
+
+    async def unfinished_runs(
+        self,
+        *,
+        created_before: datetime,
+        pool: str | None = None,
+        slots: Sequence[int] | None = None,
+        limit: int = 1000,
+    ) -> list[StoredRun]:
+        """Return queued and running runs, oldest first."""
+        wanted = None if slots is None else list(slots)
+        found = await self._database.fetch("unfinished_runs", created_before, pool, wanted, limit)
+        return [rows.stored_run_of(row) for row in found]
+
+    async def run_events(
+        self, run_id: str, *, after: int = -1, limit: int = 1000
+    ) -> list[RunEvent]:
+        """Return a run's events with an offset above `after`, in order."""
+        found = await self._database.fetch("run_events", run_id, after + 1, limit)
+        return [decode_event(row["event"]) for row in found]
+
+    # What hosts write
+
+    async def commit(self, host: str, batch: Sequence[Effects]) -> list[CommitOutcome]:
+        """Apply each of the effects if `host` may, in one transaction and one round trip."""
+        if not batch:
+            return []
+        try:
+            outcomes = await self._database.fetch_value(
+                "commit_effects", host, *rows.effects_columns(batch)
+            )
+        except asyncpg.PostgresError as error:
+            raise _error_of_commit(error) from error
+        return [CommitOutcome(outcome) for outcome in outcomes]
+
+    async def load_states(self, agents: Sequence[AgentId]) -> dict[AgentId, StateWrite]:
+        """Return the kept states of those agents that have one."""
+        found = await self._database.fetch("load_states", *rows.columns(agents, 2))
+        return {rows.agent_of(row): rows.state_of(row) for row in found}
+
+    # Placement
+
+    async def put_host(self, host: HostRow) -> None:
+        """Insert or replace a host. A dead host stays dead."""
+        about = (host.id, host.pool, host.actor_name, host.status, host.node_id, host.pid)
+        await self._database.execute("put_host", *about, host.reason)
+
+    async def list_hosts(self, *, include_dead: bool = False) -> list[HostRow]:
+        """Return the hosts, ordered by id."""
+        return [rows.host_of(row) for row in await self._database.fetch("list_hosts", include_dead)]
+
+    async def list_slots(self, pool: str | None = None) -> list[SlotLease]:
+        """Return the leases, of one pool or all, ordered by pool and slot."""
+        return [rows.lease_of(row) for row in await self._database.fetch("list_slots", pool)]
+
+    async def assign_slots(
+        self, leases: Sequence[SlotLease], *, dead_hosts: Mapping[str, str] | None = None
+    ) -> list[SlotLease]:
+        """Lease slots to hosts, and declare hosts dead (id → reason), in one transaction."""
+        check_leases(leases)
+        dead = dead_hosts or {}
+        wanted = rows.columns(((lease.pool, lease.slot, lease.host) for lease in leases), 3)
+        found = await self._database.fetch("assign_slots", *wanted, list(dead), list(dead.values()))
+        return [rows.lease_of(row) for row in found]
+
+    # Apps and launched agents
+
+    async def put_app(self, app: AppRow) -> None:
+        """Insert or replace an app by its name."""
+        about = (app.name, app.spec, app.import_string, app.digest, app.status, app.deployed_at)
+        await self._database.execute("put_app", *about)
+
+    async def list_apps(self) -> list[AppRow]:
+        """Return the apps in order of their first deployment."""
+        return [rows.app_of(row) for row in await self._database.fetch("list_apps")]
+
+    async def put_launched(self, agents: Sequence[LaunchedAgent]) -> None:
+        """Keep the constructor arguments of agents; replaces earlier ones."""
+        await self._database.execute("put_launched", *rows.launched_columns(agents))
+
+    async def load_launched(self, agents: Sequence[AgentId]) -> dict[AgentId, LaunchedAgent]:
+        """Return those of the agents that were launched."""
+        found = await self._database.fetch("load_launched", *rows.columns(agents, 2))
+        return {rows.agent_of(row): rows.launched_of(row) for row in found}
+
+    async def list_launched(
+        self, *, agent_type: str | None = None, limit: int = 1000
+    ) -> list[LaunchedAgent]:
+        """Return launched agents, newest first."""
+        found = await self._database.fetch("list_launched", agent_type, limit)
+        return [rows.launched_of(row) for row in found]
+
+    # Keys and dead letters
+
+    async def put_key(self, key: ApiKey) -> None:
+        """Insert or replace an API key by its id."""
+        about = (key.id, key.digest, key.label, sorted(key.scopes), key.created_at, key.revoked_at)
+        await self._database.execute("put_key", *about)
+
+    async def find_key(self, digest: str) -> ApiKey | None:
+        """Return the key with this digest, also a revoked one, or None."""
+        row = await self._database.fetch_row("find_key", digest)
+        return rows.key_of(row) if row else None
+
+    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep dead letters; one that is kept already is left alone."""
+        for letter in letters:
+            check_letter(letter)
+        await self._database.execute("add_dead_letters", *rows.letter_columns(letters))
+
+    async def list_dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
+        """Return dead letters, newest first."""
+        found = await self._database.fetch("list_dead_letters", limit)
+        return [rows.letter_of(row) for row in found]
+
+
+def _repeated(row: Row, run: NewRun) -> Admission:
+    return Admission(rows.run_of(row), created=False, conflict=row["digest"] != run.digest)
+
+
+def _error_of_commit(error: asyncpg.PostgresError) -> Exception:
+    """Return what an error of `commit_effects` means to its caller."""
+    sqlstate, text = getattr(error, "sqlstate", None), str(error)
+    if sqlstate == _GAP:
+        return ValueError(text)
+    if sqlstate == _UNKNOWN_RUN:
+        return UnknownRun(text)
+    return error

@@ -1,0 +1,168 @@
+"""Rows of the PostgreSQL store: made of what callers give, and turned back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from agentray.ids import AgentId
+from agentray.protocol.runs import Run
+from agentray.store.base import (
+    ApiKey,
+    AppRow,
+    DeadLetter,
+    Effects,
+    HostRow,
+    LaunchedAgent,
+    NewRun,
+    SlotLease,
+    StateWrite,
+    StoredRun,
+)
+from agentray.store.codec import Touch, decode, decode_error, encode, touches
+from agentray.store.database import Row
+
+
+def columns(rows: Iterable[Sequence[Any]], width: int) -> list[list[Any]]:
+    """Return rows as columns, the form in which many rows are one statement's arguments."""
+    turned = [list(column) for column in zip(*rows, strict=True)]
+    return turned or [[] for _ in range(width)]
+
+
+def new_run_columns(runs: Iterable[NewRun]) -> list[list[Any]]:
+    """Return the arguments of `insert_runs`."""
+    return columns(
+        (
+            (
+                *(run.id, *run.agent, run.pool, run.slot, encode(dict(run.input))),
+                *(run.correlation_id, run.owner, run.idempotency_key, run.digest, run.created_at),
+            )
+            for run in runs
+        ),
+        11,
+    )
+
+
+def launched_columns(agents: Iterable[LaunchedAgent]) -> list[list[Any]]:
+    """Return the arguments of `put_launched`."""
+    new = ((*a.agent, a.arguments, encode(dict(a.labels)), a.launched_at) for a in agents)
+    return columns(new, 5)
+
+
+def letter_columns(letters: Iterable[DeadLetter]) -> list[list[Any]]:
+    """Return the arguments of `add_dead_letters`."""
+    return columns(
+        (
+            (
+                *(letter.id, letter.kind, letter.reason, letter.target),
+                *(encode(dict(letter.payload)), letter.correlation_id, letter.created_at),
+            )
+            for letter in letters
+        ),
+        7,
+    )
+
+
+def effects_columns(batch: Sequence[Effects]) -> list[list[Any]]:
+    """Return the arguments of `commit_effects` after the host.
+
+    Raises:
+        ValueError: the offsets of the events have a gap, or the end is none.
+        PayloadError: a value has no JSON.
+    """
+    touched = [touches(effects) for effects in batch]
+    items = [(e.pool, e.slot, e.epoch, len(t)) for e, t in zip(batch, touched, strict=True)]
+    places: dict[str, int] = {}  # of each run in the list of runs, from 1 as PostgreSQL counts
+    changes = [
+        _touch_row(places.setdefault(touch.run_id, len(places) + 1), touch)
+        for of_item in touched
+        for touch in of_item
+    ]
+    states = [
+        (item, *write.agent, encode(dict(write.state)), write.schema_version)
+        for item, effects in enumerate(batch, 1)
+        for write in effects.states
+    ]
+    return [*columns(items, 4), list(places), *columns(changes, 10), *columns(states, 5)]
+
+
+def _touch_row(run: int, touch: Touch) -> tuple[Any, ...]:
+    chunk = f"[{','.join(touch.events)}]"
+    row = (run, touch.first_offset, len(touch.events), chunk)
+    end = touch.end
+    if end is None:
+        return (*row, None, None, None, None, None, None)
+    return (*row, end.status, end.result, end.error, end.trace, end.started_at, end.finished_at)
+
+
+def run_of(row: Row) -> Run:
+    """Return the run of a row."""
+    return Run(
+        id=row["id"],
+        status=row["status"],
+        agent=str(agent_of(row)),
+        result=decode(row["result"]),
+        error=decode_error(row["error"]),
+        attempt=row["attempt"],
+        correlation_id=row["correlation_id"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+    )
+
+
+def stored_run_of(row: Row) -> StoredRun:
+    """Return the run of a row with what a host needs."""
+    return StoredRun(
+        run=run_of(row),
+        agent=agent_of(row),
+        pool=row["pool"],
+        slot=row["slot"],
+        input=decode(row["input"]),
+        events=row["events"],
+        owner=row["owner"],
+    )
+
+
+def agent_of(row: Row) -> AgentId:
+    """Return the agent of a row."""
+    return AgentId(row["agent_type"], row["agent_key"])
+
+
+def state_of(row: Row) -> StateWrite:
+    """Return the agent's state of a row."""
+    return StateWrite(agent_of(row), decode(row["state"]), row["schema_version"])
+
+
+def host_of(row: Row) -> HostRow:
+    """Return the host of a row."""
+    return HostRow(**dict(row))
+
+
+def lease_of(row: Row) -> SlotLease:
+    """Return the lease of a row."""
+    return SlotLease(**dict(row))
+
+
+def app_of(row: Row) -> AppRow:
+    """Return the app of a row."""
+    return AppRow(**dict(row))
+
+
+def launched_of(row: Row) -> LaunchedAgent:
+    """Return the launched agent of a row."""
+    return LaunchedAgent(agent_of(row), row["arguments"], row["launched_at"], decode(row["labels"]))
+
+
+def key_of(row: Row) -> ApiKey:
+    """Return the API key of a row."""
+    fields = dict(row)
+    fields["scopes"] = frozenset(row["scopes"])
+    return ApiKey(**fields)
+
+
+def letter_of(row: Row) -> DeadLetter:
+    """Return the dead letter of a row."""
+    fields = dict(row)
+    fields["payload"] = decode(row["payload"])
+    return DeadLetter(**fields)

@@ -1,0 +1,3 @@
+-- name: ping
+-- Do one round trip.
+SELECT 1;

@@ -1,0 +1,105 @@
+-- name: insert_runs
+-- Insert runs, except those whose id or idempotency key is known; return the ids of the new ones.
+INSERT INTO runs (id, status, agent_type, agent_key, pool, slot, input, correlation_id, owner,
+                  idempotency_key, digest, created_at)
+SELECT id, 'queued', agent_type, agent_key, pool, slot, input, correlation_id, owner,
+       idempotency_key, digest, created_at
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::json[], $7::text[],
+            $8::text[], $9::text[], $10::text[], $11::timestamptz[]) WITH ORDINALITY
+    AS new (id, agent_type, agent_key, pool, slot, input, correlation_id, owner, idempotency_key,
+            digest, created_at, n)
+ORDER BY owner, idempotency_key, n  -- in one order for everybody: no deadlocks
+ON CONFLICT DO NOTHING
+RETURNING id;
+
+-- name: find_admitted
+-- Return the runs that have one of the ids, or the same owner and idempotency key.
+SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
+       started_at, finished_at,
+       owner, idempotency_key, digest
+FROM runs WHERE id = ANY ($1::text[])
+UNION ALL
+SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
+       started_at, finished_at,
+       owner, idempotency_key, digest
+FROM runs JOIN unnest($2::text[], $3::text[]) AS wanted (owner, idempotency_key)
+    USING (owner, idempotency_key)
+WHERE idempotency_key IS NOT NULL;
+
+-- name: release_keys
+-- Take their idempotency keys from old runs.
+UPDATE runs SET idempotency_key = NULL WHERE id = ANY ($1::text[]);
+
+-- name: get_run
+-- Return a run with what a host needs.
+SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
+       started_at, finished_at, pool, slot, input, events, owner
+FROM runs WHERE id = $1;
+
+-- name: get_trace
+-- Return the spans of a run as one JSON array.
+SELECT trace FROM runs WHERE id = $1;
+
+-- name: list_runs
+-- Return runs, newest first.
+SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
+       started_at, finished_at
+FROM runs
+WHERE ($1::text IS NULL OR id < $1)
+  AND ($2::text IS NULL OR status = $2)
+  AND ($3::text IS NULL OR agent_type = $3)
+ORDER BY id DESC LIMIT $4;
+
+-- name: list_unfinished_runs
+-- Return unfinished runs, newest first: list_runs, but among a million ended ones.
+SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
+       started_at, finished_at
+FROM runs
+WHERE finished_at IS NULL
+  AND ($1::text IS NULL OR id < $1)
+  AND ($2::text IS NULL OR status = $2)
+  AND ($3::text IS NULL OR agent_type = $3)
+ORDER BY id DESC LIMIT $4;
+
+-- name: count_runs
+-- Count runs by status.
+SELECT status, count(*) AS runs FROM runs GROUP BY status;
+
+-- name: mark_running
+-- Move those of the runs that are queued to running.
+WITH queued AS (
+    SELECT runs.id, started.at
+    FROM unnest($1::text[], $2::timestamptz[]) AS started (id, at) JOIN runs USING (id)
+    WHERE runs.status = 'queued'
+    ORDER BY runs.id FOR UPDATE OF runs
+)
+UPDATE runs SET status = 'running', started_at = queued.at, host = $3
+FROM queued WHERE runs.id = queued.id;
+
+-- name: retry_run
+-- Give an unfinished run its next attempt.
+UPDATE runs SET status = 'queued', attempt = attempt + 1, started_at = NULL, host = NULL
+WHERE id = $1 AND finished_at IS NULL
+RETURNING id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
+          started_at, finished_at, pool, slot, input, events, owner;
+
+-- name: unfinished_runs
+-- Return unfinished runs, oldest first.
+SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
+       started_at, finished_at, pool, slot, input, events, owner
+FROM runs
+WHERE finished_at IS NULL AND created_at < $1
+  AND ($2::text IS NULL OR pool = $2)
+  AND ($3::integer[] IS NULL OR slot = ANY ($3))
+ORDER BY created_at, id LIMIT $4;
+
+-- name: run_events
+-- Return the events of a run from an offset on, each as JSON.
+SELECT event.value AS event
+FROM run_events AS chunk
+CROSS JOIN json_array_elements(chunk.events) WITH ORDINALITY AS event (value, n)
+WHERE chunk.run_id = $1
+  AND chunk.first_offset >= coalesce(
+      (SELECT max(first_offset) FROM run_events WHERE run_id = $1 AND first_offset <= $2), 0)
+  AND chunk.first_offset + event.n - 1 >= $2
+ORDER BY chunk.first_offset, event.n LIMIT $3;

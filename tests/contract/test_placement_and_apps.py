@@ -1,0 +1,129 @@
+"""Hosts, leases, apps, launched agents, API keys and dead letters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agentray.errors import PayloadError
+from agentray.ids import AgentId
+from agentray.store.base import ApiKey, AppRow, DeadLetter, LaunchedAgent, SlotLease, Store
+from tests.contract.samples import ADA, T0, at, host, lease
+
+
+async def test_a_host_is_replaced_until_it_is_dead(store: Store):
+    live = host(node_id="n", pid=2**31 + 5)
+    await store.put_host(host(status="starting"))
+    await store.put_host(live)
+    assert await store.list_hosts() == [live]
+
+    dead = replace(live, status="dead", reason="killed")
+    await store.put_host(dead)
+    await store.put_host(live)
+    assert await store.list_hosts() == []
+    assert await store.list_hosts(include_dead=True) == [dead]
+
+
+async def test_every_assignment_raises_the_epoch(store: Store):
+    first = await store.assign_slots([lease("h1", 1, epoch=50), lease("h1", 0)])
+    second = await store.assign_slots([lease("h2", 0), lease("h1", 1), lease(None, 2)])
+
+    assert first == [lease("h1", 1, 1), lease("h1", 0, 1)]
+    assert second == [lease("h2", 0, 2), lease("h1", 1, 2), lease(None, 2, 1)]
+    assert await store.list_slots() == second
+
+
+async def test_leases_are_listed_by_pool(store: Store):
+    other = SlotLease("Gpu", 0, "h9", 1)
+    await store.assign_slots([lease(slot=10), lease(slot=9), other])
+
+    assert await store.list_slots() == [other, lease(slot=9, epoch=1), lease(slot=10, epoch=1)]
+    assert await store.list_slots("Gpu") == [other]
+    assert await store.list_slots("none") == []
+
+
+async def test_a_slot_is_assigned_once_in_a_call(store: Store):
+    with pytest.raises(ValueError, match="once"):
+        await store.assign_slots([lease("h1"), lease("h2")])
+    assert await store.list_slots() == []
+
+
+async def test_hosts_are_declared_dead_with_the_first_reason(store: Store):
+    await store.put_host(host("h1"))
+    await store.put_host(host("h2"))
+
+    assert await store.assign_slots([], dead_hosts={"h1": "killed", "h0": "unknown"}) == []
+    await store.assign_slots([lease("h2")], dead_hosts={"h1": "again"})
+
+    dead = host("h1", "dead", reason="killed")
+    assert await store.list_hosts(include_dead=True) == [dead, host("h2")]
+
+
+async def test_apps_keep_the_order_of_their_first_deployment(store: Store):
+    z = AppRow("z", b"\0spec", "m:app", "d", "running", T0)
+    a = replace(z, name="a", import_string="")
+    await store.put_app(z)
+    await store.put_app(a)
+    await store.put_app(stopped := replace(z, status="stopped", deployed_at=at(5)))
+    assert await store.list_apps() == [stopped, a]
+
+
+async def test_launched_agents_are_found_and_listed_newest_first(store: Store):
+    ada = LaunchedAgent(ADA, b"\0args", T0, {"team": "é"})
+    bob = LaunchedAgent(AgentId("greeter", "bob"), b"", at(1))
+    poet = LaunchedAgent(AgentId("poet", "ada"), b"", at(1))
+    await store.put_launched([ada, poet, bob])
+
+    assert await store.list_launched() == [bob, poet, ada]
+    assert await store.list_launched(limit=1) == [bob]
+    assert await store.list_launched(agent_type="poet") == [poet]
+    assert await store.load_launched([ADA, AgentId("no", "one")]) == {ADA: ada}
+    assert await store.load_launched([]) == {}
+
+
+async def test_the_last_launch_of_an_agent_counts(store: Store):
+    first, second, third = [LaunchedAgent(ADA, b"%d" % n, at(n)) for n in range(3)]
+    await store.put_launched([first])
+    await store.put_launched([second, third])
+    assert await store.list_launched() == [third]
+
+
+async def test_a_key_is_found_by_its_digest_even_when_revoked(store: Store):
+    key = ApiKey("key_1", "ab12", "laptop", frozenset({"runs", "admin"}), T0)
+    await store.put_key(key)
+    assert await store.find_key("ab12") == key
+    assert await store.find_key("ab13") is None
+
+    await store.put_key(revoked := replace(key, revoked_at=at(1)))
+    assert await store.find_key("ab12") == revoked
+
+
+async def test_dead_letters_are_listed_newest_first(store: Store):
+    letters = [
+        DeadLetter(f"dl_{n}", "event", "no subscriber", "t", {"n": "\0"}, "cor", at(n))
+        for n in range(3)
+    ]
+    await store.add_dead_letters(letters[:2])
+    await store.add_dead_letters([letters[2], letters[0]])
+
+    assert await store.list_dead_letters() == letters[::-1]
+    assert await store.list_dead_letters(limit=2) == [letters[2], letters[1]]
+
+
+async def test_a_dead_letter_that_cannot_be_stored_keeps_none(store: Store):
+    good = DeadLetter("dl_1", "event", "why", "t", {}, "cor", T0)
+    for bad in ({"target": "\0"}, {"reason": "\ud800"}, {"payload": {"x": float("inf")}}):
+        with pytest.raises(PayloadError):
+            await store.add_dead_letters([good, replace(good, id="dl_2", **bad)])
+    assert await store.list_dead_letters() == []
+
+
+async def test_a_store_answers_and_may_be_opened_and_closed_again(store: Store):
+    await store.ping()
+    await store.put_host(host())
+    await store.open()
+    await store.close()
+    await store.close()
+    await store.open()
+    assert await store.list_hosts() == [host()]
