@@ -133,6 +133,11 @@ def action(method: Any = None, /, *, idempotent: bool = False) -> Any:
     def mark(function: F) -> F:
         if function.__name__.startswith("_"):
             raise ConfigurationError(f"The action {function.__qualname__} must not start with _.")
+        if hasattr(Handle, function.__name__):
+            raise ConfigurationError(
+                f"The action {function.__qualname__} has the name of a method of every handle: "
+                "give it another one."
+            )
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise ConfigurationError(
                 f"The action {function.__qualname__} yields: streaming actions are not supported "

@@ -87,7 +87,8 @@ class AsyncAgentClient:
             text,
             agent=agent,
             idempotency_key=idempotency_key or new_id("key"),
-            wait_s=slice_s,
+            # A long wait is left to the gateway, whose limit is not known here.
+            wait_s=wait_s if wait_s < _LONGEST_WAIT_S else None,
         )
         response = await self._connection.send(request, waiting_s=slice_s)
         return await self._until_ended(calls.parse_run(response), deadline)

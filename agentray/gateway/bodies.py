@@ -94,18 +94,9 @@ def parse_prompt(body: bytes, max_wait_s: float) -> PromptBody:
         prompt = PromptBody.model_validate_json(body)
     except ValidationError as error:
         raise from_validation(error.errors(), "body") from error
-    check_wait(prompt.wait_s, max_wait_s, "body")
+    if prompt.wait_s is not None and prompt.wait_s > max_wait_s:
+        raise invalid("wait_s", "body", f"Input should be at most {max_wait_s:g} seconds")
     return prompt
-
-
-def check_wait(wait_s: float | None, max_wait_s: float, location: str) -> None:
-    """Refuse a wait that is longer than the gateway's longest.
-
-    Raises:
-        HttpProblem: 422.
-    """
-    if wait_s is not None and wait_s > max_wait_s:
-        raise invalid("wait_s", location, f"Input should be at most {max_wait_s:g} seconds")
 
 
 def check_idempotency_key(key: str | None) -> str | None:

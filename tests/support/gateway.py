@@ -64,6 +64,7 @@ class ScriptedDispatcher:
         self.gate.set()
         self.changed = asyncio.Condition()
         self.started: list[str] = []
+        self.joined = 0
         self.stopped: Exception | None = None
         self.refuses: Exception | None = None
         self.away: Exception | None = None
@@ -104,6 +105,7 @@ class ScriptedDispatcher:
         return events
 
     async def join(self, agent: AgentId, run_id: str) -> Run:
+        self.joined += 1
         if self.away:
             raise self.away
         assert agent.type == "greeter"

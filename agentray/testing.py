@@ -1,0 +1,255 @@
+"""Testing agents without Ray: the same manager, hosts and channel, all in one process.
+
+::
+
+    async def test_greeting():
+        async with LocalRuntime() as manager:
+            await manager.deploy(App("greetings", [Greeter]))
+            assert await manager.handle(Greeter, "ada").greet() == "Hello ada"
+
+Messages between hosts are packed and unpacked as over the wire; only the wire is missing. A host
+can be killed in the midst of its work, and the manager fails over as it does on Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from agentray.context import bind_process
+from agentray.ids import AgentId
+from agentray.protocol.snapshot import HostRef, Snapshot
+from agentray.runtime.channel import Channel
+from agentray.runtime.connection import ManagerClient
+from agentray.runtime.host import Host
+from agentray.runtime.manager import Manager
+from agentray.runtime.ports import HostControl, HostGone, HostUnreachable
+from agentray.runtime.redrive import Redriver
+from agentray.runtime.watcher import SnapshotWatcher
+from agentray.store.base import Store
+from agentray.store.memory import MemoryStore
+
+__all__ = ["LocalRuntime"]
+
+
+class _LocalHost:
+    """A host in this process that can die as a process does: at once, and with all it knew."""
+
+    def __init__(self, ref: HostRef, runtime: LocalRuntime) -> None:
+        self._ref = ref
+        self._runtime = runtime
+        self._host: Host | None = None
+        self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.unreachable = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not been killed."""
+        return not self._dead.done()
+
+    def die(self) -> None:
+        """End it without a word."""
+        if self.alive:
+            self._dead.set_result(None)
+
+    async def _until(self, work: Any) -> Any:
+        """Do something on the host; its death ends that, and the caller hears of it."""
+        if self.unreachable:
+            work.close()
+            raise HostUnreachable("It cannot be reached.")
+        task = asyncio.get_running_loop().create_task(work)
+        await asyncio.wait((task, self._dead), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        if not self.alive:
+            raise HostGone("It was killed.")
+        return await task
+
+    @property
+    def _running(self) -> Host:
+        if self._host is None:
+            raise HostGone("It has not been started.")
+        return self._host
+
+    async def start(self, setup: bytes) -> dict[str, Any]:
+        """Make the host."""
+        del setup
+        self._host = Host(self._ref.id, self._runtime.store, self._runtime.network)
+        return {"node_id": "local", "pid": os.getpid()}
+
+    async def deliver(
+        self, link: str, number: int, acks: tuple[int, ...], resend: bool, batch: bytes
+    ) -> bytes:
+        """See `ports.HostPort`."""
+        return await self._until(self._running.deliver(link, number, acks, resend, batch))
+
+    async def collect(self, link: str, acks: tuple[int, ...], resend: bool) -> bytes:
+        """See `ports.HostPort`."""
+        return await self._until(self._running.collect(link, acks, resend))
+
+    async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
+        """See `ports.HostControl`."""
+        await self._until(self._running.update(snapshot, epochs))
+
+    async def load(self, apps: Mapping[str, bytes]) -> None:
+        """See `ports.HostControl`."""
+        await self._until(self._running.load(apps))
+
+    async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
+        """See `ports.HostControl`."""
+        await self._until(self._running.release(pool, slots, grace_s))
+
+    async def heartbeat(self) -> dict[str, Any]:
+        """See `ports.HostControl`."""
+        host = self._running
+
+        async def answer() -> dict[str, Any]:
+            return host.heartbeat()
+
+        return await self._until(answer())
+
+    async def until_death(self) -> str:
+        """See `ports.HostControl`."""
+        await self._dead
+        raise HostGone("It was killed.")
+
+    async def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
+        """See `ports.HostControl`."""
+        return self._running.resident(agent_type, limit)
+
+    async def stop(self, grace_s: float) -> None:
+        """See `ports.HostControl`."""
+        await self._running.stop(grace_s)
+
+    async def discard(self) -> None:
+        """Free what a dead host left behind in this process, without letting it write anything."""
+        if self._host is not None:
+            await self._host.abandon()
+
+
+class _Network:
+    """Finds hosts; makes and ends them."""
+
+    def __init__(self, runtime: LocalRuntime) -> None:
+        self._runtime = runtime
+        self.hosts: dict[str, _LocalHost] = {}
+
+    def connect(self, host: HostRef) -> HostControl:
+        """See `ports.Connector`."""
+        return self.hosts.get(host.id) or _gone(host, self._runtime)
+
+    def create(self, host: HostRef, *, num_cpus: float, num_gpus: float) -> HostControl:
+        """See `ports.HostFactory`."""
+        del num_cpus, num_gpus  # one process has no resources to hand out
+        made = self.hosts[host.id] = _LocalHost(host, self._runtime)
+        return made
+
+    async def adopt(self, host: HostRef) -> HostControl | None:
+        """See `ports.HostFactory`."""
+        found = self.hosts.get(host.id)
+        return found if found is not None and found.alive else None
+
+    def kill(self, host: HostRef) -> None:
+        """See `ports.HostFactory`."""
+        if host.id in self.hosts:
+            self.hosts[host.id].die()
+
+
+def _gone(ref: HostRef, runtime: LocalRuntime) -> _LocalHost:
+    host = _LocalHost(ref, runtime)
+    host.die()
+    return host
+
+
+class _LocalManager:
+    """The manager as a port."""
+
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+
+    async def call(self, method: str, *args: Any) -> Any:
+        """See `watcher.ManagerPort`."""
+        result = getattr(self._manager, method)(*args)
+        return await result if asyncio.iscoroutine(result) else result
+
+
+class LocalRuntime:
+    """A whole cluster in this process, for tests.
+
+    Use it as an asynchronous context manager; it gives a `ManagerClient`, as `agentray.connect()`
+    does.
+
+    Attributes:
+        store: what it keeps things in.
+    """
+
+    def __init__(self, *, hosts: int = 2, store: Store | None = None) -> None:
+        """Make one.
+
+        Args:
+            hosts: of the pool `default`.
+            store: open; None: a new `MemoryStore`.
+        """
+        self.store: Store = store or MemoryStore()
+        self.network = _Network(self)
+        self._wanted = hosts
+
+    async def __aenter__(self) -> ManagerClient:
+        await self.store.open()
+        self._manager = await self._start_manager()
+        self._channel = Channel(self.network)
+        self._watcher = SnapshotWatcher(_LocalManager(self._manager), self._channel)
+        await self._watcher.start()
+        bind_process(self._channel)
+        return ManagerClient(_LocalManager(self._manager), self._channel)
+
+    async def _start_manager(self) -> Manager:
+        manager = Manager(
+            self.store,
+            self.network,
+            host_setup=b"",
+            default_hosts=self._wanted,
+            redriver=Redriver(self.store, Channel(self.network)),
+        )
+        await manager.start()
+        return manager
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        bind_process(None)
+        await self._watcher.close()
+        await self._channel.close()
+        await self._manager.stop(grace_s=1.0)
+        for host in self.network.hosts.values():
+            await host.discard()
+        await self.store.close()
+
+    # What tests do to it
+
+    @property
+    def hosts(self) -> list[str]:
+        """Ids of the hosts that live."""
+        return [host_id for host_id, host in self.network.hosts.items() if host.alive]
+
+    def host_of(self, agent: AgentId) -> str | None:
+        """Return the id of the host that leases an agent's slot; None when nobody does."""
+        host = self._channel.snapshot.host_of(agent)
+        return host.id if host else None
+
+    async def kill_host(self, host_id: str) -> None:
+        """Kill a host as `kill -9` would: what it was doing never answers."""
+        host = self.network.hosts[host_id]
+        host.die()
+        await host.discard()
+
+    def cut_off(self, host_id: str, *, cut: bool = True) -> None:
+        """Make a host unreachable, or reachable again; it goes on working meanwhile."""
+        self.network.hosts[host_id].unreachable = cut

@@ -1,0 +1,15 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+for _name in [name for name in os.environ if name.startswith(("AGENTRAY_", "RAY_"))]:
+    del os.environ[_name]  # the tests must not depend on whose shell they run in
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
