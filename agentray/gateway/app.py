@@ -1,7 +1,7 @@
 """The gateway as an ASGI app: parts put together, and what holds for every request.
 
-Routes that need a key say so themselves; `tests` check that none under `/v1` forgot. There are no
-CORS headers: a web page of another origin cannot use the API from a browser.
+Each router under `/v1` asks for a key; a test walks the document to see that none forgot. There
+are no CORS headers: a web page of another origin cannot use the API from a browser.
 """
 
 from __future__ import annotations

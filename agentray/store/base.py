@@ -98,7 +98,7 @@ class CommitOutcome(StrEnum):
     """What became of one `Effects`."""
 
     COMMITTED = "committed"
-    FENCED = "fenced"  # the host is not live, or the slot's epoch is another: nothing was written
+    FENCED = "fenced"  # the host is dead, or the slot's epoch is another: nothing was written
     ALREADY_ENDED = "already_ended"  # the run was terminal before: nothing was written
 
 
@@ -201,7 +201,11 @@ class Store(Protocol):
     async def admit(self, runs: Sequence[NewRun]) -> list[Admission]:
         """Commit new runs as `queued`; repeats of an idempotency key find the earlier run.
 
-        A repeat within one batch is found too. Keys older than 24 hours may be used anew.
+        A repeat within one batch is found too, and so is a run whose id is known: the call may be
+        repeated after a lost answer. Keys older than 24 hours may be used anew.
+
+        Raises:
+            PayloadError: an input has no JSON, or a text has a NUL; none of the runs is admitted.
         """
         ...
 
@@ -261,8 +265,14 @@ class Store(Protocol):
     async def commit(self, host: str, batch: Sequence[Effects]) -> list[CommitOutcome]:
         """Apply each of the effects if `host` may, in one transaction.
 
-        Events of a run must continue its offsets; those already stored are skipped, so a commit
-        may be repeated after a lost answer.
+        Every host that is not dead may commit, also one that drains. Events of a run must continue
+        its offsets; those already stored are skipped, so a commit may be repeated after a lost
+        answer. New events of a run that has ended are refused like a second end.
+
+        Raises:
+            ValueError: events leave a gap, or an end is not terminal; nothing was written.
+            UnknownRun: there is no such run; nothing was written.
+            PayloadError: a value has no JSON; nothing was written.
         """
         ...
 
@@ -289,7 +299,8 @@ class Store(Protocol):
     ) -> list[SlotLease]:
         """Lease slots to hosts, and declare hosts dead (id → reason), in one transaction.
 
-        The epochs in the argument are ignored: each assigned slot gets its old epoch + 1.
+        The epochs in the argument are ignored: each assigned slot gets its old epoch + 1, the first
+        one 1.
         When this returns, no commit of the former holder can succeed any more.
 
         Returns:

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import asyncpg
 import pytest
 
 from agentray.store.base import Store
 from agentray.store.embedded import EmbeddedPostgres
 from agentray.store.memory import MemoryStore
 from agentray.store.postgres import PostgresStore
-from tests.contract.samples import empty
+from tests.contract.samples import connect, empty
 
 
 @pytest.fixture(scope="session")
-def postgres_dsn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_dsn() -> Iterator[str]:
     """A server for the session; its schema is made by the first store that is opened."""
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "data")
-    yield server.start()
-    server.stop()
+    # Not in pytest's own directory: each session of pytest closes that to other users again, and
+    # the server is another user when the tests run as root.
+    with TemporaryDirectory(prefix="agentray-") as directory:
+        server = EmbeddedPostgres(Path(directory) / "data")
+        yield server.start()
+        server.stop()
 
 
 @pytest.fixture
-async def connection(postgres_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+async def connection(postgres_dsn: str) -> AsyncIterator[Any]:
     """A bare connection, for what the Store does not show."""
-    found = await asyncpg.connect(postgres_dsn, server_settings={"search_path": "agentray"})
+    found = await connect(postgres_dsn)
     yield found
     await found.close()
 

@@ -88,9 +88,15 @@ async def serve(store: Store, host_id: str = "h1", slots: Sequence[int] = (0,)) 
     await store.assign_slots([lease(host_id, slot) for slot in slots])
 
 
+async def connect(dsn: str) -> Any:
+    """Open a bare connection, for what a store does not show."""
+    connecting: Any = asyncpg.connect  # pyright: ignore[reportUnknownMemberType]
+    return await connecting(dsn, server_settings={"search_path": "agentray"})
+
+
 async def empty(dsn: str) -> None:
     """Delete every row of a PostgreSQL store, but not its schema."""
-    connection = await asyncpg.connect(dsn)
+    connection = await connect(dsn)
     try:
         tables = await connection.fetch(
             "SELECT tablename FROM pg_tables WHERE schemaname = 'agentray'"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
-import asyncpg
 import pytest
 
 from agentray.errors import ConfigurationError, PayloadError, SchemaTooNew, StoreUnavailable
@@ -13,11 +13,22 @@ from agentray.ids import AgentId
 from agentray.store.base import CommitOutcome
 from agentray.store.postgres import PostgresStore
 from agentray.store.queries import queries
-from tests.contract.samples import ADA, effects, end, events, host, lease, new_run, serve, state
+from tests.contract.samples import (
+    ADA,
+    connect,
+    effects,
+    end,
+    events,
+    host,
+    lease,
+    new_run,
+    serve,
+    state,
+)
 
 
 @pytest.fixture
-async def fresh_dsn(postgres_dsn: str, connection: asyncpg.Connection) -> AsyncIterator[str]:
+async def fresh_dsn(postgres_dsn: str, connection: Any) -> AsyncIterator[str]:
     """A database without a schema."""
     await connection.execute("CREATE DATABASE fresh TEMPLATE template0 STRATEGY file_copy")
     yield postgres_dsn.replace("/agentray?", "/fresh?")
@@ -39,7 +50,7 @@ async def test_of_many_that_open_at_once_one_migrates(fresh_dsn: str):
 async def test_a_newer_schema_is_refused_and_left_alone(fresh_dsn: str):
     await (first := store_of(fresh_dsn)).open()
     await first.close()
-    connection = await asyncpg.connect(fresh_dsn)
+    connection = await connect(fresh_dsn)
     await connection.execute(
         "INSERT INTO agentray.migrations (from_revision, to_revision) VALUES ('0001', '9999')"
     )
@@ -73,7 +84,7 @@ async def test_a_store_that_is_not_open_is_unavailable(postgres_dsn: str):
 
 
 async def test_a_lost_connection_is_unavailable_and_then_replaced(
-    postgres: PostgresStore, connection: asyncpg.Connection
+    postgres: PostgresStore, connection: Any
 ):
     # A lock that a commit waits for, so that its connection is lost in the midst of a statement.
     await serve(postgres)
@@ -94,7 +105,7 @@ async def test_a_text_that_nobody_checked_before_is_still_a_payload_error(postgr
         await postgres.put_host(host(reason="\ud800"))
 
 
-async def waiting_backend(connection: asyncpg.Connection) -> int:
+async def waiting_backend(connection: Any) -> int:
     """The process that waits for a lock of this connection's."""
     while True:
         pid = await connection.fetchval(
@@ -105,7 +116,7 @@ async def waiting_backend(connection: asyncpg.Connection) -> int:
 
 
 async def test_slots_move_only_after_the_commits_under_way(
-    postgres: PostgresStore, connection: asyncpg.Connection
+    postgres: PostgresStore, connection: Any
 ):
     await serve(postgres)
     async with connection.transaction():
@@ -124,7 +135,7 @@ async def test_slots_move_only_after_the_commits_under_way(
 
 
 async def test_a_commit_that_waited_for_the_move_is_fenced(
-    postgres: PostgresStore, connection: asyncpg.Connection
+    postgres: PostgresStore, connection: Any
 ):
     await serve(postgres)
     async with connection.transaction():
@@ -135,7 +146,7 @@ async def test_a_commit_that_waited_for_the_move_is_fenced(
 
 
 async def test_a_commit_that_waited_for_its_hosts_death_is_fenced(
-    postgres: PostgresStore, connection: asyncpg.Connection
+    postgres: PostgresStore, connection: Any
 ):
     await serve(postgres)
     async with connection.transaction():

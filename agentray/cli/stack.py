@@ -1,0 +1,362 @@
+"""The stack of one machine: database, Ray, manager, gateway. Put up and taken down as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from agentray.app import load_app
+from agentray.client.async_client import AsyncAgentClient
+from agentray.config import ClusterRecord, Settings
+from agentray.errors import (
+    AgentrayError,
+    ClusterAlreadyRunning,
+    ClusterNotRunning,
+    ConfigurationError,
+    PortTaken,
+    StartFailed,
+)
+from agentray.ids import new_id
+from agentray.runtime.local_cluster import (
+    LocalCluster,
+    driver_environment,
+    is_alive,
+    start_local_cluster,
+    stop_local_cluster,
+)
+from agentray.store.base import ApiKey
+from agentray.store.embedded import EmbeddedPostgres
+
+_RAY_START_S = 90.0
+_READY_S = 60.0
+_STOP_S = 15.0
+_DRAIN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of the way up or down; reported when it begins and when it has ended."""
+
+    name: str
+    done: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What is up now."""
+
+    record: ClusterRecord
+    key_file: Path
+    new_key: bool
+    seconds: float
+
+
+Report = Callable[[Step], None]
+
+
+class Stack:
+    """Puts agentray up on this machine, and takes it down."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    # Up
+
+    async def up(
+        self, import_string: str, report: Report, *, address: str | None = None
+    ) -> Started:
+        """Start everything and deploy an app. What was started is stopped again if a part fails.
+
+        Args:
+            import_string: of the app, module:attribute.
+            report: hears of each step.
+            address: `host:port` or `auto` of a Ray cluster to use; None: a local one is started.
+
+        Raises:
+            ClusterAlreadyRunning: it is up.
+            ConfigurationError: the app or a setting is wrong; nothing was started.
+            PortTaken: nothing was started.
+            StartFailed, StoreUnavailable: a part did not come up.
+        """
+        begun = time.monotonic()
+        app = load_app(import_string)
+        self._refuse_if_up()
+        if address is not None and self._settings.database_url is None:
+            raise ConfigurationError(
+                "A cluster of several machines needs a PostgreSQL server that all of them reach: "
+                "set AGENTRAY_DATABASE_URL. The embedded one serves this machine only."
+            )
+        self._check_ports(local=address is None)
+        self._settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        async with AsyncExitStack() as undo:
+            database_url, cluster = await self._start_bases(report, undo, local=address is None)
+            gcs_address = cluster.gcs_address if cluster else address or "auto"
+            new_key = await self._make_key(database_url, report)
+            url = await self._start_services(gcs_address, database_url, report, undo)
+            await self._deploy(import_string, app.name, gcs_address, report)
+            await self._until_ready(url, report)
+            record = ClusterRecord(
+                url=url,
+                gcs_address=gcs_address,
+                dashboard_url=cluster.dashboard_url if cluster else "",
+                app=import_string,
+                embedded_database=self._settings.database_url is None,
+                version=version("agentray"),
+                started_at=datetime.now(UTC),
+                local_cluster=json.loads(cluster.to_json()) if cluster else {},
+            )
+            record.write(self._settings)
+            undo.pop_all()
+        return Started(record, self._settings.key_file, new_key, time.monotonic() - begun)
+
+    def _refuse_if_up(self) -> None:
+        record = ClusterRecord.read(self._settings)
+        if record is None:
+            return
+        cluster = _cluster_of(record)
+        if cluster is None or is_alive(cluster):
+            raise ClusterAlreadyRunning(f"agentray is up at {record.url}.")
+        self._settings.cluster_file.unlink(missing_ok=True)  # its processes are gone
+
+    def _check_ports(self, *, local: bool) -> None:
+        settings = self._settings
+        _check_port(settings.host, settings.port, "the gateway", "AGENTRAY_PORT")
+        if local:
+            _check_port("127.0.0.1", settings.gcs_port, "Ray's GCS", "AGENTRAY_GCS_PORT")
+            _check_port(
+                "127.0.0.1", settings.dashboard_port, "Ray's dashboard", "AGENTRAY_DASHBOARD_PORT"
+            )
+
+    async def _start_bases(
+        self, report: Report, undo: AsyncExitStack, *, local: bool
+    ) -> tuple[str, LocalCluster | None]:
+        """Start database and Ray side by side: each waits for the disk and its own processes."""
+        os.environ.update(driver_environment() if local else {"RAY_AUTH_MODE": "token"})
+        database = asyncio.create_task(self._start_database(report, undo))
+        ray = asyncio.create_task(self._start_ray(report, undo)) if local else None
+        # Importing Ray takes seconds, which Ray's own start leaves idle.
+        imports = asyncio.create_task(asyncio.to_thread(_import_ray))
+        tasks = [task for task in (database, ray, imports) if task is not None]
+        await asyncio.wait(tasks)
+        cluster = ray.result() if ray is not None else None
+        imports.result()
+        return database.result(), cluster
+
+    async def _start_database(self, report: Report, undo: AsyncExitStack) -> str:
+        async with _step(report, "database") as told:
+            if self._settings.database_url is not None:
+                url = self._settings.database_url
+                told("external")
+            else:
+                server = EmbeddedPostgres(self._settings.postgres_dir)
+                url = await asyncio.to_thread(server.start)
+                undo.push_async_callback(asyncio.to_thread, server.stop)
+                told("embedded PostgreSQL")
+            await _check_database(url)
+            return url
+
+    async def _start_ray(self, report: Report, undo: AsyncExitStack) -> LocalCluster:
+        async with _step(report, "ray cluster") as told:
+            cluster = await asyncio.to_thread(
+                start_local_cluster,
+                gcs_port=self._settings.gcs_port,
+                dashboard_port=self._settings.dashboard_port,
+                temp_dir=None,
+                num_cpus=None,
+                env=os.environ,
+                timeout_s=_RAY_START_S,
+            )
+            undo.push_async_callback(asyncio.to_thread, stop_local_cluster, cluster, _STOP_S)
+            told(cluster.gcs_address)
+            return cluster
+
+    async def _make_key(self, database_url: str, report: Report) -> bool:
+        """Make an API key, unless the one in the file still opens this database."""
+        from agentray.store.postgres import PostgresStore
+
+        async with _step(report, "api key") as told:
+            store = PostgresStore(database_url)
+            await store.open()
+            try:
+                path = self._settings.key_file
+                kept = path.read_text().strip() if path.exists() else ""
+                known = await store.find_key(_digest(kept)) if kept else None
+                if known is not None and known.revoked_at is None:
+                    path.chmod(0o600)
+                    told("kept")
+                    return False
+                key = f"ar_{secrets.token_urlsafe(32)}"
+                scopes = frozenset({"invoke", "read", "admin"})
+                row = ApiKey(new_id("key"), _digest(key), "agentray up", scopes, datetime.now(UTC))
+                await store.put_key(row)
+                _write_private(path, key)
+                told("new")
+                return True
+            finally:
+                await store.close()
+
+    async def _start_services(
+        self, gcs_address: str, database_url: str, report: Report, undo: AsyncExitStack
+    ) -> str:
+        from agentray.gateway.deployment import start_gateway, stop_gateway
+        from agentray.runtime import ray_adapter
+
+        ray_adapter.connect_to_ray(gcs_address)
+        undo.callback(ray_adapter.disconnect_from_ray)
+        manager = ray_adapter.RayManager.create(
+            ray_adapter.Setup(database_url, self._settings.hosts, self._settings.log_level)
+        )
+        undo.push_async_callback(manager.shutdown, _DRAIN_S)
+
+        async def wait_for_manager() -> None:
+            async with _step(report, "manager"):
+                await manager.wait_ready()
+
+        async def wait_for_gateway() -> None:
+            async with _step(report, "gateway") as told:
+                await asyncio.to_thread(start_gateway, self._settings, database_url)
+                told("Ray Serve behind HAProxy")
+
+        undo.push_async_callback(asyncio.to_thread, stop_gateway)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(wait_for_manager())
+            group.create_task(wait_for_gateway())
+        host = self._settings.host
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{self._settings.port}"
+
+    async def _deploy(self, import_string: str, name: str, address: str, report: Report) -> None:
+        from agentray.runtime.connection import connect
+
+        async with _step(report, "app") as told, connect(address) as manager:
+            done = await manager.deploy(import_string)
+            told(f"{name} {done}")
+
+    async def _until_ready(self, url: str, report: Report) -> None:
+        async with _step(report, "ready"), AsyncAgentClient(url) as client:
+            missing: list[str] = ["no answer"]
+            end = time.monotonic() + _READY_S
+            while missing:
+                if time.monotonic() > end:
+                    raise StartFailed(f"The gateway does not get ready: {', '.join(missing)}.")
+                try:
+                    missing = await client.ready()
+                except AgentrayError as error:
+                    missing = [str(error)]
+                if missing:
+                    await asyncio.sleep(0.1)
+
+    # Down
+
+    async def down(self, report: Report) -> list[str]:
+        """Stop everything; runs under way stay in the Store and go on at the next start.
+
+        Returns:
+            What could not be stopped gently, each with what was done instead.
+
+        Raises:
+            ClusterNotRunning: nothing is up.
+        """
+        record = ClusterRecord.read(self._settings)
+        if record is None:
+            raise ClusterNotRunning("Nothing is up: there is no record of a start on this machine.")
+        os.environ.update(driver_environment())
+        rough: list[str] = []
+        cluster = _cluster_of(record)
+        if cluster is None or is_alive(cluster):
+            await self._stop_services(record, report, rough)
+        if cluster is not None:
+            async with _step(report, "ray cluster"):
+                killed = await asyncio.to_thread(stop_local_cluster, cluster, _STOP_S)
+                rough.extend(f"killed {name}" for name in killed)
+        if record.embedded_database:
+            async with _step(report, "database"):
+                await asyncio.to_thread(EmbeddedPostgres(self._settings.postgres_dir).stop)
+        self._settings.cluster_file.unlink(missing_ok=True)
+        return rough
+
+    async def _stop_services(self, record: ClusterRecord, report: Report, rough: list[str]) -> None:
+        """Stop gateway and manager gently; whatever fails here, their processes are ended later."""
+        from agentray.gateway.deployment import stop_gateway
+        from agentray.runtime import ray_adapter
+
+        try:
+            ray_adapter.connect_to_ray(record.gcs_address)
+        except ClusterNotRunning as error:
+            rough.append(f"gateway and manager: {error}")
+            return
+        try:
+            async with _step(report, "gateway"):
+                await asyncio.to_thread(stop_gateway)
+            async with _step(report, "manager"):
+                await ray_adapter.RayManager.find().shutdown(_DRAIN_S)
+        except AgentrayError as error:
+            rough.append(f"manager: {error}")
+        finally:
+            ray_adapter.disconnect_from_ray()
+
+
+@asynccontextmanager
+async def _step(report: Report, name: str) -> AsyncGenerator[Callable[[str], None]]:
+    """Report a step; the block may tell a detail."""
+    report(Step(name, done=False))
+    details: list[str] = []
+    yield details.append
+    report(Step(name, done=True, detail=", ".join(details)))
+
+
+def _check_port(host: str, port: int, purpose: str, setting: str) -> None:
+    if port == 0:
+        return
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortTaken(port, purpose, setting) from error
+
+
+async def _check_database(url: str) -> None:
+    """Migrate the database, and say what is wrong with it before anything stands on it."""
+    from agentray.store.postgres import PostgresStore
+
+    store = PostgresStore(url)
+    await store.open()
+    await store.close()
+
+
+def _import_ray() -> None:
+    importlib.import_module("agentray.gateway.deployment")
+
+
+def _cluster_of(record: ClusterRecord) -> LocalCluster | None:
+    if not record.local_cluster:
+        return None
+    return LocalCluster.from_json(json.dumps(record.local_cluster))
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, from its first moment on."""
+    path.unlink(missing_ok=True)
+    descriptor: Any = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text + "\n")

@@ -1,0 +1,113 @@
+"""The gateway as a Ray Serve deployment."""
+
+# Ray's own annotations are incomplete; what comes out of it is typed here.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+
+from agentray import logs
+from agentray.config import Settings
+from agentray.gateway.app import build_app
+from agentray.gateway.services import Services
+from agentray.runtime.channel import Channel
+from agentray.runtime.dispatcher import ChannelDispatcher
+from agentray.runtime.ray_adapter import RayConnector, RayManager
+from agentray.runtime.watcher import SnapshotWatcher
+from agentray.store.postgres import PostgresStore
+
+APPLICATION = "agentray"
+"""Name of the Serve application."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSetup:
+    """What a replica needs to begin."""
+
+    settings: Settings
+    database_url: str
+
+
+class Readiness:
+    """What a replica needs before it can serve prompts."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def ready(self) -> list[str]:
+        """Return what is missing."""
+        snapshot = self._channel.snapshot
+        missing: list[str] = []
+        if not snapshot.types:
+            missing.append("no app is deployed")
+        missing.extend(
+            f"slots of the pool {pool.name!r} without a host"
+            for pool in snapshot.pools.values()
+            if None in pool.slots
+        )
+        return missing
+
+
+class Gateway:
+    """One replica: HTTP in front, a channel to the hosts and the Store behind."""
+
+    async def __init__(self, setup: ReplicaSetup) -> None:
+        logs.configure(setup.settings.log_level, process="gateway")
+        store = PostgresStore(setup.database_url)
+        await store.open()
+        channel = Channel(RayConnector())
+        # Kept: without a reference the watcher's task could be collected.
+        self._watcher = SnapshotWatcher(RayManager.find(), channel)
+        await self._watcher.start()
+        self._services = Services(
+            settings=setup.settings,
+            store=store,
+            dispatcher=ChannelDispatcher(channel),
+            ready=Readiness(channel),
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve when the replica has been made."""
+        return build_app(self._services)
+
+
+def start_gateway(settings: Settings, database_url: str) -> None:
+    """Start Serve with its HTTP ingress and run the gateway in it.
+
+    Returns when the first replica is healthy. The HTTP options hold for as long as Serve runs: they
+    must come before the first application.
+
+    Args:
+        settings: address, limits, number of replicas.
+        database_url: DSN of the Store.
+    """
+    serve.start(
+        http_options=serve.HTTPOptions(host=settings.host, port=settings.port),
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+    )
+    deployment: Any = serve.deployment(
+        serve.ingress()(Gateway),
+        name="gateway",
+        num_replicas=settings.replicas,
+        # Requests wait on events, not on CPUs: a replica holds many at once.
+        max_ongoing_requests=1000,
+        # Beyond that, the proxy answers 503 instead of letting a queue grow.
+        max_queued_requests=1000,
+        graceful_shutdown_timeout_s=20.0,
+        health_check_period_s=5.0,
+        health_check_timeout_s=20.0,
+        ray_actor_options={"num_cpus": 0},
+    )
+    setup = ReplicaSetup(settings, database_url)
+    serve.run(deployment.bind(setup), name=APPLICATION, route_prefix="/")
+
+
+def stop_gateway() -> None:
+    """Stop Serve, and with it the HTTP ingress: `ray stop` alone would leave HAProxy behind."""
+    serve.shutdown()
