@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 
@@ -90,8 +90,8 @@ async def serve(store: Store, host_id: str = "h1", slots: Sequence[int] = (0,)) 
 
 async def connect(dsn: str) -> Any:
     """Open a bare connection, for what a store does not show."""
-    connecting: Any = asyncpg.connect  # pyright: ignore[reportUnknownMemberType]
-    return await connecting(dsn, server_settings={"search_path": "agentray"})
+    untyped = cast("Any", asyncpg)
+    return await untyped.connect(dsn, server_settings={"search_path": "agentray"})
 
 
 async def empty(dsn: str) -> None:

@@ -13,6 +13,7 @@ from agentray.ids import AgentId
 from agentray.store.base import CommitOutcome
 from agentray.store.postgres import PostgresStore
 from agentray.store.queries import queries
+from agentray.store.rows import effects_columns
 from tests.contract.samples import (
     ADA,
     connect,
@@ -25,6 +26,7 @@ from tests.contract.samples import (
     serve,
     state,
 )
+from tests.support.eventually import eventually_async
 
 
 @pytest.fixture
@@ -107,12 +109,11 @@ async def test_a_text_that_nobody_checked_before_is_still_a_payload_error(postgr
 
 async def waiting_backend(connection: Any) -> int:
     """The process that waits for a lock of this connection's."""
-    while True:
-        pid = await connection.fetchval(
+    return await eventually_async(
+        lambda: connection.fetchval(
             "SELECT pid FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
         )
-        if pid is not None:
-            return pid
+    )
 
 
 async def test_slots_move_only_after_the_commits_under_way(
@@ -121,12 +122,8 @@ async def test_slots_move_only_after_the_commits_under_way(
     await serve(postgres)
     async with connection.transaction():
         # A commit that has passed the fence and has not ended yet.
-        await connection.fetchval(
-            queries()["commit_effects"],
-            "h1",
-            *(["default"], [0], [1], [0], [], *([[]] * 10)),
-            *([1], ["greeter"], ["ada"], ['{"n":1}'], [1]),
-        )
+        under_way = effects_columns([effects(states=[state(1)])])
+        await connection.fetchval(queries()["commit_effects"], "h1", *under_way)
         moving = asyncio.create_task(postgres.assign_slots([lease("h2")]))
         await waiting_backend(connection)
         assert not moving.done()
@@ -176,6 +173,24 @@ async def test_no_state_is_written_by_a_former_holder_while_commits_race_with_mo
         at_return = await postgres.load_states([agent])
         await asyncio.gather(*writes)
         assert await postgres.load_states([agent]) == at_return
+
+
+async def test_an_end_that_waited_for_another_end_is_refused(
+    postgres: PostgresStore, connection: Any
+):
+    await serve(postgres)
+    run = new_run()
+    await postgres.admit([run])
+    first = effects(events={run.id: events(0, 1)}, end=end(run.id, result="first"))
+    second = effects(events={run.id: events(0, 2)}, end=end(run.id, result="second"))
+    async with connection.transaction():
+        await connection.fetchval(queries()["commit_effects"], "h1", *effects_columns([first]))
+        commit = asyncio.create_task(postgres.commit("h1", [second]))
+        await waiting_backend(connection)
+    assert await commit == [CommitOutcome.ALREADY_ENDED]
+    stored = await postgres.get_run(run.id)
+    assert stored is not None
+    assert (stored.run.result, stored.events) == ("first", 1)
 
 
 async def test_a_run_ends_once_when_many_try_at_the_same_time(postgres: PostgresStore):

@@ -134,7 +134,7 @@ DECLARE
 BEGIN
     -- The lock comes first and every later statement sees what was committed before it was granted.
     -- So either assign_slots waits for this transaction, or the leases below are its new ones.
-    PERFORM FROM hosts WHERE id = committer AND status <> 'dead';
+    PERFORM FROM hosts WHERE id = committer AND status <> 'dead' FOR SHARE;
     IF NOT FOUND THEN
         RETURN array_fill('fenced'::text, ARRAY[cardinality(pools)]);
     END IF;

@@ -51,15 +51,17 @@ WHERE ($1::text IS NULL OR id < $1)
 ORDER BY id DESC LIMIT $4;
 
 -- name: list_unfinished_runs
--- Return unfinished runs, newest first: list_runs, but among a million ended ones.
-SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at
-FROM runs
-WHERE finished_at IS NULL
-  AND ($1::text IS NULL OR id < $1)
-  AND ($2::text IS NULL OR status = $2)
-  AND ($3::text IS NULL OR agent_type = $3)
-ORDER BY id DESC LIMIT $4;
+-- Return unfinished runs, newest first, without passing a million ended ones on the way.
+WITH unfinished AS MATERIALIZED (  -- or the order would make it walk along the primary key
+    SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
+           started_at, finished_at
+    FROM runs
+    WHERE finished_at IS NULL
+      AND ($1::text IS NULL OR id < $1)
+      AND ($2::text IS NULL OR status = $2)
+      AND ($3::text IS NULL OR agent_type = $3)
+)
+SELECT * FROM unfinished ORDER BY id DESC LIMIT $4;
 
 -- name: count_runs
 -- Count runs by status.

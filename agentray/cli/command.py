@@ -1,0 +1,111 @@
+"""What all commands have in common: how their errors end, their settings and options."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from typer.core import TyperCommand
+
+from agentray.cli import console
+from agentray.cli.exits import ExitCode, exit_code_of
+from agentray.config import Settings
+from agentray.errors import AgentrayError, ConfigurationError
+
+if TYPE_CHECKING:
+    from agentray.client import AsyncAgentClient
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--url", help="The gateway.  [default: AGENTRAY_URL, else what is up here]"),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key",
+        help="The API key. Other users of this machine can see it here: better set "
+        "AGENTRAY_API_KEY.  [default: that, else the key that `agentray up` made]",
+    ),
+]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(
+        "--timeout", min=0.1, help="Seconds to keep asking a gateway that does not answer."
+    ),
+]
+DEFAULT_TIMEOUT_S = 10.0
+
+
+class Command(TyperCommand):
+    """A command whose errors end as one paragraph and an exit code, never as a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            code = ExitCode.INTERRUPTED
+        except AgentrayError as error:
+            code = exit_code_of(error)
+            _tell(ctx, str(error))
+        except Exception as error:  # noqa: BLE001 - the last one who could tell the user
+            code = ExitCode.FAILURE
+            _tell(
+                ctx,
+                f"{type(error).__name__}: {error}. This was not expected: run the command as "
+                "`agentray --debug …` to see where it comes from.",
+            )
+        raise typer.Exit(code)
+
+
+def _tell(ctx: Any, message: str) -> None:
+    if ctx.find_root().params.get("debug"):
+        traceback.print_exc()
+    console.complain(message)
+
+
+def read_settings(**given: Any) -> Settings:
+    """Return the settings.
+
+    Args:
+        given: what the command line says; None: it says nothing.
+
+    Raises:
+        ConfigurationError: one of them is wrong.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        wrong = "; ".join(_wrong_setting(detail["loc"], detail["msg"]) for detail in error.errors())
+        raise ConfigurationError(f"A setting is wrong: {wrong}.") from error
+
+
+def _wrong_setting(location: tuple[int | str, ...], message: str) -> str:
+    return f"AGENTRAY_{'_'.join(map(str, location)).upper()}: {message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The gateway that a command talks to."""
+
+    url: str | None
+    key: str | None
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+    def client(self) -> AsyncAgentClient:
+        """Return a client for it.
+
+        Raises:
+            ClusterNotRunning: no URL is given, and nothing is up on this machine.
+            ConfigurationError: the URL or a setting is wrong.
+        """
+        from agentray.client import AsyncAgentClient
+
+        read_settings()  # the client reads them, too, and would not say what is wrong with them
+        return AsyncAgentClient(self.url, self.key, timeout_s=self.timeout_s)

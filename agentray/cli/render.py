@@ -1,0 +1,224 @@
+"""Tables of what runs: pure functions from data to what rich can print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from agentray.cli.console import visible
+from agentray.protocol.runs import Run, RunStatus
+
+if TYPE_CHECKING:
+    from agentray.cli.stack import Started
+    from agentray.cli.status import ClusterStatus
+    from agentray.config import ClusterRecord
+
+_STYLES = {
+    RunStatus.QUEUED: "yellow",
+    RunStatus.RUNNING: "cyan",
+    RunStatus.WAITING: "magenta",
+    RunStatus.SUCCEEDED: "green",
+    RunStatus.CANCELLED: "dim",
+}
+_GOOD = {"live", "deployed", "ready", "idle", "running"}
+
+
+def text(value: object, style: str = "") -> Text:
+    """Return a value as text that is safe on a terminal; None is a dash."""
+    return Text("-" if value is None else visible(str(value)), style=style)
+
+
+def pairs(rows: Iterable[tuple[str, RenderableType | None]]) -> Table:
+    """Return names and values beside each other."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(text(name), text(value) if value is None or isinstance(value, str) else value)
+    return table
+
+
+def seconds(value: float) -> str:
+    """Return a duration as people say it: 12 ms, 3.4 s, 2 min 5 s, 3 h 20 min."""
+    if value < 1:
+        return f"{value * 1000:.0f} ms"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+
+
+# Up
+
+
+def started(result: Started) -> RenderableType:
+    """Return what `agentray up` has put up."""
+    heading = Text(f"agentray is up ({seconds(result.seconds)}).", style="bold green")
+    return Group(heading, _entrance(result.record, str(result.key_file), new_key=result.new_key))
+
+
+def already_up(record: ClusterRecord, key_file: str, import_string: str) -> RenderableType:
+    """Return what is up, for an `agentray up` that came second."""
+    parts: list[RenderableType] = [
+        Text("agentray is up already.", style="bold green"),
+        _entrance(record, key_file, new_key=False),
+    ]
+    if record.app != import_string:
+        command = f"agentray deploy {visible(import_string)}"
+        parts.append(Text(f"It was started with another app; this one comes with: {command}"))
+    return Group(*parts)
+
+
+def _entrance(record: ClusterRecord, key_file: str, *, new_key: bool) -> Table:
+    return pairs(
+        [
+            ("gateway", record.url),
+            ("API key", f"in {key_file}{' (new)' if new_key else ''}"),
+            ("dashboard", record.dashboard_url or None),
+            ("app", record.app),
+            ("next", 'agentray prompt "Your text"'),
+        ]
+    )
+
+
+# Status
+
+
+def status(found: ClusterStatus) -> RenderableType:
+    """Return the state of a cluster."""
+    ready = not found.missing
+    gateway = text("ready" if ready else "; ".join(found.missing), _good_or_bad(ready))
+    return Group(
+        pairs([("gateway", Text.assemble(found.url, "  ", gateway)), ("runs", run_counts(found))]),
+        Text(),
+        apps(found.manager["apps"]),
+        pools(found.manager["pools"]),
+        hosts(found.manager["hosts"]),
+    )
+
+
+def run_counts(found: ClusterStatus) -> Text:
+    """Return how many runs there are, by status."""
+    if found.runs is None:
+        return Text("unknown", style="dim")
+    now = [f"{count} {status}" for status, count in found.runs.unfinished.items()]
+    last = [f"{count} {status}" for status, count in found.runs.latest_ended.items()]
+    ended = f"of the latest: {', '.join(last)}" if last else "none has ended yet"
+    return Text(f"{', '.join(now)}; {ended}")
+
+
+def apps(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return the deployed apps."""
+    if not rows:
+        return Text("No app is deployed: agentray deploy MODULE:APP", style="yellow")
+    table = _table("App", "Status", "Agent types", "Entry", "Deployed")
+    for row in rows:
+        table.add_row(
+            text(row["name"]),
+            text(row["status"], _good_or_bad(row["status"] in _GOOD)),
+            text(", ".join(row["agents"])),
+            text(row["entry"]),
+            text(moment(datetime.fromisoformat(row["deployed_at"]))),
+        )
+    return table
+
+
+def pools(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return the pools: how many hosts they have, and should have."""
+    table = _table("Pool", "Hosts", "Slots leased", "Last error")
+    for row in rows:
+        complete = row["hosts"] >= row["wanted"]
+        table.add_row(
+            text(row["name"]),
+            text(f"{row['hosts']} of {row['wanted']}", _good_or_bad(complete)),
+            text(row["slots"]),
+            text(row["last_error"] or None, "red" if row["last_error"] else ""),
+        )
+    return table
+
+
+def hosts(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return the hosts."""
+    table = _table("Host", "Pool", "Status", "Process", "Agents", "Runs", "Handled")
+    for row in rows:
+        table.add_row(
+            text(row["id"]),
+            text(row["pool"]),
+            text(row["status"], _good_or_bad(row["status"] in _GOOD)),
+            *(text(row.get(name)) for name in ("pid", "agents", "runs", "handled")),
+        )
+    return table
+
+
+def agents(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return agents in memory."""
+    if not rows:
+        return Text("No agent is in memory: each starts with its first message.")
+    table = _table("Agent", "Status", "Queued", "Active", "Idle", "Host", "Last error")
+    for row in rows:
+        table.add_row(
+            text(row["agent"]),
+            text(row["status"], _good_or_bad(row["status"] in _GOOD)),
+            text(row["queued"]),
+            text(seconds(row["active_s"])),
+            text(seconds(row["idle_s"])),
+            text(row["host"]),
+            text(row["last_error"] or None, "red" if row["last_error"] else ""),
+        )
+    return table
+
+
+# Runs
+
+
+def runs(rows: Sequence[Run]) -> RenderableType:
+    """Return runs as a table."""
+    if not rows:
+        return Text("There are no such runs.")
+    table = _table("Run", "Status", "Agent", "Attempt", "Created", "Took", "Error")
+    for run in rows:
+        table.add_row(
+            text(run.id),
+            run_status(run),
+            text(run.agent),
+            text(run.attempt),
+            text(moment(run.created_at)),
+            text(took(run)),
+            text(run.error and f"{run.error.type}: {run.error.message}"),
+        )
+    return table
+
+
+def run_status(run: Run) -> Text:
+    """Return a run's status in its colour."""
+    return Text(run.status.value, style=_STYLES.get(run.status, "red"))
+
+
+def took(run: Run) -> str | None:
+    """Return how long a run took from its acceptance to its end; None: it has not ended."""
+    if run.finished_at is None:
+        return None
+    return seconds(max(0.0, (run.finished_at - run.created_at).total_seconds()))
+
+
+def moment(time: datetime) -> str:
+    """Return a time as this machine's clock shows it."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        # Ids are for copying: rather broken into two lines than cut.
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _good_or_bad(good: bool) -> str:
+    return "green" if good else "red"

@@ -1,0 +1,178 @@
+"""What came of a run, readable: its result, its error, its events, its trace. Pure functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, cast
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from agentray.cli.render import moment, pairs, run_status, text, took
+from agentray.protocol.runs import Run, RunError, RunEvent, Span
+
+_SHORT_CHARS = 60  # a value of up to this many stands beside its name, a longer one below it
+
+
+def run(found: Run) -> RenderableType:
+    """Return a run with its result or error."""
+    facts = pairs(
+        [
+            ("run", found.id),
+            ("status", run_status(found)),
+            ("agent", found.agent),
+            ("attempt", str(found.attempt)),
+            ("correlation", found.correlation_id),
+            ("created", moment(found.created_at)),
+            ("started", found.started_at and moment(found.started_at)),
+            ("took", took(found)),
+        ]
+    )
+    if found.error is not None:
+        return Group(facts, Text(), text(error(found.error), "red"))
+    return facts if found.result is None else Group(facts, Text(), result(found.result))
+
+
+def error(found: RunError) -> str:
+    """Return a run's error in one line: what, where, and by which causes."""
+    where = f" in {found.agent}" if found.agent else ""
+    causes = f" (by way of {' → '.join(found.path)})" if found.path else ""
+    return f"{found.type}: {found.message}{where}{causes}"
+
+
+# Results: any JSON
+
+
+def result(value: Any) -> RenderableType:
+    """Return a run's result: an object as sections, a text as itself."""
+    match value:
+        case None:
+            return text("The run has no result.", "dim")
+        case dict() if value:
+            return Group(*_sections(cast("dict[str, Any]", value)))
+        case _:
+            return _body(value)
+
+
+def _sections(value: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield short values beside their names, and long ones below them, with space between."""
+    for number, (short, items) in enumerate(groupby(value.items(), lambda item: _short(item[1]))):
+        if short:
+            yield from [Text()] * (number > 0)
+            yield pairs([(_heading(name), text(_inline(part))) for name, part in items])
+            continue
+        for position, (name, part) in enumerate(items):
+            yield from [Text()] * (number > 0 or position > 0)
+            yield text(_heading(name), "bold")
+            yield Padding(_body(part), (0, 0, 0, 2))
+
+
+def _body(value: Any) -> RenderableType:
+    match value:
+        case dict() if value:
+            rows = cast("dict[str, Any]", value)
+            return pairs([(_heading(name), text(_inline(part))) for name, part in rows.items()])
+        case list() if value:
+            return _list(cast("list[Any]", value))
+        case _:
+            return text(_inline(value))
+
+
+def _list(values: Sequence[Any]) -> RenderableType:
+    if all(isinstance(value, dict) and value for value in values):
+        return _rows(cast("Sequence[Mapping[str, Any]]", values))
+    bullets = Table.grid(padding=(0, 1))
+    for value in values:
+        bullets.add_row("•", text(_inline(value)))
+    return bullets
+
+
+def _rows(values: Sequence[Mapping[str, Any]]) -> Table:
+    """Return objects as a table; one that lacks a field has a dash there."""
+    names = list(dict.fromkeys(name for value in values for name in value))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in names:
+        table.add_column(text(_heading(name)), overflow="fold")
+    for value in values:
+        table.add_row(*(text(_inline(value.get(name))) for name in names))
+    return table
+
+
+def _short(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return not value
+    return not isinstance(value, str) or (len(value) <= _SHORT_CHARS and "\n" not in value)
+
+
+def _inline(value: Any) -> str:
+    match value:
+        case None | [] | {}:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            # Three decimals say enough, but a small number must not become zero.
+            return f"{round(value, 3):g}" if abs(value) < 0.01 else f"{round(value, 3)}"
+        case str() | int():
+            return str(value)
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
+def _heading(name: str) -> str:
+    words = name.replace("_", " ").strip()
+    return words[:1].upper() + words[1:] or '""'
+
+
+# Events
+
+
+def event(found: RunEvent) -> str:
+    """Return an event that is not a chunk as one line."""
+    match found.kind:
+        case "progress":
+            current, total = found.data.get("current"), found.data.get("total")
+            far = "" if current is None else f" {current:g}" + (f"/{total:g}" if total else "")
+            return f"{found.data.get('message', '')}{far}"
+        case _:
+            return found.kind
+
+
+def chunk(found: RunEvent) -> str:
+    """Return what a chunk adds to the answer."""
+    said = found.data.get("text")
+    return said if isinstance(said, str) else json.dumps(found.data, ensure_ascii=False) + "\n"
+
+
+# Traces
+
+
+def trace(run_id: str, spans: Sequence[Span]) -> Tree:
+    """Return what handled a run's messages, as a tree of causes."""
+    root = Tree(text(run_id, "bold"), guide_style="dim")
+    nodes = {span.id: Tree(_span(span)) for span in spans}
+    for span in spans:
+        # A trace is bounded: where a cause was left out, its effects hang on the run.
+        parent = nodes.get(span.parent or "", root)
+        parent.children.append(nodes[span.id])
+    if not spans:
+        root.add(text("nothing was traced", "dim"))
+    return root
+
+
+def _span(span: Span) -> Text:
+    line = Text.assemble(
+        text(span.event, "bold"),
+        " → ",
+        text(span.agent, "cyan"),
+        text(f"  {span.host}  ", "dim"),
+        text(f"{span.duration_ms:.1f} ms"),
+    )
+    if span.error:
+        line.append_text(text(f"  {span.error}", "red"))
+    return line

@@ -1,0 +1,123 @@
+"""Language models: typed answers from any provider that pydantic-ai knows by name.
+
+::
+
+    class Summariser(Agent):
+        async def on_start(self) -> None:
+            self.model = await load_model(
+                "anthropic:claude-sonnet-4-5", Summary, instructions="Summarise the text."
+            )
+
+        async def on_stop(self) -> None:
+            await self.model.close()
+
+        @on(TextSubmitted)
+        async def summarise(self, submitted: TextSubmitted) -> TextSummarised:
+            answer = await self.model.ask(submitted.text)
+            return TextSummarised(summary=answer.summary)
+
+The client is built in the process that runs the agent. Where no model is used nothing is imported:
+pydantic-ai takes seconds to import, and 60 MB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from agentray.errors import ConfigurationError, DeadlineExceeded
+
+if TYPE_CHECKING:
+    import pydantic_ai
+
+MODEL_VARIABLE = "AGENTRAY_MODEL"
+"""The environment variable with which an operator chooses the model."""
+
+DEFAULT_TIMEOUT_S = 120.0
+"""Seconds for an answer, with all attempts that the provider's client makes."""
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class LanguageModel(Generic[T]):
+    """A language model that answers with values of one type. Made by `load_model`.
+
+    Attributes:
+        name: as pydantic-ai knows it, `provider:model`.
+    """
+
+    def __init__(self, name: str, agent: pydantic_ai.Agent[object, T], timeout_s: float) -> None:
+        self.name = name
+        self._agent = agent
+        self._timeout_s = timeout_s
+        self._connections = AsyncExitStack()
+
+    async def open(self) -> None:
+        """Open the connections to the provider; `load_model` does."""
+        await self._connections.enter_async_context(self._agent)
+
+    async def ask(self, prompt: str) -> T:
+        """Return the model's answer.
+
+        What the provider refuses, and what the model answers in another form twice, is raised as
+        pydantic-ai raises it, with the provider's message.
+
+        Raises:
+            DeadlineExceeded: no answer in time.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                result = await self._agent.run(prompt)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"The model {self.name}", self._timeout_s) from error
+        return result.output
+
+    async def close(self) -> None:
+        """Close the connections to the provider."""
+        await self._connections.aclose()
+
+
+def configured_model() -> str | None:
+    """Return the name of the model that the operator chose; None: no model."""
+    return os.environ.get(MODEL_VARIABLE) or None
+
+
+async def load_model(
+    name: str, answer: type[T], *, instructions: str, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> LanguageModel[T]:
+    """Return a model, ready to be asked.
+
+    Args:
+        name: `provider:model`, such as `openai:gpt-4o` (OpenAI's Responses API) or
+            `openai-chat:NAME` (Chat Completions, which most compatible servers speak). Keys and
+            addresses come from the provider's own variables: OPENAI_API_KEY, OPENAI_BASE_URL.
+        answer: what it answers with; a description of each field helps it.
+        instructions: what it shall do with each prompt.
+        timeout_s: for one answer.
+
+    Raises:
+        ConfigurationError: the extra `llm` is not installed, the name is unknown, or the
+            provider's package or key is missing.
+    """
+    # In a thread: importing takes seconds, which the host's other agents do not have.
+    agent = await asyncio.to_thread(_build, name, answer, instructions)
+    model = LanguageModel(name, agent, timeout_s)
+    await model.open()
+    return model
+
+
+def _build(name: str, answer: type[T], instructions: str) -> pydantic_ai.Agent[object, T]:
+    try:
+        import pydantic_ai
+    except ImportError as error:
+        raise ConfigurationError(
+            f"The model {name!r} needs pydantic-ai: pip install 'agentray[llm]'"
+        ) from error
+    try:
+        return pydantic_ai.Agent(name, output_type=answer, instructions=instructions)
+    except (pydantic_ai.UserError, ImportError) as error:
+        raise ConfigurationError(f"The model {name!r} cannot be used: {error}") from error
