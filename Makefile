@@ -18,7 +18,8 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 # What it takes to install. The stamp is in the environment, so removing that removes both.
 STAMP := $(VENV)/.agentray-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-TESTS := $(wildcard $(addprefix tests/,unit contract integration acceptance chaos))
+TESTS := $(foreach kind,unit contract integration acceptance chaos,\
+  $(if $(wildcard tests/$(kind)/test_*.py),tests/$(kind)))
 
 .PHONY: help up down install check test unit format lock benchmark clean
 
@@ -35,7 +36,7 @@ install: $(STAMP) ## Make .venv with the locked dependencies and this package
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "agentray needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1 || true)." >&2; \
+	  echo "agentray needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo missing)." >&2; \
 	  echo "Name another one: make PYTHON=/path/to/python3.12 …" >&2; exit 1; }
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || $(PYTHON) -m venv --clear $(VENV)

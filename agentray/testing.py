@@ -61,10 +61,11 @@ class _LocalHost:
             work.close()
             raise HostUnreachable("It cannot be reached.")
         task = asyncio.get_running_loop().create_task(work)
-        await asyncio.wait((task, self._dead), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        try:
+            await asyncio.wait((task, self._dead), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not task.done():
+                task.cancel()
         if not self.alive:
             raise HostGone("It was killed.")
         return await task

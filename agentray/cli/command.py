@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UrlOption = Annotated[
     str | None,
-    typer.Option("--url", help="The gateway.  [default: AGENTRAY_URL, else what is up here]"),
+    typer.Option("--url", help="The gateway (default: AGENTRAY_URL, else what is up here)."),
 ]
 KeyOption = Annotated[
     str | None,
     typer.Option(
         "--key",
         help="The API key. Other users of this machine can see it here: better set "
-        "AGENTRAY_API_KEY.  [default: that, else the key that `agentray up` made]",
+        "AGENTRAY_API_KEY (default: that, else the key that `agentray up` made).",
     ),
 ]
 TimeoutOption = Annotated[

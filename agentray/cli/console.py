@@ -6,8 +6,9 @@ are made visible: a result must not be able to drive the terminal of who reads i
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +45,11 @@ def write(text: str, end: str = "\n") -> None:
     """Write text to standard output: to a terminal safely, to all else as it is."""
     sys.stdout.write((visible(text) if sys.stdout.isatty() else text) + end)
     sys.stdout.flush()
+
+
+def write_json(document: Any) -> None:
+    """Write a document as indented JSON to standard output."""
+    write(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def visible(text: str) -> str:

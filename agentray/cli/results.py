@@ -84,7 +84,7 @@ def _body(value: Any) -> RenderableType:
 
 
 def _list(values: Sequence[Any]) -> RenderableType:
-    if all(isinstance(value, dict) and value for value in values):
+    if all(isinstance(value, dict) for value in values):
         return _rows(cast("Sequence[Mapping[str, Any]]", values))
     bullets = Table.grid(padding=(0, 1))
     for value in values:
@@ -110,14 +110,14 @@ def _short(value: Any) -> bool:
 
 
 def _inline(value: Any) -> str:
+    if value is None or value in ([], {}):
+        return "-"
     match value:
-        case None | [] | {}:
-            return "-"
         case bool():
             return "yes" if value else "no"
         case float():
             # Three decimals say enough, but a small number must not become zero.
-            return f"{round(value, 3):g}" if abs(value) < 0.01 else f"{round(value, 3)}"
+            return f"{value:.3g}" if abs(value) < 0.01 else f"{round(value, 3)}"
         case str() | int():
             return str(value)
         case _:

@@ -37,6 +37,8 @@ ANSWER_WITHIN_S = 120.0
 _ANY = "any:8"
 _STATELESS = AgentOptions(concurrency=None)
 
+_EXTRACTIVE = "extractive: LexRank summary, C-value key phrases"
+
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -188,8 +190,6 @@ def _engine(summary_by: str | None, phrases_by: str | None) -> str:
         return f"model: {summary_by}" if summary_by else _EXTRACTIVE
     return f"mixed: {summary_by or 'LexRank'} summary, {phrases_by or 'C-value'} key phrases"
 
-
-_EXTRACTIVE = "extractive: LexRank summary, C-value key phrases"
 
 app = App(
     "text_analysis",

@@ -12,7 +12,7 @@ from agentray.events import Prompt
 class Echo(Agent):
     """Answers at once."""
 
-    options = AgentOptions(idle_timeout_s=600.0)
+    options = AgentOptions(name="microbenchmark_echo", idle_timeout_s=600.0)
 
     @action
     async def echo(self, value: int) -> int:
@@ -28,7 +28,7 @@ class Echo(Agent):
 class Sleeper(Agent):
     """Answers late, any number of calls at once."""
 
-    options = AgentOptions(concurrency=None)
+    options = AgentOptions(name="microbenchmark_sleeper", concurrency=None)
 
     @action
     async def doze(self, seconds: float) -> float:

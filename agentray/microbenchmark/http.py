@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from ray import serve
 
+from agentray.microbenchmark.agents import Echo
 from agentray.microbenchmark.calls import Scale
 from agentray.microbenchmark.rows import Row, in_turn, sequential_p50_ms
 
@@ -60,7 +61,7 @@ async def measure_http(url: str, api_key: str, scale: Scale) -> list[Row]:
 
 
 async def _measure(session: aiohttp.ClientSession, url: str, scale: Scale) -> list[Row]:
-    body = {"prompt": "measure", "agent": "echo"}
+    body = {"prompt": "measure", "agent": Echo.agent_type.name}
 
     async def post(path: str) -> Any:
         async with session.post(f"{url}{path}", json=body) as response:

@@ -78,6 +78,7 @@ class AggregatorAgent(Agent):
     """
 
     needs: ClassVar[tuple[type[Event], ...]] = ()
+    _gather: ClassVar[Callable[..., Coroutine[Any, Any, Any]]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         _check(cls)
@@ -90,8 +91,6 @@ class AggregatorAgent(Agent):
         self._events: dict[str, Event] = {}
         self._counted: dict[str, str] = {}  # event type → the event that counts for it
         self._ignored = 0
-
-    _gather: ClassVar[Callable[..., Coroutine[Any, Any, Any]]]
 
     async def combine(self, events: Gathered) -> Event | Iterable[Event] | None:
         """Return what follows from the events; called once, when all of them are there.

@@ -7,11 +7,13 @@ HTTP is ever unpickled.
 
 from __future__ import annotations
 
+import json
 import pickle
 import traceback
-from typing import Any, cast
+from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]
+import cloudpickle
+from pydantic_core import to_jsonable_python
 
 from agentray.errors import PayloadError, RemoteError
 from agentray.protocol.envelope import Reply
@@ -40,7 +42,7 @@ def encode(value: Any, what: str = "value") -> bytes:
 
 def _encode_by_value(value: Any, what: str) -> bytes:
     try:
-        return cast("bytes", cloudpickle.dumps(value, protocol=5))  # pyright: ignore[reportUnknownMemberType]
+        return cloudpickle.dumps(value, protocol=5)  # pyright: ignore[reportUnknownMemberType]
     except Exception as error:
         raise PayloadError(
             f"The {what} cannot be serialised: {type(error).__name__}: {error}"
@@ -79,6 +81,24 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], action: str)
         ]:
             encode(value, f"{name} of {action}()")
         raise
+
+
+def as_json(value: Any, what: str) -> Any:
+    """Return a value as plain JSON values.
+
+    Args:
+        value: JSON values, pydantic models, dataclasses, dates and the like.
+        what: how an error names it.
+
+    Raises:
+        PayloadError: it has no JSON form; NaN and infinities have none.
+    """
+    try:
+        plain = to_jsonable_python(value)
+        json.dumps(plain, allow_nan=False)
+    except (ValueError, TypeError) as error:  # pydantic's serialisation error is a ValueError
+        raise PayloadError(f"The {what} is not JSON: {error}") from error
+    return plain
 
 
 def encode_error(error: BaseException) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
 
 from agentray.ids import AgentId
@@ -29,6 +29,14 @@ class Kind(IntEnum):
     WATCH = 9  # reply with a run's next events
     PROGRESS = 10  # add an event to a run that is under way here
     PING = 11  # reply at once, without the agent
+
+
+class RunMode(StrEnum):
+    """The `name` of a `RUN` envelope: what its host must do before it begins."""
+
+    FRESH = "fresh"  # admitted a moment ago and given to no host before: begin at once
+    AGAIN = "again"  # may have been given to a host: look into the Store, one attempt more
+    ENSURE = "ensure"  # as AGAIN, but reply when it is under way, not when it has ended
 
 
 class ReplyKind(IntEnum):

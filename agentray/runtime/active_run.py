@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from agentray.core.lifecycle import move
+from agentray.errors import Fenced
 from agentray.protocol.envelope import Failure, Outcome, Reply, ReplyKind
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 from agentray.runtime.scope import failure_of
@@ -42,7 +43,9 @@ class ActiveRun:
         self._durable = stored.events
         self._flushed = asyncio.Event()
         self._joined: list[Callable[[Run | None], None]] = []
-        self._ended = False
+        self._ended = False  # nothing more is written for it here
+        self._told = False  # those who joined know what became of it
+        self._final: Run | None = None
         if stored.events == 0:
             self.add_event("queued", {}, time=self.run.created_at)
         self.add_event("started", {"attempt": self.run.attempt, "host": book.host_id})
@@ -85,7 +88,10 @@ class ActiveRun:
 
     def on_end(self, callback: Callable[[Run | None], None]) -> None:
         """Call back with the ended run; None: this host has lost it, ask again."""
-        self._joined.append(callback)
+        if self._told:
+            callback(self._final)
+        else:
+            self._joined.append(callback)
 
     # The reply sink of the prompt's message
 
@@ -109,7 +115,13 @@ class ActiveRun:
         Raises:
             Fenced: this host no longer leases the agent; nothing was written.
         """
+        if self._ended:
+            return  # it was let go meanwhile
         errors = outcome.errors
+        if outcome.answer is None and not errors and self._book.agents_moved(outcome.spans):
+            # An agent took a part of this run with it: that nothing failed means nothing.
+            await self._book.again(self, "an agent that took part has moved")
+            return
         if errors and all(error.type in _INFRASTRUCTURE for error in errors):
             await self._book.again(self, str(errors[0].message))
             return
@@ -143,19 +155,13 @@ class ActiveRun:
         self.add_event(status.value, data, time=finished_at)
         events, self._pending = self._pending, []
         self._ended = True
-        end = RunEnd(
-            self.run.id,
-            status,
-            result,
-            error,
-            self.started_at,
-            finished_at,
-            [
-                Span.model_validate(dict(zip(Span.model_fields, span, strict=True)))
-                for span in spans
-            ],
-        )
-        effects = self._effects(events={self.run.id: events}, end=end, states=states)
+        trace = [Span.model_validate(dict(zip(Span.model_fields, s, strict=True))) for s in spans]
+        end = RunEnd(self.run.id, status, result, error, self.started_at, finished_at, trace)
+        try:
+            effects = self._effects(events={self.run.id: events}, end=end, states=states)
+        except Fenced:
+            self.lose()
+            raise
         ended = await self._book.commit_end(self, effects, run)
         self.written(len(events))
         self._tell(ended)
@@ -174,6 +180,7 @@ class ActiveRun:
         self._tell(run)
 
     def _tell(self, run: Run | None) -> None:
+        self._told, self._final = True, run
         joined, self._joined = self._joined, []
         for callback in joined:
             callback(run)

@@ -25,7 +25,7 @@ from agentray.errors import (
 from agentray.events import Event
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, encode, encode_arguments, error_of
-from agentray.protocol.envelope import Kind, Reply, ReplyKind
+from agentray.protocol.envelope import Kind, Reply, ReplyKind, RunMode
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.deadlines import Deadlines
 from agentray.runtime.link import AnyLink, Link, Message
@@ -230,6 +230,9 @@ class Channel:
 
     def moved(self, message: Message) -> None:
         """Send a message again that a host refused because it does not lease the slot."""
+        if message.kind == Kind.RUN and message.name == RunMode.FRESH:
+            # The host may have begun it and lost the slot then.
+            message.name = RunMode.AGAIN
         self._park(message, 1)
 
     def _park(self, message: Message, attempt: int) -> None:

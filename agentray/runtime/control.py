@@ -11,7 +11,7 @@ from agentray.errors import ConfigurationError, IdempotencyConflict, NoHandler, 
 from agentray.events import Prompt
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, encode, encode_error
-from agentray.protocol.envelope import Kind, ReplyKind
+from agentray.protocol.envelope import Kind, ReplyKind, RunMode
 from agentray.protocol.runs import Run
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.turn import Turn
@@ -19,15 +19,6 @@ from agentray.store.base import LaunchedAgent, NewRun, StoredRun
 
 if TYPE_CHECKING:
     from agentray.runtime.host import Host
-
-FRESH = "fresh"
-"""A `RUN` message for a run that was admitted a moment ago and given to no host before."""
-
-AGAIN = "again"
-"""A `RUN` message for a run that may have been given to a host: one attempt more."""
-
-ENSURE = "ensure"
-"""As `AGAIN`, but the reply comes when the run is under way, not when it has ended."""
 
 
 class Control:
@@ -50,11 +41,11 @@ class Control:
             turn.reply(ReplyKind.VALUE)
         elif envelope.kind == Kind.PROGRESS:
             run_id, kind, data = decode(envelope.payload)
-            active = self._host.runs.get(run_id)
+            active = self._host.runs.get(run_id.partition("#")[0])  # of whichever attempt
             if active is not None:
                 active.add_event(kind, data)
             turn.reply(ReplyKind.VALUE)
-        elif envelope.kind == Kind.RUN and envelope.name == FRESH:
+        elif envelope.kind == Kind.RUN and envelope.name == RunMode.FRESH:
             self._begin(turn, decode(envelope.payload))
         else:
             turn.task = self._host.tasks.spawn(self._guarded(turn))
@@ -77,7 +68,7 @@ class Control:
     async def _run(self, turn: Turn) -> None:
         stored: StoredRun = decode(turn.envelope.payload)
         found = await self._host.runs.take_up(stored.run.id)
-        if turn.envelope.name == ENSURE:
+        if turn.envelope.name == RunMode.ENSURE:
             turn.reply(ReplyKind.VALUE)
         else:
             self._answer_at_end(turn, found)

@@ -8,10 +8,9 @@ from agentray.errors import DeploymentStopped, NoHandler, UnknownAgentType
 from agentray.events import Prompt
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.codec import decode, encode, error_of
-from agentray.protocol.envelope import Kind, Reply, ReplyKind
+from agentray.protocol.envelope import Kind, Reply, ReplyKind, RunMode
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.runtime.channel import Channel
-from agentray.runtime.control import AGAIN, FRESH
 from agentray.runtime.link import Message
 from agentray.runtime.ports import Place
 from agentray.store.base import NewRun, StoredRun
@@ -57,7 +56,7 @@ class ChannelDispatcher:
             created_at=run.created_at,
         )
         stored = StoredRun(fresh, run.agent, run.pool, run.slot, run.input, 0, run.owner)
-        return await self._send(run.agent, FRESH, encode(stored))
+        return await self._send(run.agent, RunMode.FRESH, encode(stored))
 
     async def _send(self, agent: AgentId, name: str, payload: bytes) -> Run:
         loop = asyncio.get_running_loop()
@@ -65,7 +64,7 @@ class ChannelDispatcher:
 
         def on_gone(message: Message, reason: str, may_have_run: bool) -> None:
             if may_have_run:
-                message.name = AGAIN  # the next host must look into the Store first
+                message.name = RunMode.AGAIN  # the next host must look into the Store first
             self._channel.on_gone(message, reason, may_have_run)
 
         def on_reply(reply: Reply) -> None:

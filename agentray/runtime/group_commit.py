@@ -30,7 +30,7 @@ class GroupCommit(Generic[Item, Result]):
 
     def __init__(
         self,
-        commit: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        commit: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
         name: str,
         max_batch: int = 256,
@@ -39,7 +39,8 @@ class GroupCommit(Generic[Item, Result]):
         """Make one.
 
         Args:
-            commit: commits a batch and returns one result per item, in the order given.
+            commit: commits a batch and returns one result per item, in the order given; an
+                exception among them is raised for its own item only.
             name: what is committed, for task names and errors.
             max_batch: most items of one commit.
             max_waiting: most items that may gather before `submit` refuses more.
@@ -102,7 +103,11 @@ class GroupCommit(Generic[Item, Result]):
                     answer.set_exception(error)
             return
         for (_, answer), result in pairs:
-            if not answer.done():  # done: its caller was cancelled
+            if answer.done():
+                continue  # its caller was cancelled
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
                 answer.set_result(result)
 
 

@@ -19,7 +19,14 @@ from typing import Any
 from agentray.agent import AgentType
 from agentray.app import App
 from agentray.context import Context
-from agentray.errors import AgentrayError, ConfigurationError, Fenced, UnknownAgentType
+from agentray.errors import (
+    AgentrayError,
+    ConfigurationError,
+    Fenced,
+    PayloadError,
+    UnknownAgentType,
+    UnknownRun,
+)
 from agentray.events import Event
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.codec import decode
@@ -81,6 +88,7 @@ class Host:
             self._make_commits(),
             epoch=self.epoch,
             deliver=self.deliver_turn,
+            lives_on=self._lives_on,
         )
         self.types: dict[str, Loaded] = {}
         self._apps: dict[str, bytes] = {}
@@ -95,8 +103,14 @@ class Host:
         self.tasks.spawn(self._sweep(), name="sweep")
 
     def _make_commits(self) -> GroupCommit[Effects, CommitOutcome]:
-        async def commit(batch: Sequence[Effects]) -> Sequence[CommitOutcome]:
-            return await self.store.commit(self.host_id, batch)
+        async def commit(batch: Sequence[Effects]) -> Sequence[CommitOutcome | Exception]:
+            try:
+                return await self.store.commit(self.host_id, batch)
+            except (PayloadError, UnknownRun, ValueError) as error:
+                if len(batch) == 1:
+                    return [error]
+            # One of them cannot be written, and nothing was: find it, and write the others.
+            return [(await commit([effects]))[0] for effects in batch]
 
         self.commits = GroupCommit(commit, max_batch=MAX_COMMITS, name="host commits")
         return self.commits
@@ -281,6 +295,13 @@ class Host:
             return self._epochs[pool, slot]
         except KeyError:
             raise Fenced from None
+
+    def _lives_on(self, agent_id: AgentId) -> str | None:
+        try:
+            host = self.channel.snapshot.host_of(agent_id)
+        except KeyError:
+            return None
+        return host.id if host else None
 
     def _leases(self, agent_id: AgentId) -> bool:
         pool = self._pool_of(agent_id)

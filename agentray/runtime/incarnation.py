@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from pydantic_core import to_jsonable_python
-
 from agentray import context as contexts
 from agentray.agent import Agent, AgentType, bind
 from agentray.context import Context
@@ -25,7 +23,7 @@ from agentray.errors import (
 )
 from agentray.events import Event, Prompt
 from agentray.ids import AgentId, new_id
-from agentray.protocol.codec import decode, encode, encode_error
+from agentray.protocol.codec import as_json, decode, encode, encode_error
 from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome, ReplyKind
 from agentray.runtime.scope import Scope, scope_of
 from agentray.runtime.turn import Turn
@@ -152,8 +150,8 @@ class Incarnation:
             turn.sink.reply(turn.envelope.id, ReplyKind.VALUE, None)
         if offer is Offer.RUN:
             self._busy += 1
-            turn.task = self._host.tasks.spawn(self._turns(turn, reentrant=reentrant))
-            self._tasks = (*self._tasks, turn.task)
+            task = self._host.tasks.spawn(self._turns(turn, reentrant=reentrant))
+            self._tasks = (*self._tasks, task)
 
     def withdraw(self, turn: Turn) -> None:
         """Take out a message that waits."""
@@ -169,8 +167,11 @@ class Incarnation:
         handled = 0
         try:
             while turn is not None:
-                turn.task = task
-                await self._handle(turn)
+                if not turn.cancelled:
+                    turn.task = task
+                    await self._handle(turn)
+                    # From here on, cancelling this message must not hit the next one.
+                    turn.task = None
                 turn = None if reentrant else self._mailbox.finished()
                 handled += 1
                 if handled % _TURNS_BEFORE_YIELD == 0:
@@ -197,7 +198,8 @@ class Incarnation:
             if not turn.cancelled:
                 raise
             # The message was given up, not this task: it goes on with the next one.
-            cast("asyncio.Task[Any]", turn.task).uncancel()
+            task = cast("asyncio.Task[Any]", asyncio.current_task())
+            task.uncancel()
             turn.drop()
         except Fenced:
             # Nothing was written: the agent lives elsewhere, the sender shall ask there.
@@ -293,7 +295,7 @@ class Incarnation:
             self._host.publish(item, context)
         elif isinstance(context.event, Prompt):
             # Asked directly, an agent may answer directly.
-            scope_of(context).answer(_as_json(item))
+            scope_of(context).answer(as_json(item, "answer"))
         elif item is not None:
             raise PayloadError(
                 f"{self.type.cls.__name__} returned {type(item).__name__} for "
@@ -402,13 +404,6 @@ class Incarnation:
         """Take out what waits, for another host to handle."""
         early, self._early = self._early or [], None
         return [*early, *self._mailbox.clear()]
-
-
-def _as_json(value: Any) -> Any:
-    try:
-        return to_jsonable_python(value)
-    except ValueError as error:  # pydantic's serialisation error is one
-        raise PayloadError(f"The answer is not JSON: {error}") from error
 
 
 def _along(outcome: Outcome, envelope: Envelope) -> Outcome:

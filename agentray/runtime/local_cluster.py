@@ -42,6 +42,14 @@ _POLL_INTERVAL_S = 0.05
 _SOCKET_NAME_BYTES = 80
 _SOCKET_PATH_MAX_BYTES = 107
 
+# A replica that ends stays reachable for a while, for load balancers that hear of it late; the one
+# here is told by Serve itself. The half minute that is the default would be added to every stop.
+_SERVE = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+}
+
 # Serve's template binds the statistics page and the Prometheus exporter of HAProxy to all
 # interfaces, and no option changes that. So Serve is given this program instead of HAProxy: it
 # mends the two lines of the generated file, then becomes HAProxy. The public listener is not
@@ -108,7 +116,7 @@ def driver_environment() -> dict[str, str]:
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        **_SERVE,
     }
 
 
@@ -131,7 +139,7 @@ def serve_environment(runtime_dir: Path) -> dict[str, str]:
     program.write_text(_HAPROXY_ON_LOOPBACK.format(haproxy=shlex.quote(_haproxy())))
     program.chmod(0o700)
     return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        **_SERVE,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime_dir / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(runtime_dir / "admin.sock"),

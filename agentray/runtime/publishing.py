@@ -11,7 +11,7 @@ from agentray.context import Context
 from agentray.core.routing import recipients
 from agentray.events import Event, TerminateEvent
 from agentray.ids import AgentId, new_id
-from agentray.protocol.codec import encode
+from agentray.protocol.codec import as_json, encode
 from agentray.protocol.envelope import Kind, Reply, ReplyKind
 from agentray.runtime.channel import inherit
 from agentray.runtime.link import Message
@@ -40,7 +40,7 @@ class Publisher:
         scope = scope_of(context)
         terminates = isinstance(published, TerminateEvent)
         if terminates:
-            scope.answer(published.content())
+            scope.answer(as_json(published.content(), f"content of {published.event_type}"))
         subscriptions = self._host.channel.snapshot.subscriptions.get(published.event_type, ())
         targets = recipients(
             subscriptions,
@@ -97,7 +97,7 @@ class Publisher:
         """Tell the host of the run's own agent; outside of runs nobody listens."""
         if context.root is None:
             return
-        payload = encode((context.correlation_id, kind, dict(data)), "progress")
+        payload = encode((context.correlation_id, kind, as_json(data, "progress")), "progress")
         channel = self._host.channel
         message = Message(Kind.PROGRESS, context.root, "", payload, _ignore, channel.on_gone)
         channel.post(message)

@@ -19,6 +19,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from agentray import logs
@@ -383,6 +384,12 @@ def connect_to_ray(address: str) -> None:
     Raises:
         ClusterNotRunning: nobody answers there.
     """
+    # Ray reads these when it is imported, which a driver may have done before it came here.
+    Config.initialize("")  # the authentication mode, as Ray's own `init` does it
+    if address.startswith(("127.", "localhost:")):
+        # Ray replaces a loopback address by the machine's own, where a local cluster does not
+        # listen, and waits there for minutes.
+        ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         ray.init(
             address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR

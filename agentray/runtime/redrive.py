@@ -14,10 +14,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agentray.protocol.codec import encode
-from agentray.protocol.envelope import Kind, Reply
+from agentray.protocol.envelope import Kind, Reply, RunMode
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.channel import Channel
-from agentray.runtime.control import ENSURE
 from agentray.runtime.link import Message
 from agentray.runtime.tasks import TaskSet
 from agentray.store.base import Store, StoredRun
@@ -69,7 +68,7 @@ class Redriver:
             message = Message(
                 Kind.RUN,
                 stored.agent,
-                ENSURE,
+                RunMode.ENSURE,
                 payload,
                 _Noted(stored.run.id),
                 self._channel.on_gone,

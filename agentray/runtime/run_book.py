@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +13,7 @@ from agentray.errors import Fenced, StoreUnavailable, UnknownRun
 from agentray.events import Prompt
 from agentray.ids import AgentId
 from agentray.protocol.envelope import Envelope, Kind
-from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
+from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.tasks import TaskSet
@@ -25,8 +25,10 @@ logger = logging.getLogger(__name__)
 FLUSH_S = 0.05
 """How often events of runs under way are written. A run that is shorter costs one commit in all."""
 
-MAX_ATTEMPTS = 5
-"""Attempts of a run whose hosts keep dying; then it is `dead` and kills no more of them."""
+MAX_ATTEMPTS = 8
+"""Attempts of a run whose hosts keep dying; then it is `dead` and kills no more of them.
+
+A host's death can cost a run two: one for the death, one when the replacement takes slots over."""
 
 _STORE_RETRY_S = 0.5
 
@@ -42,6 +44,7 @@ class RunBook:
         *,
         epoch: Callable[[str, int], int],
         deliver: Callable[[Turn], None],
+        lives_on: Callable[[AgentId], str | None],
     ) -> None:
         """Make an empty book.
 
@@ -51,14 +54,17 @@ class RunBook:
             commits: the host's commits, which are gathered.
             epoch: returns the epoch of a slot; raises `Fenced` when the host does not lease it.
             deliver: hands a message to its agent on this host.
+            lives_on: returns the host that leases an agent now.
         """
         self.host_id = host_id
         self._store = store
         self._commits = commits
         self.epoch = epoch
         self._deliver = deliver
+        self._lives_on = lives_on
         self._tasks = TaskSet("runs")
         self._active: dict[str, ActiveRun] = {}
+        self._taking: dict[str, asyncio.Task[ActiveRun | Run]] = {}
         self._flusher: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -100,11 +106,18 @@ class RunBook:
         """
         if (known := self._active.get(run_id)) is not None:
             return known
+        taking = self._taking.get(run_id)
+        if taking is None:
+            # Manager and gateway may ask at once: that is one attempt, not two.
+            taking = self._tasks.spawn(self._take_up(run_id), name=f"take up {run_id}")
+            self._taking[run_id] = taking
+            taking.add_done_callback(lambda _: self._taking.pop(run_id, None))
+        return await asyncio.shield(taking)
+
+    async def _take_up(self, run_id: str) -> ActiveRun | Run:
         stored = await self._store.retry_run(run_id)
         if stored is None:
             raise UnknownRun(run_id)
-        if (known := self._active.get(run_id)) is not None:
-            return known  # somebody was faster while the Store answered
         if stored.run.status in TERMINAL:
             return stored.run
         active = self.begin(stored)
@@ -133,6 +146,11 @@ class RunBook:
             retried.on_end(active.hand_over)
         else:
             active.hand_over(retried)
+
+    def agents_moved(self, spans: Sequence[tuple[Any, ...]]) -> bool:
+        """Whether an agent that handled a message of a run lives on another host now."""
+        agent, host = (list(Span.model_fields).index(name) for name in ("agent", "host"))
+        return any(self._lives_on(AgentId.parse(span[agent])) != span[host] for span in spans)
 
     # While it runs
 
@@ -220,9 +238,11 @@ class RunBook:
 
 def _prompt(stored: StoredRun) -> Envelope:
     run = stored.run
+    # Each attempt is a conversation of its own: it must not meet what an earlier one left behind.
+    correlation_id = run.correlation_id if run.attempt == 1 else f"{run.id}#{run.attempt}"
     event = Prompt(
         text=stored.input.get("prompt", ""),
-        correlation_id=run.correlation_id,
+        correlation_id=correlation_id,
         source=f"run/{run.id}",
         time=datetime.now(UTC),
     )
@@ -234,6 +254,6 @@ def _prompt(stored: StoredRun) -> Envelope:
         key=agent.key,
         name=Prompt.event_type,
         payload=event,
-        correlation_id=run.correlation_id,
+        correlation_id=correlation_id,
         root=agent,
     )

@@ -32,7 +32,7 @@ class Turn:
 
     Attributes:
         run: the run whose prompt this is; None for every other message.
-        task: what handles it; None while it waits.
+        task: what handles it; None before its handler begins and after it has ended.
         cancelled: its sender gave it up.
     """
 

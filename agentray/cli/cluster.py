@@ -1,0 +1,147 @@
+"""Commands about the cluster: up, down, status, agents, deploy, stop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+
+from agentray.cli import console
+from agentray.cli.command import JsonOption, read_settings
+from agentray.cli.exits import ExitCode
+from agentray.config import ClusterRecord
+from agentray.errors import ClusterAlreadyRunning
+
+ImportString = Annotated[
+    str, typer.Argument(metavar="MODULE:APP", help="Where the app is, as package.module:name.")
+]
+
+
+def up(
+    app: ImportString,
+    port: Annotated[
+        int | None, typer.Option(help="Port of the gateway (default: AGENTRAY_PORT, else 8000).")
+    ] = None,
+    hosts: Annotated[
+        int | None,
+        typer.Option(min=1, help="Hosts of the pool `default` (default: AGENTRAY_HOSTS, else 2)."),
+    ] = None,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="Replicas of the gateway (default: AGENTRAY_REPLICAS, else 1)."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT or `auto` of a Ray cluster that runs; needs AGENTRAY_DATABASE_URL "
+            "(default: a new one on this machine)."
+        ),
+    ] = None,
+) -> None:
+    """Start agentray on this machine and deploy an app.
+
+    Starts what an app needs: a database, Ray, hosts and the gateway. Where it is up already, says
+    where.
+    """
+    settings = read_settings(port=port, hosts=hosts, replicas=replicas)
+    from agentray.cli import progress, render
+    from agentray.cli.stack import Stack
+
+    try:
+        with progress.shown(console.err()) as report:
+            started = asyncio.run(Stack(settings).up(app, report, address=address))
+    except ClusterAlreadyRunning:
+        record = ClusterRecord.read(settings)
+        if record is None:  # it was taken down this very moment
+            raise
+        console.out().print(render.already_up(record, str(settings.key_file), app))
+        return
+    console.out().print(render.started(started))
+
+
+def down() -> None:
+    """Stop agentray on this machine.
+
+    Runs that have not ended are kept and go on at the next start.
+    """
+    settings = read_settings()
+    from agentray.cli import progress
+    from agentray.cli.stack import Stack
+
+    with progress.shown(console.err()) as report:
+        rough = asyncio.run(Stack(settings).down(report))
+    for what in rough:
+        console.note(f"not stopped gently: {what}")
+    console.write("agentray is down.")
+
+
+def status(as_json: JsonOption = False) -> None:
+    """Show what runs: gateway, apps, pools, hosts and runs.
+
+    Exits with 3 when nothing is running or the gateway is not ready.
+    """
+    settings = read_settings()
+    from agentray.cli import render
+    from agentray.cli.status import look
+
+    found = asyncio.run(look(settings))
+    if as_json:
+        console.write_json(found.as_json())
+    else:
+        console.out().print(render.status(found))
+    if found.missing:
+        raise typer.Exit(ExitCode.UNAVAILABLE)
+
+
+def agents(
+    agent_type: Annotated[
+        str | None, typer.Option("--type", help="Only those of this agent type.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most of them.")] = 100,
+    as_json: JsonOption = False,
+) -> None:
+    """List the agents that are in memory, the most recently used ones of each host first."""
+    settings = read_settings()
+    from agentray.cli import render
+    from agentray.runtime.connection import connect
+
+    async def ask() -> list[dict[str, Any]]:
+        async with connect(settings=settings) as manager:
+            return await manager.agents(agent_type, limit)
+
+    found = asyncio.run(ask())
+    if as_json:
+        console.write_json(found)
+    else:
+        console.out().print(render.agents(found))
+
+
+def deploy(app: ImportString) -> None:
+    """Deploy an app to the running cluster, or replace it where its code has changed."""
+    settings = read_settings()
+    from agentray.app import load_app
+    from agentray.runtime.connection import connect
+
+    name = load_app(app).name  # what is wrong with it is said before anything is connected
+
+    async def ask() -> str:
+        async with connect(settings=settings) as manager:
+            return await manager.deploy(app)
+
+    console.write(f"{name}: {asyncio.run(ask())}")
+
+
+def stop(
+    app: Annotated[str, typer.Argument(metavar="APP", help="The app's name, see `status`.")],
+) -> None:
+    """Stop an app: its agents take no more messages until it is deployed again."""
+    settings = read_settings()
+    from agentray.runtime.connection import connect
+
+    async def ask() -> None:
+        async with connect(settings=settings) as manager:
+            await manager.stop(app)
+
+    asyncio.run(ask())
+    console.write(f"{app}: stopped")

@@ -1,0 +1,66 @@
+"""The `agentray` command.
+
+Imports at module level are light, so that `--help` and completion are quick: each command imports
+what it needs when it runs. Exit codes are in `agentray.cli.exits`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import agentray
+from agentray.cli import cluster, console, doctor, runs
+from agentray.cli.command import Command
+
+app = typer.Typer(
+    name="agentray",
+    help="Agents on Ray: start a cluster, prompt its agents, see what their runs came to.",
+    no_args_is_help=True,
+    # Errors are told by `Command`; typer's own tracebacks show local variables, keys among them.
+    pretty_exceptions_enable=False,
+)
+
+COMMANDS = (
+    cluster.up,
+    runs.prompt,
+    cluster.status,
+    cluster.agents,
+    runs.runs,
+    runs.run,
+    cluster.deploy,
+    cluster.stop,
+    cluster.down,
+    doctor.doctor,
+)
+"""Each is a function; its name is the command's, its docstring the help."""
+
+for _command in COMMANDS:
+    app.command(cls=Command)(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.write(f"agentray {agentray.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", envvar="AGENTRAY_DEBUG", help="Show where errors come from."),
+    ] = False,
+) -> None:
+    """Take the options that all commands have; `Command` looks at them."""
+    del version, debug
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

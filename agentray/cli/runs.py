@@ -1,0 +1,283 @@
+"""Commands about runs: prompt, run, runs. They speak HTTP, and need no Ray here."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agentray.cli import console
+from agentray.cli.command import (
+    DEFAULT_TIMEOUT_S,
+    JsonOption,
+    KeyOption,
+    Target,
+    TimeoutOption,
+    UrlOption,
+)
+from agentray.cli.exits import ExitCode
+from agentray.core.lifecycle import TERMINAL
+from agentray.errors import ConfigurationError, RunFailed
+from agentray.ids import new_id
+from agentray.protocol.runs import Run, RunEvent, RunStatus
+
+if TYPE_CHECKING:
+    from agentray.client import AsyncAgentClient, RunPage
+
+TraceOption = Annotated[
+    bool, typer.Option("--trace", help="Print the run's events as a tree when it has ended.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """How a prompt is given, and what is shown of its run."""
+
+    text: str
+    agent: str | None
+    stream: bool
+    as_json: bool
+    trace: bool
+    wait_s: float
+
+
+def prompt(  # noqa: PLR0913 - the options are read from the signature
+    text: Annotated[str | None, typer.Argument(help="What the agent is asked.")] = None,
+    *,
+    file: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Read the text from a file; - is the input.")
+    ] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(help="An agent type, or TYPE/KEY (default: the entry of the app)."),
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print the run's events as they come.")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the run as JSON; with --stream, an event per line."),
+    ] = False,
+    trace: TraceOption = False,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Seconds to wait for the end; the run goes on (default: to the end)."
+        ),
+    ] = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Ask an agent and print its answer.
+
+    Exits with 6 when the run does not succeed, and with 7 when it has not ended within --wait.
+    """
+    wait_s = inf if wait is None else wait
+    asking = _Asking(read_text(text, file), agent, stream, as_json, trace, wait_s)
+    code = asyncio.run(_prompt(Target(url, key, timeout), asking))
+    if code is not ExitCode.OK:
+        raise typer.Exit(code)
+
+
+def run(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID")],
+    as_json: JsonOption = False,
+    trace: TraceOption = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Show a run."""
+    asyncio.run(_show_run(Target(url, key, timeout), run_id, as_json=as_json, trace=trace))
+
+
+def runs(
+    status: Annotated[RunStatus | None, typer.Option(help="Only those.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Only those of this agent type.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Most of them.")] = 20,
+    before: Annotated[
+        str | None, typer.Option(metavar="RUN_ID", help="Only those older than this run.")
+    ] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+) -> None:
+    """List runs, newest first."""
+
+    async def ask() -> RunPage:
+        async with Target(url, key, timeout).client() as client:
+            return await client.runs(limit=limit, before=before, status=status, agent=agent)
+
+    page = asyncio.run(ask())
+    if as_json:
+        rows = [found.model_dump(mode="json") for found in page.runs]
+        console.write_json({"runs": rows, "next": page.next})
+        return
+    from agentray.cli import render
+
+    console.out().print(render.runs(page.runs))
+    if page.next:
+        console.note(f"There are more: --before {page.next}")
+
+
+def read_text(text: str | None, file: str | None) -> str:
+    """Return what an agent is asked.
+
+    Args:
+        text: given on the command line.
+        file: path of a file, `-` for standard input.
+
+    Raises:
+        ConfigurationError: both or none are given, there is nothing in it, or it is no UTF-8 text.
+    """
+    if (text is None) == (file is None):
+        raise ConfigurationError("Give a text, or --file PATH; --file - reads the input.")
+    if file is not None:
+        text = _read_file(file)
+    if text is None or not text.strip():
+        raise ConfigurationError("There is nothing to ask: the text is empty.")
+    return text
+
+
+def _read_file(file: str) -> str:
+    try:
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return data.decode()
+    except OSError as error:
+        raise ConfigurationError(f"{file!r} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{file!r} is no text in UTF-8: {error}.") from error
+
+
+async def _prompt(target: Target, asking: _Asking) -> ExitCode:
+    async with target.client() as client:
+        said = ""
+        if asking.stream:
+            found, said = await _stream(client, asking)
+        else:
+            with _waiting():
+                found = await client.prompt(asking.text, asking.agent, wait_s=asking.wait_s)
+        if found.status not in TERMINAL:
+            return _unfinished(found, asking)
+        _show_end(found, asking, said)
+        if asking.trace:
+            await _show_trace(client, found.id, on_stderr=asking.as_json)
+    if found.status is not RunStatus.SUCCEEDED:
+        from agentray.cli import results
+
+        why = results.error(found.error) if found.error else "no reason was given"
+        raise RunFailed(found.id, found.status.value.replace("_", " "), why)
+    return ExitCode.OK
+
+
+async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
+    """Show the run's events until its end, or as long as is waited for.
+
+    Returns:
+        The run, and what its chunks said.
+    """
+    # The same request under the same key finds the run again, also with a key that may not read.
+    again = new_id("key")
+    printer = _EventPrinter(as_json=asking.as_json)
+    wait_s = None if asking.wait_s == inf else asking.wait_s
+    events = client.stream(asking.text, asking.agent, idempotency_key=again)
+    try:
+        async with asyncio.timeout(wait_s), aclosing(events):
+            async for event in events:
+                printer.show(event)
+    except TimeoutError:
+        console.note(f"Nobody waits any more: {wait_s:g} s are over.")
+    printer.end_line()
+    found = await client.prompt(asking.text, asking.agent, wait_s=0, idempotency_key=again)
+    return found, printer.said
+
+
+class _EventPrinter:
+    """Prints events as they come: the answer to standard output, all else to standard error."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._within_line = False
+        self.said = ""
+
+    def show(self, event: RunEvent) -> None:
+        from agentray.cli import results
+
+        if self._as_json:
+            console.write(event.model_dump_json())
+        elif event.kind == "chunk":
+            said = results.chunk(event)
+            console.write(said, end="")
+            self.said += said
+            self._within_line = not said.endswith("\n")
+        else:
+            self.end_line()
+            console.note(results.event(event))
+
+    def end_line(self) -> None:
+        """Let what comes next begin a line of its own."""
+        if self._within_line:
+            console.write("")
+            self._within_line = False
+
+
+def _unfinished(found: Run, asking: _Asking) -> ExitCode:
+    """Tell that the run goes on; where nobody wanted to wait, that is as it should be."""
+    if asking.as_json and not asking.stream:
+        console.write(found.model_dump_json(indent=2))
+    elif not asking.as_json and asking.wait_s == 0:
+        console.write(found.id)
+    console.note(f"{found.id} is {found.status.value}; see: agentray run {found.id}")
+    return ExitCode.OK if asking.wait_s == 0 else ExitCode.UNFINISHED
+
+
+def _show_end(found: Run, asking: _Asking, said: str) -> None:
+    """Show what came of a run; an error is told at the very end, by who ends the command."""
+    if asking.as_json:
+        if not asking.stream:
+            console.write(found.model_dump_json(indent=2))
+        return
+    if found.status is not RunStatus.SUCCEEDED:
+        return
+    if isinstance(found.result, str):
+        if found.result.rstrip("\n") != said.rstrip("\n"):  # the chunks have said it already
+            console.write(found.result)
+        return
+    from agentray.cli import results
+
+    console.out().print(results.result(found.result))
+
+
+async def _show_run(target: Target, run_id: str, *, as_json: bool, trace: bool) -> None:
+    async with target.client() as client:
+        found = await client.run(run_id)
+        if as_json:
+            console.write(found.model_dump_json(indent=2))
+        else:
+            from agentray.cli import results
+
+            console.out().print(results.run(found))
+        if trace:
+            await _show_trace(client, run_id, on_stderr=as_json)
+
+
+async def _show_trace(client: AsyncAgentClient, run_id: str, *, on_stderr: bool) -> None:
+    """Print a run's trace; beside JSON on standard error, so that the JSON stays JSON."""
+    from agentray.cli import results
+
+    spans = await client.trace(run_id)
+    (console.err() if on_stderr else console.out()).print(results.trace(run_id, spans))
+
+
+def _waiting() -> AbstractContextManager[object]:
+    """Show on a terminal that something is waited for."""
+    err = console.err()
+    return err.status("waiting for the answer") if err.is_terminal else nullcontext()

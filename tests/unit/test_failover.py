@@ -1,0 +1,110 @@
+"""Runs outlive their hosts: whatever dies in the midst, each ends once, with its own answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from agentray import Agent, AgentOptions, App, Event, Prompt, RunStatus, TerminateEvent, on
+from agentray.patterns.aggregator import AggregatorAgent, Gathered
+from agentray.testing import LocalRuntime
+
+attempts: Counter[str] = Counter()
+
+
+class Asked(Event):
+    text: str
+
+
+class Reversed(Event):
+    text: str
+
+
+class Counted(Event):
+    length: int
+
+
+class Both(TerminateEvent):
+    text: str
+    length: int
+
+
+class Desk(Agent):
+    @on(Prompt)
+    async def receive(self, prompt: Prompt) -> Asked:
+        return Asked(text=prompt.text)
+
+
+class Reverser(Agent):
+    options = AgentOptions(concurrency=None)
+
+    @on(Asked, key="any:4")
+    async def reverse(self, asked: Asked) -> Reversed:
+        return Reversed(text=asked.text[::-1])
+
+
+class Counter_(Agent):  # noqa: N801 - the plain name is taken by the standard library's
+    options = AgentOptions(name="counter", concurrency=None)
+
+    @on(Asked, key="any:4")
+    async def count(self, asked: Asked) -> Counted:
+        await asyncio.sleep(0.3)  # long enough that a host dies meanwhile
+        return Counted(length=len(asked.text))
+
+
+class Joiner(AggregatorAgent):
+    needs = (Reversed, Counted)
+
+    async def combine(self, events: Gathered) -> Both:
+        return Both(text=events[Reversed].text, length=events[Counted].length)
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+async def test_runs_end_with_their_own_answers_when_a_host_dies(victim: int) -> None:
+    runtime = LocalRuntime(hosts=3)
+    async with runtime as manager:
+        await manager.deploy(App("both", [Desk, Reverser, Counter_, Joiner], entry=Desk))
+        texts = [f"text number {n}" for n in range(20)]
+        prompts = [asyncio.create_task(manager.prompt(text)) for text in texts]
+        await asyncio.sleep(0.15)  # the first halves are done, the second ones under way
+        await runtime.kill_host(runtime.hosts[victim])
+        for text, prompt in zip(texts, prompts, strict=True):
+            run = await asyncio.wait_for(prompt, 20)
+            assert run.status is RunStatus.SUCCEEDED, run.error
+            assert run.result == {"text": text[::-1], "length": len(text)}
+        for prompt in prompts:
+            stored = await runtime.store.get_run(prompt.result().id)
+            events = await runtime.store.run_events(prompt.result().id)
+            assert stored is not None
+            assert stored.run.status is RunStatus.SUCCEEDED
+            assert [event.offset for event in events] == list(range(len(events)))
+            assert [event.kind for event in events].count("succeeded") == 1
+
+
+class Poison(Agent):
+    """Kills the host that it runs on."""
+
+    runtime: LocalRuntime
+
+    @on(Prompt)
+    async def kill(self, prompt: Prompt) -> str:
+        attempts[prompt.text] += 1
+        host = Poison.runtime.host_of(self.id)
+        assert host is not None
+        Poison.runtime.network.hosts[host].die()
+        await asyncio.sleep(3600)
+        return "never"
+
+
+async def test_a_run_that_kills_every_host_ends_dead_and_the_others_go_on() -> None:
+    runtime = Poison.runtime = LocalRuntime(hosts=2)
+    async with runtime as manager:
+        await manager.deploy(App("poison", [Poison, Desk, Reverser, Counter_, Joiner], entry=Desk))
+        run = await asyncio.wait_for(manager.prompt("poison", agent=Poison), 60)
+        assert run.status is RunStatus.DEAD
+        assert run.error is not None
+        assert "attempts" in run.error.message
+        healthy = await asyncio.wait_for(manager.prompt("fine"), 20)
+        assert healthy.result == {"text": "enif", "length": 4}
