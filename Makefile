@@ -29,7 +29,7 @@ help: ## Show what can be made
 up: $(STAMP) ## Install and start agentray with the example app (or APP=module:app)
 	$(BIN)/agentray up $(APP)
 
-down: $(STAMP) ## Stop what `make up` started
+down: ## Stop what `make up` started
 	$(BIN)/agentray down
 
 install: $(STAMP) ## Make .venv with the locked dependencies and this package

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from agentray import context as contexts
@@ -38,9 +38,9 @@ class RemoteAction:
         self._handle = handle
         self._name = name
 
-    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the action and return its value."""
-        return await self._handle.call_by_name(self._name, args, kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        """Run the action; await what this returns for its value."""
+        return self._handle.call_by_name(self._name, args, kwargs)
 
     async def tell(self, *args: Any, **kwargs: Any) -> None:
         """Run the action without waiting for it; returns when it is queued at the agent."""
@@ -101,14 +101,15 @@ class Handle(Generic[A]):
         """
         return await self.call_by_name(action.__name__, args, dict(kwargs))
 
-    async def call_by_name(
+    def call_by_name(
         self, action: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Run an action by its name; the same as `handle.<action>(*args, **kwargs)`."""
         timeout = self._timeout
         if isinstance(timeout, _Inherit):
             timeout = DEFAULT_TIMEOUT_S
-        return await self.caller.call(self.id, action, args, kwargs or {}, timeout=timeout)
+        # Handed through, not awaited: each coroutine in between would cost every call.
+        return self.caller.call(self.id, action, args, kwargs or {}, timeout=timeout)
 
     def with_timeout(self, timeout: float | None) -> Handle[A]:
         """Return this handle with another deadline for its calls.

@@ -1,32 +1,29 @@
-"""What `agentray doctor` looks at. Nothing here changes anything, but for `close_files`."""
+"""What `agentray doctor` looks at: software and files. Only `close_files` changes anything."""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
 from urllib.parse import urlsplit
 
-import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from agentray.config import ClusterRecord, Settings
 from agentray.runtime.local_cluster import LocalCluster, is_alive
-from agentray.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
 
 _PACKAGE = "agentray"
 _GIGABYTE = 10**9
-_DATABASE_TIMEOUT_S = 5
 _PORT_TIMEOUT_S = 2.0
 
 
@@ -86,7 +83,7 @@ class Machine:
 
 def _is_up(record: ClusterRecord) -> bool:
     if not record.local_cluster:  # it was given a Ray cluster that runs elsewhere
-        return _answers(f"//{record.gcs_address}")
+        return answers(f"//{record.gcs_address}")
     try:
         return is_alive(LocalCluster.from_json(json.dumps(record.local_cluster)))
     except ValueError:
@@ -189,9 +186,9 @@ def api_key(machine: Machine) -> Finding:
     if machine.settings.api_key:
         return Finding("API key", Verdict.OK, "in AGENTRAY_API_KEY")
     path = machine.settings.key_file
-    if machine.is_up and not _is_there(path):
+    if machine.is_up and not is_there(path):
         told = f"agentray is up, but {path} is gone: commands have no key to send"
-        return Finding("API key", Verdict.PROBLEM, told, _again(machine))
+        return Finding("API key", Verdict.PROBLEM, told, again(machine))
     return _secret_file("API key", path)
 
 
@@ -214,7 +211,7 @@ def _secret_file(check: str, path: Path) -> Finding:
 def close_files(machine: Machine) -> list[Path]:
     """Take the files with secrets away from others; return those that were open to them."""
     paths = [path for path in (machine.settings.key_file, machine.token_file) if path is not None]
-    opened = [path for path in paths if _is_there(path) and path.stat().st_mode & 0o077]
+    opened = [path for path in paths if is_there(path) and path.stat().st_mode & 0o077]
     for path in opened:
         path.chmod(0o600)
     return opened
@@ -222,95 +219,16 @@ def close_files(machine: Machine) -> list[Path]:
 
 def _existing(path: Path) -> Path:
     """Return the path, or the nearest of its parents that exists."""
-    return next(there for there in (path, *path.absolute().parents) if _is_there(there))
+    return next(there for there in (path, *path.absolute().parents) if is_there(there))
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
     """Return whether a path exists; one that we may not look at does not."""
     return os.access(path, os.F_OK)
 
 
-# What runs
-
-
-def cluster(machine: Machine) -> Finding:
-    """Check that the cluster's record tells the truth."""
-    path, record = machine.settings.cluster_file, machine.record
-    if record is None:
-        if not _is_there(path):
-            return Finding("cluster", Verdict.OK, "nothing is up")
-        return Finding("cluster", Verdict.PROBLEM, f"{path} is unreadable", f"rm {path}")
-    if not machine.is_up:
-        told = f"{record.url} was started at {record.started_at:%Y-%m-%d %H:%M} UTC and is gone"
-        return Finding("cluster", Verdict.PROBLEM, told, "agentray down")
-    installed = metadata.version(_PACKAGE)
-    if record.version != installed:
-        told = f"up at {record.url}, started by version {record.version}; {installed} is installed"
-        return Finding("cluster", Verdict.WARNING, told, _again(machine))
-    return Finding("cluster", Verdict.OK, f"up at {record.url}")
-
-
-def ports(machine: Machine) -> Iterator[Finding]:
-    """Check that the ports answer where agentray is up, and that they are free where it is not."""
-    if machine.is_up and machine.record is not None:
-        yield from _ports_in_use(machine, machine.record)
-        return
-    settings = machine.settings
-    for purpose, host, port, setting in (
-        ("gateway", settings.host, settings.port, "AGENTRAY_PORT"),
-        ("GCS", "127.0.0.1", settings.gcs_port, "AGENTRAY_GCS_PORT"),
-        ("dashboard", "127.0.0.1", settings.dashboard_port, "AGENTRAY_DASHBOARD_PORT"),
-    ):
-        yield free_port(f"{purpose} port", host, port, setting)
-
-
-def _ports_in_use(machine: Machine, record: ClusterRecord) -> Iterator[Finding]:
-    addresses = {
-        "gateway": record.url,
-        "GCS": f"//{record.gcs_address}",
-        "dashboard": record.dashboard_url,
-    }
-    for purpose, address in addresses.items():
-        check, told = f"{purpose} port", address.removeprefix("//")
-        if not address:
-            continue
-        if _answers(address):
-            yield Finding(check, Verdict.OK, f"{told} answers")
-        else:
-            told = f"{told} does not answer"
-            yield Finding(check, Verdict.PROBLEM, told, _again(machine))
-
-
-def free_port(check: str, host: str, port: int, setting: str) -> Finding:
-    """Check that a port is free."""
-    if port == 0:
-        return Finding(check, Verdict.OK, "any that is free")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As the servers do, or a port would count as taken for a minute after its last connection.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            told = f"{port}: {error.strerror}{_listener(port)}"
-            remedy = f"stop that program, or choose another port: export {setting}={port + 1}"
-            return Finding(check, Verdict.PROBLEM, told, remedy)
-    return Finding(check, Verdict.OK, f"{port} is free")
-
-
-def _listener(port: int) -> str:
-    """Return who listens on a port, "" where it cannot be known: other users' programs."""
-    try:
-        for found in psutil.net_connections(kind="tcp"):
-            local: Any = found.laddr  # an empty tuple where there is none
-            if found.status == psutil.CONN_LISTEN and local and local.port == port and found.pid:
-                return f" by {psutil.Process(found.pid).name()} (process {found.pid})"
-    except psutil.Error:
-        return ""
-    return ""
-
-
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
+    """Return whether somebody listens at an address, a URL or //host:port."""
     parts = urlsplit(address)
     try:
         socket.create_connection((parts.hostname or "", parts.port or 80), _PORT_TIMEOUT_S).close()
@@ -319,43 +237,6 @@ def _answers(address: str) -> bool:
     return True
 
 
-async def database(machine: Machine) -> Finding:
-    """Check that the database answers, or can be started."""
-    url = machine.settings.database_url
-    if url is not None:
-        remedy = 'check AGENTRAY_DATABASE_URL, and: pg_isready -d "$AGENTRAY_DATABASE_URL"'
-        return await _answering_database(url, remedy)
-    server = EmbeddedPostgres(machine.settings.postgres_dir)
-    if not _is_there(machine.settings.postgres_dir):
-        return Finding("database", Verdict.OK, "embedded; made by the first start")
-    try:
-        running = server.is_running()
-    except EmbeddedPostgresError as error:
-        remedy = f"ls -ld {machine.settings.postgres_dir}"
-        return Finding("database", Verdict.PROBLEM, str(error), remedy)
-    if running:
-        return await _answering_database(server.url, _again(machine))
-    if machine.is_up and machine.record is not None and machine.record.embedded_database:
-        told = "agentray is up, but its embedded database has stopped"
-        return Finding("database", Verdict.PROBLEM, told, _again(machine))
-    return Finding("database", Verdict.OK, "embedded; stopped")
-
-
-async def _answering_database(url: str, remedy: str) -> Finding:
-    import asyncpg
-
-    try:
-        # asyncpg has no types of its own
-        connection = await cast("Any", asyncpg).connect(url, timeout=_DATABASE_TIMEOUT_S)
-        try:
-            version = await connection.fetchval("show server_version", timeout=_DATABASE_TIMEOUT_S)
-        finally:
-            connection.terminate()
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        told = f"no answer: {type(error).__name__}: {error}"
-        return Finding("database", Verdict.PROBLEM, told, remedy)
-    return Finding("database", Verdict.OK, f"PostgreSQL {version} answers")
-
-
-def _again(machine: Machine) -> str:
+def again(machine: Machine) -> str:
+    """Return how to start agentray again."""
     return f"agentray down; agentray up {machine.record.app if machine.record else 'MODULE:APP'}"

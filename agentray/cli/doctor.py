@@ -51,7 +51,7 @@ def doctor(
 
 async def diagnose(machine: Machine) -> list[Finding]:
     """Return what all checks find, in the order in which things depend on each other."""
-    from agentray.cli import checks
+    from agentray.cli import checks, cluster_checks
 
     return [
         checks.python(),
@@ -62,9 +62,9 @@ async def diagnose(machine: Machine) -> list[Finding]:
         checks.disk(machine),
         checks.api_key(machine),
         checks.ray_token(machine),
-        checks.cluster(machine),
-        *checks.ports(machine),
-        await checks.database(machine),
+        cluster_checks.cluster(machine),
+        *cluster_checks.ports(machine),
+        await cluster_checks.database(machine),
     ]
 
 

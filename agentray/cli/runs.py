@@ -164,7 +164,7 @@ async def _prompt(target: Target, asking: _Asking) -> ExitCode:
             found, said = await _stream(client, asking)
         else:
             with _waiting():
-                found = await client.prompt(asking.text, asking.agent, wait_s=asking.wait_s)
+                found = await _ask(client, asking)
         if found.status not in TERMINAL:
             return _unfinished(found, asking)
         _show_end(found, asking, said)
@@ -178,13 +178,27 @@ async def _prompt(target: Target, asking: _Asking) -> ExitCode:
     return ExitCode.OK
 
 
+async def _ask(client: AsyncAgentClient, asking: _Asking) -> Run:
+    """Give the prompt, and return its run when it has ended or is waited for no longer.
+
+    In two steps: a gateway that does not answer is known as soon as the first fails, not after the
+    time that a run may take. The same key finds the same run, and needs no leave to read runs.
+    """
+    again = new_id("key")
+    found = await client.prompt(asking.text, asking.agent, wait_s=0, idempotency_key=again)
+    if found.status in TERMINAL or asking.wait_s == 0:
+        return found
+    return await client.prompt(
+        asking.text, asking.agent, wait_s=asking.wait_s, idempotency_key=again
+    )
+
+
 async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
     """Show the run's events until its end, or as long as is waited for.
 
     Returns:
         The run, and what its chunks said.
     """
-    # The same request under the same key finds the run again, also with a key that may not read.
     again = new_id("key")
     printer = _EventPrinter(as_json=asking.as_json)
     wait_s = None if asking.wait_s == inf else asking.wait_s
@@ -196,6 +210,7 @@ async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
     except TimeoutError:
         console.note(f"Nobody waits any more: {wait_s:g} s are over.")
     printer.end_line()
+    # As in `_ask`: the events do not tell the run's id.
     found = await client.prompt(asking.text, asking.agent, wait_s=0, idempotency_key=again)
     return found, printer.said
 

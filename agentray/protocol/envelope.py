@@ -130,18 +130,14 @@ class Reply(NamedTuple):
 
 
 def pack(batch: Sequence[tuple[Any, ...]]) -> bytes:
-    """Serialise envelopes or replies for the wire.
+    """Serialise the fields of envelopes for the wire.
 
-    Plain tuples pickle three times as fast as named ones: no class is looked up per message.
+    As plain tuples, which pickle three times as fast as named ones: no class is looked up per
+    message.
     """
-    return pickle.dumps([tuple(message) for message in batch], protocol=5)
+    return pickle.dumps(batch, protocol=5)
 
 
 def unpack_envelopes(data: bytes) -> list[Envelope]:
     """Read what `pack` made of envelopes."""
-    return [Envelope._make(fields) for fields in pickle.loads(data)]  # noqa: S301 - cluster only
-
-
-def unpack_replies(data: bytes) -> list[Reply]:
-    """Read what `pack` made of replies."""
-    return [Reply._make(fields) for fields in pickle.loads(data)]  # noqa: S301 - cluster only
+    return [Envelope(*fields) for fields in pickle.loads(data)]  # noqa: S301 - cluster only

@@ -28,13 +28,16 @@ from agentray.protocol.codec import decode, encode, encode_arguments, error_of
 from agentray.protocol.envelope import Kind, Reply, ReplyKind, RunMode
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.deadlines import Deadlines
-from agentray.runtime.link import AnyLink, Link, Message
+from agentray.runtime.link import AnyLink, Link, Message, Origin
 from agentray.runtime.ports import Connector
 from agentray.runtime.scope import failure_of, scope_of
 from agentray.runtime.tasks import TaskSet
 
 _RESENT = frozenset({Kind.RUN, Kind.ADMIT, Kind.JOIN, Kind.WATCH, Kind.PING, Kind.LAUNCH})
 """Kinds that do no harm when they run twice: the host or the Store recognises them."""
+
+_MAX_ROUTES = 65_536
+"""Agents whose way is remembered."""
 
 _PARKED_S = 0.25
 """A message that has no host is tried again after this time, even without a new snapshot."""
@@ -79,6 +82,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._tasks = TaskSet("channel")
         self._links: dict[str, Link] = {}
+        self._routes: dict[AgentId, AnyLink] = {}  # by agent, for the present snapshot
         self._parked: list[tuple[Message, int]] = []
         self._unpark_timer: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(self._expired)
@@ -92,6 +96,7 @@ class Channel:
         if snapshot.version < self.snapshot.version:
             return
         self.snapshot = snapshot
+        self._routes.clear()
         for host_id in [h for h in self._links if h not in snapshot.hosts]:
             self._links.pop(host_id).close("it was taken out of the cluster")
         self._changed.set()
@@ -117,8 +122,13 @@ class Channel:
     ) -> Any:
         """Run an action and return its value; see `Handle.call` for the errors."""
         payload = encode_arguments(args, kwargs, action)
-        reply = await self.request(Kind.CALL, target, action, payload, timeout=timeout)
-        return decode(reply.payload)
+        future, message = self._send(Kind.CALL, target, action, payload, timeout)
+        try:
+            reply = await future
+        except asyncio.CancelledError:
+            self.cancel(message)
+            raise
+        return decode(self._received(message, reply).payload)
 
     async def tell(
         self, target: AgentId, action: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -144,27 +154,31 @@ class Channel:
         Raises:
             AgentrayError: whatever became of it, if not a value; or the handler's own exception.
         """
+        future, message = self._send(kind, target, name, payload, timeout)
+        try:
+            reply = await future
+        except asyncio.CancelledError:
+            self.cancel(message)
+            raise
+        return self._received(message, reply)
+
+    def _send(
+        self, kind: int, target: AgentId, name: str, payload: Any, timeout: float | None
+    ) -> tuple[asyncio.Future[Reply], Message]:
+        """Send a message whose reply somebody waits for."""
         future: asyncio.Future[Reply] = self._loop.create_future()
         context = contexts.current.get()
-        report = _Report(context) if context is not None else None
-
-        def on_reply(reply: Reply) -> None:
-            if report is not None:
-                report(reply)
-            if not future.done():
-                future.set_result(reply)
-
+        on_reply = _Waiter(future) if context is None else _ReportingWaiter(future, context)
         message = Message(kind, target, name, payload, on_reply, self.on_gone)
         if timeout is not None:
             message.deadline = self._loop.time() + timeout
         if context is not None:
             inherit(message, context)
         self.post(message)
-        try:
-            reply = await future
-        except asyncio.CancelledError:
-            self.cancel(message)
-            raise
+        return future, message
+
+    def _received(self, message: Message, reply: Reply) -> Reply:
+        """Note that a reply has come; raise the error that it carries."""
         if reply.kind == ReplyKind.OPEN:
             message.deadline = None  # the caller has its value; the rest ends when it ends
         else:
@@ -186,38 +200,50 @@ class Channel:
             message.link.cancel(message)
 
     def _route(self, message: Message, attempt: int) -> None:
-        try:
-            link = self._find_link(message, last_chance=attempt > 0)
-        except AgentrayError as error:
-            self._fail(message, error)
-            return
-        if link is None:
-            self._park(message, attempt + 1)
-        else:
-            link.send(message)
+        link = self._routes.get(message.target)
+        if link is None or link.blocked:
+            try:
+                link = self._find_link(message, last_chance=attempt > 0)
+            except AgentrayError as error:
+                self._fail(message, error)
+                return
+            if link is None:
+                self._park(message, attempt + 1)
+                return
+            if len(self._routes) >= _MAX_ROUTES:
+                self._routes.clear()
+            self._routes[message.target] = link
+        if isinstance(message.payload, Event) and isinstance(link, Link):
+            try:
+                message.payload = encode(message.payload, message.name)
+            except AgentrayError as error:
+                self._fail(message, error)
+                return
+        link.send(message)
 
     def _find_link(self, message: Message, *, last_chance: bool) -> AnyLink | None:
         """Return the way to a message's agent; None: there is none at the moment."""
         if self._closed:
             raise ChannelClosed
-        view = self.snapshot.types.get(message.type)
+        target = message.target
+        view = self.snapshot.types.get(target.type)
         if view is None:
             if last_chance:
-                raise UnknownAgentType(message.type, tuple(sorted(self.snapshot.types)))
+                raise UnknownAgentType(target.type, tuple(sorted(self.snapshot.types)))
             return None  # it may have been deployed a moment ago: look again with a fresh snapshot
-        if view.stopped and message.sender is None:
-            raise DeploymentStopped(str(message.target))
-        host = self.snapshot.host_of(message.target)
+        if view.stopped and message.origin.sender is None:
+            raise DeploymentStopped(str(target))
+        host = self.snapshot.host_of(target)
         if host is None:
             return None
         if self._local is not None and host.id == self._local.host_id:
             return self._local.link
         link = self._link(host)
-        if link.full:
+        if link.gone:
+            return None
+        if link.blocked:
             raise Overloaded(f"The link to {host.id}")
-        if isinstance(message.payload, Event):
-            message.payload = encode(message.payload, message.name)
-        return None if link.gone else link
+        return link
 
     def _link(self, host: HostRef) -> Link:
         link = self._links.get(host.id)
@@ -255,7 +281,7 @@ class Channel:
         """Send a message of a lost host again if that does no harm, else fail it."""
         if message.closed:
             return
-        view = self.snapshot.types.get(message.type)
+        view = self.snapshot.types.get(message.target.type)
         again = (
             not may_have_run
             or message.kind in _RESENT
@@ -299,22 +325,34 @@ class Channel:
 
 def inherit(message: Message, context: Context) -> None:
     """Let a message belong to the one that is being handled: conversation, deadline, chain."""
-    message.sender = context.agent
-    message.correlation_id = context.correlation_id
-    message.cause_id = context.cause_id
-    message.chain = context.chain
-    message.root = context.root
+    message.origin = Origin(
+        context.correlation_id, context.cause_id, context.agent, context.chain, context.root
+    )
     if context.deadline is not None:
         own = message.deadline
         message.deadline = context.deadline if own is None else min(own, context.deadline)
 
 
-class _Report:
-    """Tells the message that is being handled what a message of its own came to."""
+class _Waiter:
+    """Gives the first reply to whoever waits."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: asyncio.Future[Reply]) -> None:
+        self._future = future
+
+    def __call__(self, reply: Reply) -> None:
+        if not self._future.done():
+            self._future.set_result(reply)
+
+
+class _ReportingWaiter(_Waiter):
+    """Also tells the message that is being handled what a message of its own came to."""
 
     __slots__ = ("_context", "_open")
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, future: asyncio.Future[Reply], context: Context) -> None:
+        super().__init__(future)
         self._context = context
         self._open = False
 
@@ -329,3 +367,4 @@ class _Report:
             scope_of(self._context).release(failure_of(reply) if failed else reply.outcome)
         elif reply.outcome is not None:
             scope_of(self._context).absorb(reply.outcome)
+        super().__call__(reply)

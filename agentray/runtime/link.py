@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from agentray.ids import AgentId, new_id
 from agentray.protocol.envelope import Kind, Reply, ReplyKind, pack
@@ -32,6 +32,28 @@ MAX_OPEN = 100_000
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
+class Origin(NamedTuple):
+    """What a message inherits from the one that is being handled when it is sent.
+
+    Attributes:
+        correlation_id: the conversation.
+        cause_id: id of the cause in the trace.
+        sender: the agent that sends.
+        chain: the agents whose turns wait.
+        root: the agent that the run was given to.
+    """
+
+    correlation_id: str | None = None
+    cause_id: str | None = None
+    sender: AgentId | None = None
+    chain: tuple[AgentId, ...] = ()
+    root: AgentId | None = None
+
+
+OUTSIDE = Origin()
+"""Origin of messages that no agent sends."""
+
+
 class Message:
     """A message on its way, from the sender's side.
 
@@ -44,23 +66,18 @@ class Message:
     """
 
     __slots__ = (
-        "cause_id",
-        "chain",
         "closed",
-        "correlation_id",
         "deadline",
         "id",
-        "key",
         "kind",
         "link",
         "name",
         "on_gone",
         "on_reply",
+        "origin",
         "payload",
-        "root",
-        "sender",
         "sent",
-        "type",
+        "target",
     )
 
     def __init__(
@@ -73,48 +90,43 @@ class Message:
         on_gone: Callable[[Message, str, bool], None],
     ) -> None:
         self.kind = kind
-        self.type, self.key = target
+        self.target = target
         self.name = name
         self.payload = payload
         self.on_reply = on_reply
         self.on_gone = on_gone
         self.deadline: float | None = None
-        self.correlation_id: str | None = None
-        self.cause_id: str | None = None
-        self.sender: AgentId | None = None
-        self.chain: tuple[AgentId, ...] = ()
-        self.root: AgentId | None = None
+        self.origin = OUTSIDE
         self.id = 0
         self.link: AnyLink | None = None
         self.sent = False
         self.closed = False
 
-    @property
-    def target(self) -> AgentId:
-        """The agent that it is for."""
-        return AgentId(self.type, self.key)
-
     def envelope(self, now: float) -> tuple[Any, ...]:
-        """Return the fields of its `Envelope`, with the time that is left at `now`."""
-        return (
+        """Return the fields of its `Envelope`, with the time that is left at `now`.
+
+        Without those that have their defaults: most messages come from outside of agents.
+        """
+        target, deadline = self.target, self.deadline
+        fields = (
             self.id,
             self.kind,
-            self.type,
-            self.key,
+            target.type,
+            target.key,
             self.name,
             self.payload,
-            None if self.deadline is None else max(self.deadline - now, 0.0),
-            self.correlation_id,
-            self.cause_id,
-            self.sender,
-            self.chain,
-            self.root,
-            None,
+            None if deadline is None else deadline - now,
         )
+        return fields if self.origin is OUTSIDE else fields + self.origin
 
 
 class AnyLink(Protocol):
     """A way to a host: over the wire, or within the process."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it takes no messages now."""
+        ...
 
     def send(self, message: Message) -> None:
         """Send a message; its reply comes through its callback."""
@@ -153,9 +165,9 @@ class Link:
         self._acks: list[int] = []
 
     @property
-    def full(self) -> bool:
-        """Whether it takes no more messages for now."""
-        return len(self._open) >= MAX_OPEN
+    def blocked(self) -> bool:
+        """Whether it takes no messages: for now, or because its host is gone."""
+        return self.gone or len(self._open) >= MAX_OPEN
 
     def send(self, message: Message) -> None:
         """Put a message into the next batch."""

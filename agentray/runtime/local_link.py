@@ -21,6 +21,7 @@ class LocalLink:
     """
 
     channel: Channel
+    blocked = False  # mailboxes say themselves when they are full
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -35,12 +36,12 @@ class LocalLink:
         message.link = self
         message.sent = True
         self._open[message.id] = message
-        self._host.accept(Envelope._make(message.envelope(self._host.now())), self)
+        self._host.accept(Envelope(*message.envelope(self._host.now())), self)
 
     def cancel(self, message: Message) -> None:
         """Cancel a message; its reply is ignored."""
         if self._open.pop(message.id, None) is not None:
-            stop = Envelope(0, Kind.CANCEL, message.type, message.key, str(message.id), None)
+            stop = Envelope(0, Kind.CANCEL, *message.target, str(message.id), None)
             self._host.accept(stop, self)
 
     def reply(

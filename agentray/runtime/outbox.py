@@ -41,9 +41,9 @@ class Outbox:
         self.active: dict[int, Any] = {}
         """What is under way for this link, by message id: so that it can be cancelled."""
         self.last_used = now
-        self._ready: list[Reply] = []
+        self._ready: list[tuple[Any, ...]] = []
         self._sequence = 0
-        self._unacknowledged: dict[int, list[Reply]] = {}
+        self._unacknowledged: dict[int, list[tuple[Any, ...]]] = {}
         self._batches: OrderedDict[int, None] = OrderedDict()
         self._collector: asyncio.Future[None] | None = None
         self._delivering: list[Delivery] = []
@@ -66,7 +66,7 @@ class Outbox:
         self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None
     ) -> None:
         """Put in a reply."""
-        self._ready.append(Reply(message_id, kind, payload, outcome))
+        self._ready.append((message_id, kind, payload, outcome))
         if self._delivering:
             for delivery in self._delivering:
                 delivery.answered(message_id)
@@ -118,7 +118,7 @@ class Outbox:
         if replies:
             self._unacknowledged[self._sequence] = replies
         # The next collector, if one waits, would find nothing: it goes on waiting.
-        return pickle.dumps((self._sequence, [tuple(reply) for reply in replies]), protocol=5)
+        return pickle.dumps((self._sequence, replies), protocol=5)
 
 
 class Delivery:

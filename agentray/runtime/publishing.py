@@ -13,8 +13,7 @@ from agentray.events import Event, TerminateEvent
 from agentray.ids import AgentId, new_id
 from agentray.protocol.codec import as_json, encode
 from agentray.protocol.envelope import Kind, Reply, ReplyKind
-from agentray.runtime.channel import inherit
-from agentray.runtime.link import Message
+from agentray.runtime.link import Message, Origin
 from agentray.runtime.scope import Scope, failure_of, scope_of
 from agentray.store.base import DeadLetter
 
@@ -64,10 +63,10 @@ class Publisher:
             _acknowledge(scope, target),
             channel.on_gone,
         )
-        inherit(message, context)
-        message.correlation_id = event.correlation_id
-        message.chain = ()  # no turn waits for an event
-        message.deadline = None  # nor does a caller
+        # No turn waits for an event, nor does a caller: neither chain nor deadline.
+        message.origin = Origin(
+            event.correlation_id, context.cause_id, context.agent, (), context.root
+        )
         scope.hold()
         channel.post(message)
 

@@ -6,11 +6,13 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -24,9 +26,11 @@ from tests.support.eventually import eventually_async
 from tests.support.gateway import INVOKE_KEY, KEY, READ_KEY, BreakableStore, Gateway
 
 CLOSED = "http://127.0.0.1:9"
+APP = "agentray.examples.text_analysis:app"
 
 
-class Done(Protocol):
+@dataclass(frozen=True)
+class Done:
     """What is looked at of a command that has ended."""
 
     exit_code: int
@@ -36,7 +40,24 @@ class Done(Protocol):
 
 def run_command(home: Path, *words: str, stdin: str | bytes = "", **environment: str) -> Done:
     env = {"AGENTRAY_HOME": str(home), "AGENTRAY_URL": "", **environment}
-    return CliRunner().invoke(app, words, env={k: v or None for k, v in env.items()}, input=stdin)
+    given = {name: value or None for name, value in env.items()}  # None: not set
+    done = CliRunner().invoke(app, words, env=given, input=stdin)
+    return Done(done.exit_code, done.stdout, done.stderr)
+
+
+def write_record(home: Path) -> None:
+    """Let it look as if agentray had been started with a Ray cluster at a closed port."""
+    record = ClusterRecord(
+        url=CLOSED,
+        gcs_address="127.0.0.1:9",
+        dashboard_url="",
+        app="shop:app",
+        embedded_database=False,
+        version="0",
+        started_at=datetime.now(UTC),
+        local_cluster={},
+    )
+    record.write(Settings(home=home))
 
 
 class Shell:
@@ -89,7 +110,7 @@ class TestPrompt:
             (["--file", "/"], "", "error: '/' cannot be read: Is a directory"),
             (["--file", "-"], b"\xff\xfe", "error: '-' is no text in UTF-8"),
             (["Ada", "--url", "ftp://x"], "", "error: The gateway's URL 'ftp://x'"),
-            (["Ada", "--agent", "a b"], "", "error: Invalid request"),
+            (["Ada", "--agent", "a b"], "", "error: The request has fields that are wrong"),
         ],
     )
     async def test_what_is_asked_wrongly(
@@ -239,17 +260,7 @@ class TestNothingThere:
         assert done.stderr.startswith(f"error: No answer from the gateway: {CLOSED}")
 
     def test_a_record_of_a_cluster_that_is_gone(self, tmp_path: Path):
-        record = ClusterRecord(
-            url=CLOSED,
-            gcs_address="127.0.0.1:9",
-            dashboard_url="",
-            app="shop:app",
-            embedded_database=False,
-            version="0",
-            started_at=datetime.now(UTC),
-            local_cluster={},
-        )
-        record.write(Settings(home=tmp_path))
+        write_record(tmp_path)
         for words in (["status"], ["agents"], ["stop", "app"]):
             done = run_command(tmp_path, *words)
             assert done.exit_code == ExitCode.UNAVAILABLE
@@ -275,6 +286,30 @@ class TestNothingThere:
     def test_an_address_that_drivers_cannot_use(self, tmp_path: Path):
         done = run_command(tmp_path, "agents", RAY_ADDRESS="ray://127.0.0.1:10001")
         assert done.exit_code == ExitCode.USAGE
+
+
+class TestUp:
+    """What `up` says before it starts anything."""
+
+    def test_a_second_one_says_where_it_is_up(self, tmp_path: Path):
+        write_record(tmp_path)
+        done = run_command(tmp_path, "up", APP)
+        assert (done.exit_code, done.stderr) == (ExitCode.OK, "")
+        assert f"gateway    {CLOSED}" in done.stdout
+        assert f"agentray deploy {APP}" in done.stdout
+
+    def test_a_port_that_is_taken(self, tmp_path: Path):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            done = run_command(tmp_path / "home", "up", APP, "--port", str(port))
+        assert done.exit_code == ExitCode.FAILURE
+        assert done.stderr.startswith(f"error: Port {port} for the gateway is taken")
+        assert not (tmp_path / "home").exists()
+
+    def test_a_cluster_of_several_machines_needs_a_database(self, tmp_path: Path):
+        done = run_command(tmp_path, "up", APP, "--address", "127.0.0.1:9")
+        assert done.exit_code == ExitCode.USAGE
+        assert "AGENTRAY_DATABASE_URL" in done.stderr
 
 
 def test_debug_tells_where_an_error_comes_from(tmp_path: Path):

@@ -179,7 +179,7 @@ class TestEvents:
         def chunk(**data: Any) -> str:
             return results.chunk(RunEvent(offset=0, kind="chunk", time=NOW, data=data))
 
-        assert chunk(text="Hel") == "Hel"
+        assert chunk(text="Hello, ") == "Hello, "
         assert chunk(rows=[1]) == '{"rows": [1]}\n'
 
 

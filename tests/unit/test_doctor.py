@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
-from agentray.cli import checks
+from agentray.cli import checks, cluster_checks
 from agentray.cli.checks import Machine, Verdict
 from agentray.cli.doctor import diagnose
 from agentray.cli.main import app
@@ -39,7 +39,8 @@ def home(tmp_path: Path) -> Path:
 
 
 def settings_in(home: Path, **more: Any) -> Settings:
-    return Settings(home=home, **{"port": 0, "gcs_port": 0, "dashboard_port": 0} | more)
+    fields: dict[str, Any] = {"port": 0, "gcs_port": 0, "dashboard_port": 0}
+    return Settings(home=home, **fields | more)
 
 
 def machine_in(home: Path, environment: dict[str, str] | None = None, **more: Any) -> Machine:
@@ -164,12 +165,12 @@ class TestCluster:
     def test_a_record_of_processes_that_are_gone(self, home: Path):
         gone = a_record(local_cluster=json.loads(GONE.to_json()))
         gone.write(settings_in(home))
-        found = checks.cluster(machine_in(home))
+        found = cluster_checks.cluster(machine_in(home))
         assert (found.verdict, found.remedy) == (Verdict.PROBLEM, "agentray down")
 
     def test_a_record_that_cannot_be_read(self, home: Path):
         settings_in(home).cluster_file.write_text("{")
-        found = checks.cluster(machine_in(home))
+        found = cluster_checks.cluster(machine_in(home))
         assert found.remedy == f"rm {settings_in(home).cluster_file}"
 
     def test_a_record_of_no_cluster(self, home: Path):
@@ -179,7 +180,7 @@ class TestCluster:
     def test_another_version(self, home: Path, listener: socket.socket):
         address = f"127.0.0.1:{port_of(listener)}"
         a_record(gcs_address=address, version="0.0.1").write(settings_in(home))
-        found = checks.cluster(machine_in(home))
+        found = cluster_checks.cluster(machine_in(home))
         assert (found.verdict, found.remedy) == (
             Verdict.WARNING,
             "agentray down; agentray up shop:app",
@@ -193,14 +194,14 @@ class TestCluster:
         address = f"127.0.0.1:{port_of(listener)}"
         a_record(gcs_address=address, embedded_database=True).write(settings_in(home))
         settings_in(home).postgres_dir.mkdir()
-        found = await checks.database(machine_in(home))
+        found = await cluster_checks.database(machine_in(home))
         assert "has stopped" in found.told
 
 
 class TestPorts:
     def test_a_port_that_somebody_has(self, listener: socket.socket):
         port = port_of(listener)
-        found = checks.free_port("gateway port", "127.0.0.1", port, "AGENTRAY_PORT")
+        found = cluster_checks.free_port("gateway port", "127.0.0.1", port, "AGENTRAY_PORT")
         assert found.verdict is Verdict.PROBLEM
         assert found.told.startswith(f"{port}: Address already in use by ")
         assert f"(process {os.getpid()})" in found.told
@@ -208,14 +209,14 @@ class TestPorts:
 
     def test_a_port_that_is_free(self):
         port = a_closed_port()
-        found = checks.free_port("gateway port", "127.0.0.1", port, "AGENTRAY_PORT")
+        found = cluster_checks.free_port("gateway port", "127.0.0.1", port, "AGENTRAY_PORT")
         assert (found.verdict, found.told) == (Verdict.OK, f"{port} is free")
 
     def test_ports_of_a_cluster_that_is_up(self, home: Path, listener: socket.socket):
         address = f"127.0.0.1:{port_of(listener)}"
         closed = f"http://127.0.0.1:{a_closed_port()}"
         a_record(gcs_address=address, url=closed).write(settings_in(home))
-        gateway, gcs = checks.ports(machine_in(home))
+        gateway, gcs = cluster_checks.ports(machine_in(home))
         assert (gateway.verdict, gateway.told) == (Verdict.PROBLEM, f"{closed} does not answer")
         assert (gcs.verdict, gcs.told) == (Verdict.OK, f"{address} answers")
 
@@ -223,17 +224,17 @@ class TestPorts:
 class TestDatabase:
     async def test_a_server_that_does_not_answer(self, home: Path):
         url = f"postgresql://ada:hidden@127.0.0.1:{a_closed_port()}/agentray"
-        found = await checks.database(machine_in(home, database_url=url))
+        found = await cluster_checks.database(machine_in(home, database_url=url))
         assert found.verdict is Verdict.PROBLEM
         assert "hidden" not in found.told + found.remedy
 
     async def test_a_url_that_is_none(self, home: Path):
-        found = await checks.database(machine_in(home, database_url="mysql://here"))
+        found = await cluster_checks.database(machine_in(home, database_url="mysql://here"))
         assert found.verdict is Verdict.PROBLEM
 
     async def test_an_embedded_one_that_is_stopped(self, home: Path):
         settings_in(home).postgres_dir.mkdir()
-        assert (await checks.database(machine_in(home))).told == "embedded; stopped"
+        assert (await cluster_checks.database(machine_in(home))).told == "embedded; stopped"
 
 
 class TestCommand:
