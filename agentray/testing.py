@@ -82,15 +82,13 @@ class _LocalHost:
         self._host = Host(self._ref.id, self._runtime.store, self._runtime.network)
         return {"node_id": "local", "pid": os.getpid()}
 
-    async def deliver(
-        self, link: str, number: int, acks: tuple[int, ...], resend: bool, batch: bytes
-    ) -> bytes:
+    async def deliver(self, frame: bytes) -> bytes:
         """See `ports.HostPort`."""
-        return await self._until(self._running.deliver(link, number, acks, resend, batch))
+        return await self._until(self._running.deliver(frame))
 
-    async def collect(self, link: str, acks: tuple[int, ...], resend: bool) -> bytes:
+    async def collect(self, frame: bytes) -> bytes:
         """See `ports.HostPort`."""
-        return await self._until(self._running.collect(link, acks, resend))
+        return await self._until(self._running.collect(frame))
 
     async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
         """See `ports.HostControl`."""

@@ -129,15 +129,33 @@ class Reply(NamedTuple):
     outcome: Outcome | None = None
 
 
-def pack(batch: Sequence[tuple[Any, ...]]) -> bytes:
-    """Serialise the fields of envelopes for the wire.
+class Frame(NamedTuple):
+    """One request on a link, as a single value: Ray serialises each argument of a call anew.
 
-    As plain tuples, which pickle three times as fast as named ones: no class is looked up per
-    message.
+    Attributes:
+        link: id of the sender's link to the host.
+        number: of the batch on the link; 0 for a request without one.
+        acks: numbers of the responses that arrived since the last request.
+        resend: an earlier response may be lost: send all that was not acknowledged.
+        messages: the fields of envelopes, as plain tuples: these pickle three times as fast as
+            named ones, because no class is looked up per message.
     """
-    return pickle.dumps(batch, protocol=5)
 
+    link: str
+    number: int
+    acks: tuple[int, ...]
+    resend: bool
+    messages: Sequence[tuple[Any, ...]] = ()
 
-def unpack_envelopes(data: bytes) -> list[Envelope]:
-    """Read what `pack` made of envelopes."""
-    return [Envelope(*fields) for fields in pickle.loads(data)]  # noqa: S301 - cluster only
+    def pack(self) -> bytes:
+        """Serialise it for the wire."""
+        return pickle.dumps(tuple(self), protocol=5)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Frame:
+        """Read what `pack` made."""
+        return cls._make(pickle.loads(data))  # noqa: S301 - cluster only
+
+    def envelopes(self) -> list[Envelope]:
+        """Return the messages."""
+        return [Envelope(*fields) for fields in self.messages]

@@ -36,6 +36,8 @@ from agentray.runtime.tasks import TaskSet
 _RESENT = frozenset({Kind.RUN, Kind.ADMIT, Kind.JOIN, Kind.WATCH, Kind.PING, Kind.LAUNCH})
 """Kinds that do no harm when they run twice: the host or the Store recognises them."""
 
+_VALUE = int(ReplyKind.VALUE)
+
 _MAX_ROUTES = 65_536
 """Agents whose way is remembered."""
 
@@ -179,13 +181,14 @@ class Channel:
 
     def _received(self, message: Message, reply: Reply) -> Reply:
         """Note that a reply has come; raise the error that it carries."""
+        if reply.kind == _VALUE:
+            self._close(message)
+            return reply
         if reply.kind == ReplyKind.OPEN:
             message.deadline = None  # the caller has its value; the rest ends when it ends
-        else:
-            self._close(message)
-        if reply.kind == ReplyKind.ERROR:
-            raise error_of(reply)
-        return reply
+            return reply
+        self._close(message)
+        raise error_of(reply)
 
     def post(self, message: Message) -> None:
         """Send a message; what becomes of it reaches its callbacks."""

@@ -31,7 +31,7 @@ from agentray.events import Event
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.codec import decode
 from agentray.protocol.deployment import AppSpec
-from agentray.protocol.envelope import Envelope, Kind, ReplyKind, unpack_envelopes
+from agentray.protocol.envelope import Envelope, Frame, Kind, ReplyKind
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.activation import Activator
 from agentray.runtime.channel import Channel
@@ -51,6 +51,9 @@ logger = logging.getLogger(__name__)
 
 MAX_COMMITS = 256
 """Effects in one transaction: beyond it, the fsync is shared well enough."""
+
+_FOR_AGENTS = frozenset({int(Kind.CALL), int(Kind.TELL), int(Kind.EVENT)})
+_CANCEL = int(Kind.CANCEL)
 
 _SWEEP_S = 1.0
 _OUTBOX_IDLE_S = 600.0
@@ -212,30 +215,29 @@ class Host:
 
     # Messages from other processes
 
-    async def deliver(
-        self, link: str, number: int, acks: tuple[int, ...], resend: bool, batch: bytes
-    ) -> bytes:
+    async def deliver(self, frame: bytes) -> bytes:
         """Take a batch; see `ports.HostPort.deliver`."""
-        outbox = self._outbox(link, acks, resend=resend)
-        envelopes = unpack_envelopes(batch) if outbox.is_new(number) else []
-        delivery = outbox.begin({e.id for e in envelopes if e.kind != Kind.CANCEL})
+        request = Frame.unpack(frame)
+        outbox = self._outbox(request)
+        envelopes = request.envelopes() if outbox.is_new(request.number) else []
+        delivery = outbox.begin({e.id for e in envelopes if e.kind != _CANCEL})
         for envelope in envelopes:
             self.accept(envelope, outbox)
         await outbox.after_grace(delivery)
         return outbox.take()
 
-    async def collect(self, link: str, acks: tuple[int, ...], resend: bool) -> bytes:
+    async def collect(self, frame: bytes) -> bytes:
         """Wait for replies; see `ports.HostPort.collect`."""
-        outbox = self._outbox(link, acks, resend=resend)
+        outbox = self._outbox(Frame.unpack(frame))
         await outbox.until_ready()
         return outbox.take()
 
-    def _outbox(self, link: str, acks: tuple[int, ...], *, resend: bool) -> Outbox:
-        outbox = self._outboxes.get(link)
+    def _outbox(self, request: Frame) -> Outbox:
+        outbox = self._outboxes.get(request.link)
         if outbox is None:
-            outbox = self._outboxes[link] = Outbox(self.now())
+            outbox = self._outboxes[request.link] = Outbox(self.now())
         outbox.last_used = self.now()
-        outbox.acknowledged(acks, resend=resend)
+        outbox.acknowledged(request.acks, resend=request.resend)
         return outbox
 
     # Messages, from wherever
@@ -243,11 +245,11 @@ class Host:
     def accept(self, envelope: Envelope, sink: ReplySink) -> None:
         """Take a message in; its reply goes to `sink`."""
         self._handled += 1
-        if envelope.kind == Kind.CANCEL:
+        if envelope.kind == _CANCEL:
             turn = sink.active.get(int(envelope.name))
             if turn is not None:
                 self._cancel(turn)
-        elif envelope.kind in (Kind.CALL, Kind.TELL, Kind.EVENT):
+        elif envelope.kind in _FOR_AGENTS:
             self.deliver_turn(Turn(envelope, sink))
         else:
             turn = Turn(envelope, sink)

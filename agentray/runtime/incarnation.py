@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, cast
 
 from agentray import context as contexts
@@ -31,6 +32,9 @@ from agentray.store.base import StateWrite
 
 if TYPE_CHECKING:
     from agentray.runtime.host import Host
+
+# Members of an enum are looked up through its class, which shows at this rate.
+_TELL, _EVENT, _LAUNCH = int(Kind.TELL), int(Kind.EVENT), int(Kind.LAUNCH)
 
 _CLEAN_UP_S = 10.0
 """How long an `on_stop` may take."""
@@ -138,7 +142,8 @@ class Incarnation:
             else:
                 self._early.append(turn)
             return
-        if turn.envelope.kind == Kind.LAUNCH:
+        kind = turn.envelope.kind
+        if kind == _LAUNCH:
             turn.reply(ReplyKind.VALUE)
             return
         reentrant = self.id in turn.envelope.chain
@@ -146,7 +151,7 @@ class Incarnation:
         if offer is Offer.REFUSED:
             turn.fail(Overloaded(str(self.id)))
             return
-        if turn.envelope.kind == Kind.TELL:
+        if kind == _TELL:
             turn.sink.reply(turn.envelope.id, ReplyKind.VALUE, None)
         if offer is Offer.RUN:
             self._busy += 1
@@ -190,7 +195,7 @@ class Incarnation:
         started = datetime.now(UTC) if envelope.root is not None else None
         error: BaseException | None = None
         try:
-            if envelope.kind == Kind.EVENT:
+            if envelope.kind == _EVENT:
                 await self._handle_event(turn, context, started)
             else:
                 await self._handle_call(turn, context, started)
@@ -233,7 +238,7 @@ class Incarnation:
             raise UnknownAction(str(self.id), envelope.name, tuple(sorted(self.type.actions)))
         args, kwargs = decode(envelope.payload)
         value = getattr(self.agent, envelope.name)(*args, **kwargs)
-        if inspect.isawaitable(value):
+        if type(value) is CoroutineType or inspect.isawaitable(value):
             value = await value
         payload = encode(value, f"result of {envelope.name}()")
         if self.type.state_model is not None:

@@ -66,7 +66,7 @@ class Outbox:
         self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None
     ) -> None:
         """Put in a reply."""
-        self._ready.append((message_id, kind, payload, outcome))
+        self._ready.append((message_id, int(kind), payload, outcome))
         if self._delivering:
             for delivery in self._delivering:
                 delivery.answered(message_id)

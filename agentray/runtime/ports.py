@@ -28,24 +28,18 @@ class ManagerUnavailable(AgentrayError):  # noqa: N818
 class HostPort(Protocol):
     """A host as seen from another process. Every method raises `HostGone` or `HostUnreachable`."""
 
-    async def deliver(
-        self, link: str, number: int, acks: tuple[int, ...], resend: bool, batch: bytes
-    ) -> bytes:
+    async def deliver(self, frame: bytes) -> bytes:
         """Hand over envelopes; answers within a short grace with whatever replies are ready.
 
         Args:
-            link: id of the sender's link to this host.
-            number: of the batch on the link; a batch seen before is not taken in again.
-            acks: numbers of the responses that arrived since the last call.
-            resend: an earlier response may be lost: send all that was not acknowledged.
-            batch: packed envelopes.
+            frame: a packed `protocol.envelope.Frame`; a batch seen before is not taken in again.
 
         Returns:
-            A packed response: its number and replies.
+            A packed response: its number and replies (`runtime.outbox.read_response`).
         """
         ...
 
-    async def collect(self, link: str, acks: tuple[int, ...], resend: bool) -> bytes:
+    async def collect(self, frame: bytes) -> bytes:
         """Wait until there are replies and return them, as `deliver` does."""
         ...
 

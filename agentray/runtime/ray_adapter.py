@@ -87,15 +87,13 @@ class HostActor:
         node = ray.get_runtime_context().get_node_id()
         return {"node_id": node, "pid": os.getpid()}
 
-    async def deliver(
-        self, link: str, number: int, acks: tuple[int, ...], resend: bool, batch: bytes
-    ) -> bytes:
+    async def deliver(self, frame: bytes) -> bytes:
         """See `ports.HostPort`."""
-        return await self._running.deliver(link, number, acks, resend, batch)
+        return await self._running.deliver(frame)
 
-    async def collect(self, link: str, acks: tuple[int, ...], resend: bool) -> bytes:
+    async def collect(self, frame: bytes) -> bytes:
         """See `ports.HostPort`."""
-        return await self._running.collect(link, acks, resend)
+        return await self._running.collect(frame)
 
     async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
         """See `ports.HostControl`."""
@@ -134,15 +132,12 @@ class RayHost:
     def __init__(self, ref: HostRef, handle: Any = None) -> None:
         self._ref = ref
         self._handle = handle
+        self._methods: dict[str, Any] = {}  # Ray makes a new object at each access
 
     async def _call(self, method: str, *args: Any) -> Any:
         try:
-            if self._handle is None:
-                # A blocking look-up at the GCS, once per host and process.
-                self._handle = await asyncio.to_thread(
-                    ray.get_actor, self._ref.actor_name, NAMESPACE
-                )
-            return await getattr(self._handle, method).remote(*args)
+            remote = self._methods.get(method) or await self._find(method)
+            return await remote(*args)
         except ActorUnavailableError as error:
             raise HostUnreachable(str(error)) from error
         except RayTaskError as error:
@@ -153,19 +148,24 @@ class RayHost:
         except ValueError as error:
             raise HostGone(f"there is no actor {self._ref.actor_name}") from error
 
+    async def _find(self, method: str) -> Any:
+        if self._handle is None:
+            # A blocking look-up at the GCS, once per host and process.
+            self._handle = await asyncio.to_thread(ray.get_actor, self._ref.actor_name, NAMESPACE)
+        remote = self._methods[method] = getattr(self._handle, method).remote
+        return remote
+
     async def start(self, setup: bytes) -> dict[str, Any]:
         """See `ports.HostControl`."""
         return await self._call("start", setup)
 
-    async def deliver(
-        self, link: str, number: int, acks: tuple[int, ...], resend: bool, batch: bytes
-    ) -> bytes:
+    async def deliver(self, frame: bytes) -> bytes:
         """See `ports.HostPort`."""
-        return await self._call("deliver", link, number, acks, resend, batch)
+        return await self._call("deliver", frame)
 
-    async def collect(self, link: str, acks: tuple[int, ...], resend: bool) -> bytes:
+    async def collect(self, frame: bytes) -> bytes:
         """See `ports.HostPort`."""
-        return await self._call("collect", link, acks, resend)
+        return await self._call("collect", frame)
 
     async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
         """See `ports.HostControl`."""
@@ -226,6 +226,8 @@ class RayHostFactory:
             num_gpus=num_gpus,
             max_restarts=0,  # the manager starts a new one; a restarted one would have no leases
             max_concurrency=_MAX_CONCURRENCY,
+            # A call carries hundreds of messages; Ray's record of it would tell nothing of them.
+            enable_task_events=False,
         )
         return RayHost(host, actor.remote(host.id))
 
