@@ -9,6 +9,8 @@ import pytest
 for _name in [name for name in os.environ if name.startswith(("AGENTRAY_", "RAY_"))]:
     del os.environ[_name]  # the tests must not depend on whose shell they run in
 
+pytest_plugins = ["tests.support.cluster"]
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:

@@ -94,6 +94,7 @@ class Stack:
         """
         begun = time.monotonic()
         app = load_app(import_string)
+        _check_home(self._settings.home)
         self._refuse_if_up()
         if address is not None and self._settings.database_url is None:
             raise ConfigurationError(
@@ -317,6 +318,11 @@ async def _step(report: Report, name: str) -> AsyncGenerator[Callable[[str], Non
     details: list[str] = []
     yield details.append
     report(Step(name, done=True, detail=", ".join(details)))
+
+
+def _check_home(home: Path) -> None:
+    if home.exists() and not home.is_dir():
+        raise ConfigurationError(f"AGENTRAY_HOME, {home}, is no directory: name another one.")
 
 
 def _check_port(host: str, port: int, purpose: str, setting: str) -> None:

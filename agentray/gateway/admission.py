@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 _MAX_UNDER_WAY = 20_000
 """Runs that one replica drives at a time. More would only fill its memory: they wait outside."""
 
+_LINGER_S = 0.004
+"""How long an admission waits for company after one that had some: a commit, a message to a host
+and the host's own commit then serve several prompts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
@@ -58,7 +62,7 @@ class Admissions:
         self._dispatcher = dispatcher
         self._max_under_way = max_under_way
         self._driving: dict[str, asyncio.Task[Run | None]] = {}
-        self._commits = GroupCommit(self._admit_all, name="admission")
+        self._commits = GroupCommit(self._admit_all, name="admission", linger_s=_LINGER_S)
 
     async def admit(self, run: NewRun) -> Admitted:
         """Commit a run and start driving it; a repeat finds the earlier run instead.

@@ -26,6 +26,10 @@ APPLICATION = "agentray"
 """Name of the Serve application."""
 
 
+# Serve's own lines; a line per request would cost as much as a part of the request.
+_LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaSetup:
     """What a replica needs to begin."""
@@ -89,7 +93,7 @@ def start_gateway(settings: Settings, database_url: str) -> None:
     """
     serve.start(
         http_options=serve.HTTPOptions(host=settings.host, port=settings.port),
-        logging_config={"log_level": "WARNING", "enable_access_log": False},
+        logging_config=_LOGGING,
     )
     deployment: Any = serve.deployment(
         serve.ingress()(Gateway),
@@ -103,6 +107,7 @@ def start_gateway(settings: Settings, database_url: str) -> None:
         health_check_period_s=5.0,
         health_check_timeout_s=20.0,
         ray_actor_options={"num_cpus": 0},
+        logging_config=_LOGGING,
     )
     setup = ReplicaSetup(settings, database_url)
     serve.run(deployment.bind(setup), name=APPLICATION, route_prefix="/")

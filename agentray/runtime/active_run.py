@@ -22,6 +22,10 @@ _INFRASTRUCTURE = frozenset({"HostDied", "ChannelClosed"})
 """Errors that say nothing about the run: it is tried again."""
 
 
+SPAN_FIELDS = tuple(Span.model_fields)
+"""In the order in which an `Outcome` carries them."""
+
+
 class ActiveRun:
     """One attempt at a run.
 
@@ -155,7 +159,7 @@ class ActiveRun:
         self.add_event(status.value, data, time=finished_at)
         events, self._pending = self._pending, []
         self._ended = True
-        trace = [Span.model_validate(dict(zip(Span.model_fields, s, strict=True))) for s in spans]
+        trace = [Span.model_validate(dict(zip(SPAN_FIELDS, s, strict=True))) for s in spans]
         end = RunEnd(self.run.id, status, result, error, self.started_at, finished_at, trace)
         try:
             effects = self._effects(events={self.run.id: events}, end=end, states=states)

@@ -8,7 +8,7 @@ when its deadline passes, when its host dies, or when the channel is closed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from agentray import context as contexts
@@ -87,7 +87,7 @@ class Channel:
         self._routes: dict[AgentId, AnyLink] = {}  # by agent, for the present snapshot
         self._parked: list[tuple[Message, int]] = []
         self._unpark_timer: asyncio.TimerHandle | None = None
-        self._deadlines = Deadlines(self._expired)
+        self._deadlines = Deadlines(self._expired, self._open_messages)
         self._changed = asyncio.Event()
         self._closed = False
 
@@ -130,6 +130,9 @@ class Channel:
         except asyncio.CancelledError:
             self.cancel(message)
             raise
+        if reply.kind == _VALUE:
+            message.closed = True
+            return decode(reply.payload)
         return decode(self._received(message, reply).payload)
 
     async def tell(
@@ -172,33 +175,38 @@ class Channel:
         context = contexts.current.get()
         on_reply = _Waiter(future) if context is None else _ReportingWaiter(future, context)
         message = Message(kind, target, name, payload, on_reply, self.on_gone)
-        if timeout is not None:
-            message.deadline = self._loop.time() + timeout
         if context is not None:
             inherit(message, context)
-        self.post(message)
+        now = self._loop.time()
+        if timeout is not None:
+            own, inherited = now + timeout, message.deadline
+            message.deadline = own if inherited is None else min(own, inherited)
+        self._deadlines.add(message, now)
+        link = self._routes.get(target)
+        if link is None or link.blocked:
+            self._route(message, attempt=0)
+        else:
+            link.send(message)
         return future, message
 
     def _received(self, message: Message, reply: Reply) -> Reply:
         """Note that a reply has come; raise the error that it carries."""
-        if reply.kind == _VALUE:
-            self._close(message)
-            return reply
         if reply.kind == ReplyKind.OPEN:
             message.deadline = None  # the caller has its value; the rest ends when it ends
             return reply
-        self._close(message)
-        raise error_of(reply)
+        message.closed = True
+        if reply.kind == ReplyKind.ERROR:
+            raise error_of(reply)
+        return reply
 
     def post(self, message: Message) -> None:
         """Send a message; what becomes of it reaches its callbacks."""
-        if message.deadline is not None:
-            self._deadlines.add(message)
+        self._deadlines.add(message, self._loop.time())
         self._route(message, attempt=0)
 
     def cancel(self, message: Message) -> None:
         """Give a message up: its handler is cancelled, its reply ignored."""
-        self._close(message)
+        message.closed = True
         if message.link is not None:
             message.link.cancel(message)
 
@@ -298,13 +306,16 @@ class Channel:
             self._fail(message, HostDied(str(message.target), host_id, reason))
 
     def _fail(self, message: Message, error: AgentrayError) -> None:
-        self._close(message)
+        message.closed = True
         message.on_reply(Reply(message.id, ReplyKind.ERROR, error))
 
-    def _close(self, message: Message) -> None:
-        message.closed = True
-        if message.deadline is not None:
-            self._deadlines.closed()
+    def _open_messages(self) -> Iterable[Message]:
+        for link in self._links.values():
+            yield from link.open_messages()
+        if self._local is not None:
+            yield from self._local.link.open_messages()
+        for message, _ in self._parked:
+            yield message
 
     def _expired(self, message: Message) -> None:
         self.cancel(message)
@@ -331,9 +342,7 @@ def inherit(message: Message, context: Context) -> None:
     message.origin = Origin(
         context.correlation_id, context.cause_id, context.agent, context.chain, context.root
     )
-    if context.deadline is not None:
-        own = message.deadline
-        message.deadline = context.deadline if own is None else min(own, context.deadline)
+    message.deadline = context.deadline
 
 
 class _Waiter:

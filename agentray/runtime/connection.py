@@ -18,7 +18,7 @@ from agentray.context import bind_process
 from agentray.errors import ClusterNotRunning, ConfigurationError
 from agentray.handle import Handle
 from agentray.ids import AgentId, check_key, check_type_name, new_id
-from agentray.protocol.codec import decode, encode, encode_arguments
+from agentray.protocol.codec import encode, encode_arguments
 from agentray.protocol.envelope import Kind
 from agentray.protocol.runs import Run
 from agentray.runtime.channel import Channel
@@ -179,7 +179,7 @@ class ManagerClient:
         reply = await self._channel.request(
             Kind.ADMIT, place.agent, "", encode(new), timeout=timeout
         )
-        return decode(reply.payload)
+        return Run.model_validate_json(reply.payload)
 
 
 def _prompt_target(agent: AgentId | type[Agent] | str | None) -> tuple[str | None, str | None]:

@@ -46,7 +46,11 @@ class Control:
                 active.add_event(kind, data)
             turn.reply(ReplyKind.VALUE)
         elif envelope.kind == Kind.RUN and envelope.name == RunMode.FRESH:
-            self._begin(turn, decode(envelope.payload))
+            id_, agent, pool, slot, given, correlation_id, created_at, owner = decode(
+                envelope.payload
+            )
+            new = NewRun(id_, agent, pool, slot, given, correlation_id, created_at, owner)
+            self._begin(turn, StoredRun.fresh(new))
         else:
             turn.task = self._host.tasks.spawn(self._guarded(turn))
 
@@ -66,8 +70,8 @@ class Control:
         self._answer_at_end(turn, self._host.runs.begin(stored))
 
     async def _run(self, turn: Turn) -> None:
-        stored: StoredRun = decode(turn.envelope.payload)
-        found = await self._host.runs.take_up(stored.run.id)
+        run_id: str = decode(turn.envelope.payload)[0]
+        found = await self._host.runs.take_up(run_id)
         if turn.envelope.name == RunMode.ENSURE:
             turn.reply(ReplyKind.VALUE)
         else:
@@ -78,7 +82,7 @@ class Control:
             if run is None:
                 turn.reply(ReplyKind.MOVED)  # the sender asks the agent's next host
             else:
-                turn.reply(ReplyKind.VALUE, encode(run))
+                turn.reply(ReplyKind.VALUE, run.model_dump_json().encode())
 
         if isinstance(found, ActiveRun):
             found.on_end(answer)
@@ -94,10 +98,7 @@ class Control:
         if admission.conflict:
             raise IdempotencyConflict(new.idempotency_key or "", admission.run.id)
         if admission.created:
-            stored = StoredRun(
-                admission.run, new.agent, new.pool, new.slot, new.input, 0, new.owner
-            )
-            self._begin(turn, stored)
+            self._begin(turn, StoredRun.fresh(new))
         else:
             self._answer_at_end(turn, await self._host.runs.take_up(admission.run.id))
 
@@ -110,7 +111,7 @@ class Control:
         stored = await self._host.store.get_run(run_id)
         if stored is None:
             raise UnknownRun(run_id)
-        turn.reply(ReplyKind.VALUE, encode(stored.run))
+        turn.reply(ReplyKind.VALUE, stored.run.model_dump_json().encode())
 
     async def _watch(self, turn: Turn) -> None:
         run_id, after, wait_s = decode(turn.envelope.payload)

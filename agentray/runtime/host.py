@@ -39,7 +39,7 @@ from agentray.runtime.control import Control
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.local_link import LocalLink
-from agentray.runtime.outbox import Outbox
+from agentray.runtime.outbox import GRACE_S, RUN_GRACE_S, Outbox
 from agentray.runtime.ports import Connector
 from agentray.runtime.publishing import Publisher
 from agentray.runtime.run_book import RunBook
@@ -53,6 +53,7 @@ MAX_COMMITS = 256
 """Effects in one transaction: beyond it, the fsync is shared well enough."""
 
 _FOR_AGENTS = frozenset({int(Kind.CALL), int(Kind.TELL), int(Kind.EVENT)})
+_RUNS = frozenset({int(Kind.RUN), int(Kind.ADMIT)})
 _CANCEL = int(Kind.CANCEL)
 
 _SWEEP_S = 1.0
@@ -102,11 +103,15 @@ class Host:
         self._publisher = Publisher(self)
         self._control = Control(self)
         self._loop = asyncio.get_running_loop()
-        self._handled = 0
+        self._handled = 0  # messages
+        self._requests = 0  # that brought them, or fetched replies
         self.tasks.spawn(self._sweep(), name="sweep")
 
     def _make_commits(self) -> GroupCommit[Effects, CommitOutcome]:
+        self._transactions = 0
+
         async def commit(batch: Sequence[Effects]) -> Sequence[CommitOutcome | Exception]:
+            self._transactions += 1
             try:
                 return await self.store.commit(self.host_id, batch)
             except (PayloadError, UnknownRun, ValueError) as error:
@@ -170,6 +175,8 @@ class Host:
             "runs": len(self.runs),
             "slots": len(self._epochs),
             "handled": self._handled,
+            "requests": self._requests,
+            "commits": self._transactions,
             "version": self.channel.snapshot.version,
         }
 
@@ -223,7 +230,8 @@ class Host:
         delivery = outbox.begin({e.id for e in envelopes if e.kind != _CANCEL})
         for envelope in envelopes:
             self.accept(envelope, outbox)
-        await outbox.after_grace(delivery)
+        only_runs = all(envelope.kind in _RUNS for envelope in envelopes)
+        await outbox.after_grace(delivery, RUN_GRACE_S if only_runs else GRACE_S)
         return outbox.take()
 
     async def collect(self, frame: bytes) -> bytes:
@@ -233,6 +241,7 @@ class Host:
         return outbox.take()
 
     def _outbox(self, request: Frame) -> Outbox:
+        self._requests += 1
         outbox = self._outboxes.get(request.link)
         if outbox is None:
             outbox = self._outboxes[request.link] = Outbox(self.now())

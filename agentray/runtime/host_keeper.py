@@ -186,4 +186,4 @@ class HostKeeper:
         }
 
 
-_SHOWN = frozenset({"pid", "node_id", "agents", "runs", "slots", "handled"})
+_SHOWN = frozenset({"pid", "node_id", "agents", "runs", "slots", "handled", "requests", "commits"})

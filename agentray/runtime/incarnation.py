@@ -237,9 +237,10 @@ class Incarnation:
         if envelope.name not in self.type.actions:
             raise UnknownAction(str(self.id), envelope.name, tuple(sorted(self.type.actions)))
         args, kwargs = decode(envelope.payload)
-        value = getattr(self.agent, envelope.name)(*args, **kwargs)
+        value: Any = getattr(self._agent, envelope.name)(*args, **kwargs)
+        # The exact type first: the general test takes as long as a short handler.
         if type(value) is CoroutineType or inspect.isawaitable(value):
-            value = await value
+            value = cast("object", await value)
         payload = encode(value, f"result of {envelope.name}()")
         if self.type.state_model is not None:
             await self._host.commit_states(self.id, self._changed_state())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from agentray.ids import AgentId, new_id
@@ -25,7 +25,6 @@ makes the batches smaller."""
 
 MAX_BATCH = 512
 MAX_BATCH_BYTES = 1 << 20
-_SPLIT_ABOVE = 32
 
 MAX_OPEN = 100_000
 """Messages of one link without a reply; beyond it senders get `Overloaded`."""
@@ -67,6 +66,7 @@ class Message:
             host may have begun to work on it.
         deadline: in seconds of the event loop's clock; None: none.
         closed: nobody waits for it any more.
+        watched: its deadline is near, and waited for.
     """
 
     __slots__ = (
@@ -82,6 +82,7 @@ class Message:
         "payload",
         "sent",
         "target",
+        "watched",
     )
 
     def __init__(
@@ -105,6 +106,7 @@ class Message:
         self.link: AnyLink | None = None
         self.sent = False
         self.closed = False
+        self.watched = False
 
     def envelope(self, now: float) -> tuple[Any, ...]:
         """Return the fields of its `Envelope`, with the time that is left at `now`.
@@ -127,9 +129,11 @@ class Message:
 class AnyLink(Protocol):
     """A way to a host: over the wire, or within the process."""
 
-    @property
-    def blocked(self) -> bool:
-        """Whether it takes no messages now."""
+    blocked: bool
+    """Whether it takes no messages now."""
+
+    def open_messages(self) -> Iterable[Message]:
+        """Return what has been sent and not answered."""
         ...
 
     def send(self, message: Message) -> None:
@@ -154,6 +158,7 @@ class Link:
         self.host = host
         self._on_moved = on_moved
         self.gone = False
+        self.blocked = False  # it takes no messages: too many are open, or its host is gone
         self._port = port
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
@@ -168,10 +173,9 @@ class Link:
         self._collecting = False
         self._acks: list[int] = []
 
-    @property
-    def blocked(self) -> bool:
-        """Whether it takes no messages: for now, or because its host is gone."""
-        return self.gone or len(self._open) >= MAX_OPEN
+    def open_messages(self) -> Iterable[Message]:
+        """Return what has been sent and not answered."""
+        return self._open.values()
 
     def send(self, message: Message) -> None:
         """Put a message into the next batch."""
@@ -180,8 +184,11 @@ class Link:
         message.link = self
         message.sent = False
         self._open[message.id] = message
+        if len(self._open) >= MAX_OPEN:
+            self.blocked = True
         self._queue.append(message)
-        self._schedule_flush()
+        if not self._flush_scheduled:
+            self._schedule_flush()
 
     def cancel(self, message: Message) -> None:
         """Forget a message; if it has left, tell the host to stop working on it."""
@@ -205,11 +212,7 @@ class Link:
         now = self._loop.time()
         batch: list[tuple[Any, ...]] = []
         size = 0
-        limit = MAX_BATCH
-        if not self._batches and len(self._queue) >= _SPLIT_ABOVE:
-            # Two batches of half the size: the host works on the one while the other travels.
-            limit = min(limit, (len(self._queue) + 1) // 2)
-        while self._queue and len(batch) < limit and size < MAX_BATCH_BYTES:
+        while self._queue and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
             message = self._queue.popleft()
             if message.closed:
                 continue  # given up while it waited
@@ -274,6 +277,7 @@ class Link:
         return []
 
     def _take(self, replies: list[Reply]) -> None:
+        self.blocked = self.gone
         for reply in replies:
             if reply.kind == _OPEN:
                 message = self._open.get(reply.id)
@@ -290,7 +294,7 @@ class Link:
         """End the link: what is open will not be answered here."""
         if self.gone:
             return
-        self.gone = True
+        self.gone = self.blocked = True
         self._queue.clear()
         messages, self._open = list(self._open.values()), {}
         for message in messages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from agentray.protocol.envelope import Envelope, Kind, Outcome, Reply, ReplyKind
@@ -21,10 +22,10 @@ class LocalLink:
     """
 
     channel: Channel
-    blocked = False  # mailboxes say themselves when they are full
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self.blocked = False  # mailboxes say themselves when they are full
         self.active: dict[int, Turn] = {}
         self._open: dict[int, Message] = {}
         self._next_id = 0
@@ -37,6 +38,10 @@ class LocalLink:
         message.sent = True
         self._open[message.id] = message
         self._host.accept(Envelope(*message.envelope(self._host.now())), self)
+
+    def open_messages(self) -> Iterable[Message]:
+        """Return what has been sent and not answered."""
+        return self._open.values()
 
     def cancel(self, message: Message) -> None:
         """Cancel a message; its reply is ignored."""

@@ -20,6 +20,10 @@ from agentray.protocol.envelope import Outcome, Reply
 GRACE_S = 0.002
 """How long a delivery waits for its own replies."""
 
+RUN_GRACE_S = 0.010
+"""The same for a batch of nothing but runs: they end with a commit, and no quick reply waits for
+the response, so that it may as well take them along."""
+
 _REMEMBERED_BATCHES = 64
 
 
@@ -79,11 +83,11 @@ class Outbox:
         self._delivering.append(delivery)
         return delivery
 
-    async def after_grace(self, delivery: Delivery) -> None:
+    async def after_grace(self, delivery: Delivery, grace_s: float = GRACE_S) -> None:
         """Wait until all messages of a delivery are answered, at most for the grace."""
         try:
             if delivery.waiting:
-                timer = asyncio.get_running_loop().call_later(GRACE_S, delivery.finish)
+                timer = asyncio.get_running_loop().call_later(grace_s, delivery.finish)
                 try:
                     await delivery.done
                 finally:

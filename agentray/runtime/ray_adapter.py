@@ -11,6 +11,7 @@ that the rest of the runtime speaks to. Ray's errors are mapped once, here.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -102,6 +103,9 @@ class HostActor:
     async def load(self, apps: Mapping[str, bytes]) -> None:
         """See `ports.HostControl`."""
         await self._running.load(apps)
+        # What has been imported stays: the collector need not look at it time and again.
+        gc.collect()
+        gc.freeze()
 
     async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
         """See `ports.HostControl`."""

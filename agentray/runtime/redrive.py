@@ -64,7 +64,7 @@ class Redriver:
 
     def _ensure(self, runs: Sequence[StoredRun]) -> None:
         for stored in runs:
-            payload = encode(stored)
+            payload = encode((stored.run.id,))
             message = Message(
                 Kind.RUN,
                 stored.agent,

@@ -13,8 +13,8 @@ from agentray.errors import Fenced, StoreUnavailable, UnknownRun
 from agentray.events import Prompt
 from agentray.ids import AgentId
 from agentray.protocol.envelope import Envelope, Kind
-from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
-from agentray.runtime.active_run import ActiveRun
+from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
+from agentray.runtime.active_run import SPAN_FIELDS, ActiveRun
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.turn import Turn
@@ -149,7 +149,7 @@ class RunBook:
 
     def agents_moved(self, spans: Sequence[tuple[Any, ...]]) -> bool:
         """Whether an agent that handled a message of a run lives on another host now."""
-        agent, host = (list(Span.model_fields).index(name) for name in ("agent", "host"))
+        agent, host = (SPAN_FIELDS.index(name) for name in ("agent", "host"))
         return any(self._lives_on(AgentId.parse(span[agent])) != span[host] for span in spans)
 
     # While it runs

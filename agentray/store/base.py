@@ -59,6 +59,18 @@ class StoredRun:
     events: int  # how many run events are stored: the next offset
     owner: str = ""
 
+    @classmethod
+    def fresh(cls, new: NewRun) -> StoredRun:
+        """Return a run as it is right after its admission."""
+        run = Run(
+            id=new.id,
+            status=RunStatus.QUEUED,
+            agent=str(new.agent),
+            correlation_id=new.correlation_id,
+            created_at=new.created_at,
+        )
+        return cls(run, new.agent, new.pool, new.slot, new.input, 0, new.owner)
+
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:

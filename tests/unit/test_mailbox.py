@@ -63,8 +63,8 @@ class MailboxMachine(RuleBasedStateMachine):
         self.ended.append(done)
         following = self.mailbox.finished()
         if self.waiting:
-            assert following == self.waiting.pop(0)
-            self.holding.append(following)
+            assert following == self.waiting[0]
+            self.holding.append(self.waiting.pop(0))
         else:
             assert following is None
 
@@ -110,9 +110,7 @@ class MailboxMachine(RuleBasedStateMachine):
             assert self.mailbox.offer(0) is Offer.RUN
 
 
-MailboxMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None
-)
+MailboxMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestMailboxAgainstItsModel: Any = MailboxMachine.TestCase
 
 

@@ -1,0 +1,151 @@
+"""Starts that cannot succeed: each says why in one paragraph, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from agentray.cli.exits import ExitCode
+from tests.support.cluster import (
+    APP,
+    Done,
+    agentray_command,
+    end,
+    environment,
+    free_port,
+    make_home,
+    own_ports,
+    processes_of,
+    program,
+)
+from tests.support.eventually import eventually
+
+BROKEN = {
+    "raises": "raise RuntimeError('not today')",
+    "typo": "def app(:",
+    "empty": "import agentray\napp = agentray.App('empty', [])",
+    "entryless": (
+        "import agentray\n"
+        "class Mute(agentray.Agent): ...\n"
+        "app = agentray.App('mute', [Mute], entry=Mute)"
+    ),
+    "nothing": "app = None",
+}
+
+
+@pytest.fixture
+def home() -> Generator[Path]:
+    """A home in which something is tried; nothing may be left running."""
+    home = make_home()
+    try:
+        yield home
+        assert not (home / "cluster.json").exists()
+    finally:
+        left = end(processes_of(home))
+        shutil.rmtree(home) if home.is_dir() else home.unlink()
+    assert left == []
+
+
+def up(home: Path, app: str = APP, *, cwd: Path | None = None, **env: str) -> Done:
+    done = agentray_command("up", app, env=environment(home, **own_ports(), **env), cwd=cwd)
+    assert done.exit_code != 0, done
+    assert done.stdout == ""
+    assert "not expected" not in done.complaint
+    return done
+
+
+@pytest.mark.parametrize(
+    ("app", "told"),
+    [
+        ("examples", "write package.module:app"),
+        ("agentray.examples.text_analysis:", "write package.module:app"),
+        ("no.such.module:app", "ModuleNotFoundError: No module named 'no'"),
+        ("agentray.examples.text_analysis:application", "no attribute 'application'"),
+        ("json:dumps", "not an agentray App"),
+        ("raises:app", "RuntimeError: not today"),
+        ("typo:app", "SyntaxError"),
+        ("nothing:app", "nothing"),
+        ("empty:app", "The app 'empty' has no agents"),
+        ("entryless:app", "Mute handles no prompts"),
+    ],
+)
+def test_an_app_that_cannot_be_loaded_is_named(home: Path, tmp_path: Path, app: str, told: str):
+    for name, source in BROKEN.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    done = up(home, app, cwd=tmp_path)
+    assert done.exit_code == ExitCode.USAGE
+    assert told in done.complaint
+    assert len(done.stderr.splitlines()) == 1
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "setting", ["AGENTRAY_PORT", "AGENTRAY_GCS_PORT", "AGENTRAY_DASHBOARD_PORT"]
+)
+def test_a_port_that_is_taken_is_named_with_its_setting(home: Path, setting: str):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        env = environment(home, **{**own_ports(), setting: port})
+        done = agentray_command("up", APP, env=env)
+    assert (done.exit_code, done.stdout) == (ExitCode.FAILURE, "")
+    assert port in done.complaint
+    assert setting in done.complaint
+    assert list(home.iterdir()) == []
+
+
+def test_a_setting_that_is_wrong_is_named(home: Path):
+    done = agentray_command("up", APP, env=environment(home, AGENTRAY_PORT="many"))
+    assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
+    assert "AGENTRAY_PORT" in done.complaint
+
+
+def test_a_home_that_is_a_file_is_named():
+    home = make_home()
+    home.rmdir()
+    home.write_text("not a directory")
+    try:
+        done = up(home)
+        assert str(home) in done.complaint
+        assert processes_of(home) == []
+        assert home.read_text() == "not a directory"
+    finally:
+        home.unlink()
+
+
+def test_a_database_that_cannot_be_reached_is_named_and_ray_is_stopped_again(home: Path):
+    url = f"postgresql://ada:secret@127.0.0.1:{free_port()}/agentray"
+    done = up(home, AGENTRAY_DATABASE_URL=url)
+    assert done.exit_code == ExitCode.UNAVAILABLE
+    assert "database" in done.complaint.lower()
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("step", ["ray cluster", "manager"])
+def test_a_start_that_is_interrupted_takes_back_what_it_started(
+    home: Path, tmp_path: Path, step: str
+):
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [program("agentray"), "up", APP],
+            env=environment(home, **own_ports()),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        eventually(
+            lambda: f"{step} …" in log.read_text() or process.poll() is not None, timeout_s=120
+        )
+        process.send_signal(signal.SIGINT)
+        exit_code = process.wait(timeout=120)
+        told = log.read_text()
+    finally:
+        process.kill()
+    assert exit_code == ExitCode.INTERRUPTED, told
+    assert "Traceback" not in told

@@ -1,0 +1,278 @@
+"""One cluster for all tests that need one: put up and taken down by the command line, as by a user.
+
+A plugin, so that its session fixtures are made once however many folders of tests are run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Generator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import agentray
+from agentray import AgentrayError, ManagerClient, Settings
+from agentray.client import AsyncAgentClient
+from agentray.config import ClusterRecord
+from tests.support import helpers
+from tests.support.eventually import eventually_async
+
+APP = "agentray.examples.text_analysis:app"
+RIVER = (
+    "The river had been rising since Tuesday. By Friday the lower fields were under water. "
+    "The flood barrier was still a drawing in a drawer."
+)
+
+_PATIENCE_S = 300.0
+_NOT_PASSED_ON = ("AGENTRAY_", "RAY_", "FORCE_COLOR", "CLICOLOR", "PYTEST_")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What is looked at of a program that has ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def complaint(self) -> str:
+        """The one paragraph that says what went wrong; steps that were taken may stand above it."""
+        *steps, last = self.stderr.splitlines() or [""]
+        assert last.startswith("error: "), self
+        assert not any(step.startswith("error: ") for step in steps), self
+        return last
+
+
+def free_port() -> int:
+    """Return a port of loopback on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def make_home() -> Path:
+    """Return a directory with a short path that the database's user may pass through."""
+    return Path(tempfile.mkdtemp(prefix="ar-"))
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """Return the environment of a user with this home of agentray and nothing else set."""
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(_NOT_PASSED_ON)}
+    return {**kept, "AGENTRAY_HOME": str(home), **more}
+
+
+def own_ports() -> dict[str, str]:
+    """Return settings with which a cluster disturbs no other one on this machine."""
+    return {
+        "AGENTRAY_PORT": str(free_port()),
+        "AGENTRAY_GCS_PORT": "0",
+        "AGENTRAY_DASHBOARD_PORT": "0",
+    }
+
+
+def program(name: str) -> str:
+    """Return the path of a program that was installed beside Python."""
+    return str(Path(sys.executable).parent / name)
+
+
+def run_program(
+    *command: str, env: dict[str, str], cwd: Path | None = None, stdin: str = ""
+) -> Done:
+    """Run a program to its end; none of ours may ever show a traceback."""
+    ended = subprocess.run(
+        command,
+        env=env,
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=_PATIENCE_S,
+        check=False,
+    )
+    done = Done(ended.returncode, ended.stdout, ended.stderr)
+    assert "Traceback" not in done.stdout + done.stderr, done
+    return done
+
+
+def agentray_command(
+    *words: str, env: dict[str, str], cwd: Path | None = None, stdin: str = ""
+) -> Done:
+    """Run `agentray` with these words."""
+    return run_program(program("agentray"), *words, env=env, cwd=cwd, stdin=stdin)
+
+
+# Processes
+
+
+def processes_of(home: Path) -> list[psutil.Process]:
+    """Return the living processes that were started for a home, found without the product's help.
+
+    They inherited its environment, work in it (the database), or are children of such ones.
+    """
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get("AGENTRAY_HOME") == str(home)
+            if ours or home in Path(process.cwd()).parents:
+                found[process.pid] = process
+                found.update((child.pid, child) for child in process.children(recursive=True))
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    found.pop(os.getpid(), None)
+    return [process for process in found.values() if _lives(process)]
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """Return the processes that carry a cluster's mark."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("AGENTRAY_LOCAL_CLUSTER") == mark:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return [process for process in found if _lives(process)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end(processes: Iterable[psutil.Process]) -> list[str]:
+    """Kill processes that should not be there, and return what they were."""
+    told: list[str] = []
+    for process in processes:
+        try:
+            told.append(f"{process.pid}: {' '.join(process.cmdline())[:120]}")
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    return told
+
+
+# The cluster
+
+
+class Cluster:
+    """A cluster that is up, as those see it who use it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.env = environment(home, **own_ports())
+        self.settings = Settings(home=home)
+        self.started: Done | None = None
+
+    @property
+    def record(self) -> ClusterRecord:
+        record = ClusterRecord.read(self.settings)
+        assert record is not None
+        return record
+
+    @property
+    def url(self) -> str:
+        return self.record.url
+
+    @property
+    def key(self) -> str:
+        return self.settings.key_file.read_text().strip()
+
+    def agentray(self, *words: str, stdin: str = "", cwd: Path | None = None, **env: str) -> Done:
+        """Run a command of agentray."""
+        return agentray_command(*words, env={**self.env, **env}, cwd=cwd, stdin=stdin)
+
+    def python(self, *words: str, cwd: Path | None = None, **env: str) -> Done:
+        """Run a driver."""
+        return run_program(sys.executable, *words, env={**self.env, **env}, cwd=cwd)
+
+    def client(self, timeout_s: float = 120.0) -> AsyncAgentClient:
+        """Return a client of its gateway."""
+        return AsyncAgentClient(self.url, self.key, timeout_s=timeout_s)
+
+    def processes(self, title: str = "") -> list[psutil.Process]:
+        """Return its processes, or those whose command line begins with a title."""
+        return [p for p in processes_of(self.home) if " ".join(p.cmdline()).startswith(title)]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Generator[Cluster]:
+    """A cluster with the example app; nothing of it may be left when the tests are over."""
+    home = make_home()
+    cluster = Cluster(home)
+    try:
+        cluster.started = cluster.agentray("up", APP)
+        assert cluster.started.exit_code == 0, cluster.started
+        mark = cluster.record.local_cluster["mark"]
+        assert _marked(mark)
+        yield cluster
+        done = cluster.agentray("down")
+        assert (done.exit_code, done.stdout) == (0, "agentray is down.\n"), done
+        assert "not stopped gently" not in done.stderr, done
+        assert _marked(mark) == []
+    finally:
+        left = end(processes_of(home))
+        shutil.rmtree(home, ignore_errors=True)
+    assert left == []
+
+
+@pytest.fixture(scope="session")
+async def manager(cluster: Cluster) -> AsyncGenerator[ManagerClient]:
+    """A driver's connection from this process."""
+    async with agentray.connect(settings=cluster.settings) as manager:
+        yield manager
+
+
+@pytest.fixture(scope="session")
+async def helper_app(cluster: Cluster, manager: ManagerClient) -> str:
+    """The name of the app with the tests' own agents, deployed and known to the gateway."""
+    await manager.deploy(helpers.app)
+    async with cluster.client() as client:
+        run = await client.prompt("ready?", "parrot", wait_s=60)
+    assert run.result == {"text": "ready?"}
+    return helpers.app.name
+
+
+async def live_hosts(manager: ManagerClient) -> dict[str, int]:
+    """Return the process ids of the hosts that live, by host; {} while nobody can be asked."""
+    try:
+        status = await manager.status()
+    except AgentrayError:  # the manager itself may be the one that was killed
+        return {}
+    return {host["id"]: host["pid"] for host in status["hosts"] if host["status"] == "live"}
+
+
+async def until_complete(manager: ManagerClient, without: Iterable[int] = ()) -> dict[str, int]:
+    """Wait until the pool is complete again.
+
+    Args:
+        manager: is asked.
+        without: processes that must not be in it any more.
+
+    Returns:
+        Its hosts' process ids.
+    """
+    gone = set(without)
+
+    async def complete() -> dict[str, int] | None:
+        hosts = await live_hosts(manager)
+        if not hosts or gone & set(hosts.values()):
+            return None
+        pools: list[dict[str, Any]] = (await manager.status())["pools"]
+        whole = all(pool["hosts"] == pool["wanted"] and pool["slots"] == 256 for pool in pools)
+        return hosts if whole else None
+
+    hosts = await eventually_async(complete, timeout_s=90, interval_s=0.2)
+    assert hosts is not None
+    return hosts

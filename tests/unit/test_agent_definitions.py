@@ -1,0 +1,461 @@
+"""Definitions: what is read from agent classes and apps, and what is refused with a reason."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, assert_type
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from agentray import (
+    Agent,
+    AgentId,
+    AgentOptions,
+    App,
+    ConfigurationError,
+    Event,
+    Handle,
+    Pool,
+    Prompt,
+    RemoteAction,
+    action,
+    on,
+)
+from agentray.agent import ActionSpec, EventHandler
+from agentray.app import load_app
+from agentray.testing import LocalRuntime
+
+
+class Happened(Event):
+    name: str = ""
+
+
+class Ended(Event):
+    pass
+
+
+class Counts(BaseModel):
+    greeted: int = 0
+
+
+class NeedsValue(BaseModel):
+    optional: int = 0
+    customer: str
+
+
+class Greeter(Agent):
+    options = AgentOptions(name="welcome", concurrency=3, mailbox=7)
+    state: Counts
+
+    @action
+    async def greet(self, name: str, *, loudly: bool = False) -> str:
+        return f"Hello {name}{'!' if loudly else ''}"
+
+    @action(idempotent=True)
+    async def count(self) -> int:
+        return self.state.greeted
+
+    @on(Happened, key="field:name")
+    async def note(self, happened: Happened) -> Ended:
+        self.state.greeted += len(happened.name)
+        return Ended()
+
+    async def helper(self) -> None:
+        """No action: it is not marked."""
+
+
+class LoudGreeter(Greeter):
+    @action
+    async def shout(self, name: str) -> str:
+        return (await self.greet(name)).upper()
+
+    @on(Prompt)
+    async def prompted(self, prompt: Prompt) -> str:
+        return prompt.text
+
+
+class Bare(Agent):
+    pass
+
+
+class InAnotherPool(Agent):
+    options = AgentOptions(pool="gpu")
+
+
+# Agent classes
+
+
+@pytest.mark.parametrize(
+    ("cls_name", "name"),
+    [
+        ("Greeter", "greeter"),
+        ("TextAnalyser", "text_analyser"),
+        ("HTTPServer", "http_server"),
+        ("MyHTTPServer2", "my_http_server2"),
+        ("Step2Agent", "step2_agent"),
+        ("A", "a"),
+        ("already_snake", "already_snake"),
+        ("_Hidden", "_hidden"),
+    ],
+)
+def test_an_agent_type_has_the_name_of_its_class_in_snake_case(cls_name: str, name: str) -> None:
+    cls: type[Agent] = type(cls_name, (Agent,), {})
+    assert cls.agent_type.name == name
+
+
+def test_what_a_class_says_of_itself_is_read_once() -> None:
+    read = Greeter.agent_type
+    assert read.cls is Greeter
+    assert read.name == "welcome"
+    assert read.actions == {
+        "greet": ActionSpec("greet"),
+        "count": ActionSpec("count", idempotent=True),
+    }
+    assert read.handlers == {Happened.event_type: EventHandler("note", Happened, "field:name")}
+    assert read.state_model is Counts
+    assert not read.prompts
+    assert not read.takes_arguments
+
+
+def test_a_bare_agent_has_the_defaults() -> None:
+    read = Bare.agent_type
+    assert (read.actions, read.handlers, read.state_model) == ({}, {}, None)
+    assert read.options == AgentOptions()
+    assert (read.options.concurrency, read.options.mailbox) == (1, 1000)
+
+
+def test_a_subclass_inherits_actions_handlers_state_and_options_but_not_the_name() -> None:
+    read = LoudGreeter.agent_type
+    assert read.name == "loud_greeter"
+    assert set(read.actions) == {"greet", "count", "shout"}
+    assert set(read.handlers) == {Happened.event_type, Prompt.event_type}
+    assert read.state_model is Counts
+    assert (read.options.concurrency, read.options.mailbox) == (3, 7)
+    assert read.prompts
+    assert not Greeter.agent_type.prompts
+
+
+def test_a_subclass_may_handle_an_event_anew_in_the_method_of_the_same_name() -> None:
+    class Other(Greeter):
+        @on(Happened, key="any:2")
+        async def note(self, happened: Happened) -> Ended:
+            return Ended(source=happened.source)
+
+    assert Other.agent_type.handlers[Happened.event_type].key == "any:2"
+
+
+def test_two_methods_for_one_event_contradict_each_other() -> None:
+    with pytest.raises(ConfigurationError, match=r"Twice handles .*Happened twice: one, two"):
+
+        class Twice(Agent):  # pyright: ignore[reportUnusedClass]
+            @on(Happened)
+            async def one(self, happened: Happened) -> None: ...
+
+            @on(Happened)
+            async def two(self, happened: Happened) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="twice: again, note"):
+
+        class Inherited(Greeter):  # pyright: ignore[reportUnusedClass]
+            @on(Happened)
+            async def again(self, happened: Happened) -> None: ...
+
+
+def test_one_method_may_handle_several_events() -> None:
+    class Both(Agent):
+        @on(Happened)
+        @on(Ended, key="key:all")
+        async def note(self, event: Event) -> None: ...
+
+    assert {name: h.key for name, h in Both.agent_type.handlers.items()} == {
+        Happened.event_type: "correlation",
+        Ended.event_type: "key:all",
+    }
+
+
+@pytest.mark.parametrize(
+    "key", ["", "correlations", "field:", "field:a b", "any:", "any:0", "any:-1", "any:x", "key:"]
+)
+def test_a_key_of_another_form_is_refused_where_it_is_written(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="write correlation, field:NAME, any:N"):
+        on(Happened, key=key)
+
+
+@pytest.mark.parametrize("events", [(), (Happened(),), (str,), (Happened, Counts), ("Happened",)])
+def test_on_takes_event_classes_only(events: Any) -> None:
+    with pytest.raises(ConfigurationError, match="@on takes one or more Event classes"):
+        on(*events)
+
+
+def test_an_action_has_a_public_name() -> None:
+    with pytest.raises(ConfigurationError, match="must not start with _"):
+
+        @action
+        async def _hidden(self: Agent) -> None: ...
+
+
+@pytest.mark.parametrize("name", ["call", "call_by_name", "ping", "with_timeout", "id", "caller"])
+def test_an_action_cannot_have_the_name_of_something_that_every_handle_has(name: str) -> None:
+    async def method(self: Agent) -> None: ...
+
+    method.__name__ = name
+    with pytest.raises(ConfigurationError, match="every handle"):
+        action(method)
+
+
+def test_an_action_that_yields_is_refused_with_what_to_do_instead() -> None:
+    with pytest.raises(ConfigurationError, match=r"yields.*progress"):
+
+        @action
+        async def chunks(self: Agent) -> Any:
+            yield self.id
+
+    with pytest.raises(ConfigurationError, match="yields"):
+
+        @action(idempotent=True)
+        def numbers(self: Agent) -> Any:
+            yield self.id
+
+
+def test_a_state_whose_model_needs_a_value_is_refused_and_the_field_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"give NeedsValue\.customer a default"):
+
+        class Needy(Agent):  # pyright: ignore[reportUnusedClass]
+            state: NeedsValue
+
+
+def test_a_state_is_a_pydantic_model() -> None:
+    with pytest.raises(ConfigurationError, match=r"Plain\.state must be annotated with a pydantic"):
+
+        class Plain(Agent):  # pyright: ignore[reportUnusedClass]
+            state: dict[str, int]
+
+
+def test_a_state_whose_class_is_not_known_where_the_agent_is_defined_is_told() -> None:
+    class Local(BaseModel):
+        x: int = 0
+
+    with pytest.raises(ConfigurationError, match=r"Hidden\.state: name 'Local' is not defined"):
+
+        class Hidden(Agent):  # pyright: ignore[reportUnusedClass]
+            state: Local
+
+
+@pytest.mark.parametrize("name", ["two words", "1st", "", "a/b", "é", "-a"])
+def test_a_name_that_is_no_identifier_is_refused(name: str) -> None:
+    body = {"options": AgentOptions(name=name or " ")}
+    with pytest.raises(ConfigurationError, match="no name for an agent type"):
+        type("Misnamed", (Agent,), body)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"concurrency": 0}, {"mailbox": 0}, {"idle_timeout_s": 0.0}, {"pol": "gpu"}],
+)
+def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        AgentOptions(**wrong)
+
+
+def test_a_constructor_with_parameters_is_noticed() -> None:
+    class WithArguments(Agent):
+        def __init__(self, greeting: str) -> None:
+            self.greeting = greeting
+
+    class Without(Agent):
+        def __init__(self) -> None:
+            self.ready = True
+
+    class Below(WithArguments):
+        pass
+
+    assert WithArguments.agent_type.takes_arguments
+    assert Below.agent_type.takes_arguments
+    assert not Without.agent_type.takes_arguments
+
+
+def test_outside_of_a_message_there_is_no_context() -> None:
+    with pytest.raises(ConfigurationError, match="no message is being handled"):
+        _ = Bare().context
+
+
+@pytest.mark.parametrize("text", ["greeter", "", "/ada", "greeter/", "1st/ada", "a/" + "x" * 513])
+def test_an_agents_id_is_written_as_type_and_key(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        AgentId.parse(text)
+    assert AgentId.parse("greeter/ada/lovelace") == AgentId("greeter", "ada/lovelace")
+
+
+# Apps
+
+
+def test_an_app_knows_its_types_and_what_they_subscribe_to() -> None:
+    app = App("shop", [Greeter, LoudGreeter, Bare])
+    assert list(app.types) == ["welcome", "loud_greeter", "bare"]
+    assert {(s.event_type, s.agent_type, s.key) for s in app.subscriptions} == {
+        (Happened.event_type, "welcome", "field:name"),
+        (Happened.event_type, "loud_greeter", "field:name"),
+        (Prompt.event_type, "loud_greeter", "correlation"),
+    }
+    assert "shop" in repr(app)
+
+
+def test_the_only_type_that_takes_prompts_is_the_entry() -> None:
+    class AlsoPrompted(Agent):
+        @on(Prompt)
+        async def prompted(self, prompt: Prompt) -> None: ...
+
+    assert App("one", [Bare, LoudGreeter]).entry == "loud_greeter"
+    assert App("none", [Bare]).entry is None
+    assert App("two", [LoudGreeter, AlsoPrompted]).entry is None
+    assert App("two", [LoudGreeter, AlsoPrompted], entry=AlsoPrompted).entry == "also_prompted"
+
+
+class Twin(Agent):
+    options = AgentOptions(name="bare")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"agents": []}, "has no agents"),
+        ({"agents": [Bare, Twin]}, "two agent types named 'bare'"),
+        ({"agents": [Bare, Bare]}, "two agent types named 'bare'"),
+        ({"agents": [Agent]}, "is not a subclass of Agent"),
+        ({"agents": [str]}, "is not a subclass of Agent"),
+        ({"agents": [Bare()]}, "is not a subclass of Agent"),
+        ({"agents": ["Bare"]}, "is not a subclass of Agent"),
+        ({"agents": [Bare], "entry": LoudGreeter}, "LoudGreeter is not among"),
+        ({"agents": [Bare], "entry": Bare}, r"Bare handles no prompts"),
+        ({"agents": [InAnotherPool]}, "InAnotherPool wants the pool 'gpu'"),
+        ({"agents": [Bare], "name": "two words"}, "no name for an agent type"),
+    ],
+)
+def test_an_app_that_contradicts_itself_is_refused(arguments: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        App(arguments.pop("name", "shop"), **arguments)
+
+
+def test_a_pool_is_found_among_the_declared_ones() -> None:
+    pool = Pool(name="gpu", hosts=1, num_gpus=0.5)
+    assert App("shop", [InAnotherPool, Bare], pools=[pool]).pools == (pool,)
+    with pytest.raises(ValidationError):
+        Pool(hosts=0)
+
+
+# Import strings
+
+MODULE = """
+from agentray import Agent, App
+
+class Here(Agent):
+    pass
+
+app = App("from_file", [Here])
+number = 7
+nothing = None
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that one works in, with the modules of an app."""
+    package = tmp_path / "shop_of_tests"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "main.py").write_text(MODULE)
+    (package / "broken.py").write_text("raise RuntimeError('not today')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("shop_of_tests", "shop_of_tests.main", "shop_of_tests.broken"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("project")
+def test_an_app_is_imported_from_the_current_directory() -> None:
+    app = load_app("shop_of_tests.main:app")
+    assert (app.name, list(app.types)) == ("from_file", ["here"])
+    assert load_app("shop_of_tests.main:app") is app
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("import_string", "why"),
+    [
+        ("", "is not an import string"),
+        ("shop_of_tests.main", "is not an import string"),
+        ("shop_of_tests.main:", "is not an import string"),
+        (":app", "is not an import string"),
+        ("shop_of_tests.nowhere:app", r"cannot be imported: ModuleNotFoundError"),
+        ("no_such_package:app", r"cannot be imported: ModuleNotFoundError"),
+        ("shop_of_tests.broken:app", "RuntimeError: not today"),
+        (".main:app", "cannot be imported"),
+        ("shop_of_tests.main:application", "has no attribute 'application'"),
+        ("shop_of_tests.main:nothing", "nothing"),
+        ("shop_of_tests.main:number", "is int, not an agentray App"),
+        ("shop_of_tests.main:Here", "not an agentray App"),
+    ],
+)
+def test_an_import_string_that_leads_to_no_app_says_why(import_string: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        load_app(import_string)
+
+
+# Types that a checker follows: `make check` fails when they are lost
+
+
+async def test_a_typed_call_has_the_arguments_and_the_value_of_the_action() -> None:
+    async with LocalRuntime(hosts=1) as manager:
+        await manager.deploy(App("typed", [Greeter, LoudGreeter]))
+        handle = manager.handle(Greeter, "ada")
+        assert_type(handle, Handle[Greeter])
+        assert_type(handle.with_timeout(5.0), Handle[Greeter])
+
+        greeting = await handle.call(Greeter.greet, "ada", loudly=True)
+        assert_type(greeting, str)
+        assert greeting == "Hello ada!"
+
+        count = await handle.call(Greeter.count)
+        assert_type(count, int)
+        assert count == 0
+
+        with pytest.raises(TypeError):
+            await handle.call(Greeter.greet)  # pyright: ignore[reportCallIssue]
+        with pytest.raises(TypeError):
+            await handle.call(Greeter.greet, "ada", quietly=True)  # pyright: ignore[reportCallIssue]
+
+
+async def test_a_handle_to_a_subclass_takes_the_actions_of_its_base() -> None:
+    async with LocalRuntime(hosts=1) as manager:
+        await manager.deploy(App("typed", [LoudGreeter]))
+        handle = manager.handle(LoudGreeter, "ada")
+        assert_type(handle, Handle[LoudGreeter])
+        assert_type(await handle.call(LoudGreeter.greet, "ada"), str)
+        assert await handle.call(LoudGreeter.shout, "ada") == "HELLO ADA"
+        # By attribute anything goes, and nothing is known of it before it has come.
+        assert_type(handle.shout, RemoteAction)
+        assert_type(await handle.shout("ada"), Any)
+
+
+def test_a_type_checker_refuses_an_action_of_another_agent() -> None:
+    def never_called(handle: Handle[Bare]) -> object:
+        return handle.call(Greeter.greet, "ada")  # pyright: ignore[reportArgumentType]
+
+    assert callable(never_called)
+
+
+def test_handles_are_equal_when_they_name_the_same_agent() -> None:
+    ada: Handle[Greeter] = Handle(AgentId("welcome", "ada"))
+    assert ada == Handle(AgentId("welcome", "ada"), timeout=3.0)
+    assert ada != Handle(AgentId("welcome", "bob"))
+    assert len({ada, Handle[Greeter](AgentId("welcome", "ada"))}) == 1
+    assert repr(ada) == "Handle(welcome/ada)"
+    assert repr(ada.greet) == "<action greet of welcome/ada>"
+
+
+def test_a_handle_has_no_hidden_actions() -> None:
+    with pytest.raises(AttributeError):
+        _ = Handle[Greeter](AgentId("welcome", "ada"))._hidden

@@ -1,0 +1,210 @@
+"""Errors: one tree, drawn as it is, and each of them survives its way between processes."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from agentray import errors
+from agentray.client import errors as client_errors
+from agentray.client.errors import ClientError, ConnectionFailed, class_of
+from agentray.errors import AgentrayError
+
+SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
+    errors.UnknownAgentType: ("greter", ("greeter", "auditor")),
+    errors.UnknownAction: ("greeter/ada", "sing", ("greet",)),
+    errors.NoHandler: ("greeter/ada", "shop.OrderPlaced"),
+    errors.UnknownRun: ("run_1",),
+    errors.DeadlineExceeded: ("greeter/ada.greet", 1.5),
+    errors.HostDied: ("greeter/ada", "host-1", "killed by the system"),
+    errors.Overloaded: ("greeter/ada", 2.5),
+    errors.DeploymentStopped: ("greeter/ada", 3.0, "is starting"),
+    errors.AgentFailed: ("greeter/ada", "ValueError: no"),
+    errors.RunFailed: ("run_1", "failed", "ValueError: no"),
+    errors.RemoteError: ("OddError", "1 and 2", "Traceback …"),
+    errors.IdempotencyConflict: ("key-1", "run_1"),
+    errors.PortTaken: (8080, "the gateway", "AGENTRAY_PORT"),
+    errors.IllegalTransition: ("Run run_1", "dead", "running", ("queued", "dead")),
+    ConnectionFailed: ("connection refused",),
+}
+"""Arguments of the classes that have a constructor of their own."""
+
+CLIENT_ARGUMENTS = (
+    429,
+    "Too many requests",
+    "Come back later.",
+    {"errors": [{"field": "prompt", "location": "body", "message": "missing"}]},
+    1.5,
+)
+
+
+def tree_of(module: ModuleType) -> list[type[AgentrayError]]:
+    """Return the classes that a module defines, all of them below AgentrayError."""
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, AgentrayError)
+        and value.__module__ == module.__name__
+    ]
+
+
+ALL = [*tree_of(errors), *tree_of(client_errors)]
+OWN_CONSTRUCTOR = [cls for cls in ALL if "__init__" in vars(cls)]
+MESSAGE_ONLY = [cls for cls in ALL if cls.__init__ is AgentrayError.__init__]
+
+
+def make(cls: type[AgentrayError]) -> AgentrayError:
+    if cls in SAMPLES:
+        return cls(*SAMPLES[cls])
+    if issubclass(cls, ClientError):
+        return cls(*CLIENT_ARGUMENTS)
+    return cls("It happened.")
+
+
+def test_every_constructor_has_a_sample_here() -> None:
+    assert {*OWN_CONSTRUCTOR, *tree_of(errors)} - {AgentrayError, ClientError} == {
+        *SAMPLES,
+        *MESSAGE_ONLY,
+    } - {AgentrayError}
+
+
+@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
+def test_an_error_survives_pickling_with_its_fields_arguments_and_message(
+    cls: type[AgentrayError], protocol: int
+) -> None:
+    error = make(cls)
+    error.add_note("told on the way")
+    copy = pickle.loads(pickle.dumps(error, protocol=protocol))
+    assert type(copy) is cls
+    assert copy.args == error.args
+    assert str(copy) == str(error)
+    assert str(copy)
+    assert copy.__dict__ == error.__dict__
+    assert copy.__notes__ == ["told on the way"]
+    # And once more: it may pass through several processes.
+    again = pickle.loads(pickle.dumps(copy, protocol=protocol))
+    assert (str(again), again.__dict__) == (str(error), error.__dict__)
+
+
+@pytest.mark.parametrize("cls", SAMPLES)
+def test_what_an_error_is_about_is_in_its_message_or_its_fields(cls: type[AgentrayError]) -> None:
+    error = make(cls)
+    told = f"{error} {error.__dict__}"
+    assert [arg for arg in SAMPLES[cls] if isinstance(arg, str) and arg not in told] == []
+
+
+@pytest.mark.parametrize("cls", MESSAGE_ONLY)
+def test_without_a_message_it_says_the_first_line_of_its_docstring(
+    cls: type[AgentrayError],
+) -> None:
+    assert cls.__doc__
+    assert str(cls()) == cls.__doc__.splitlines()[0]
+    assert str(cls("Another one.")) == "Another one."
+
+
+def test_an_error_defined_by_an_app_gets_the_same_rules() -> None:
+    class Unpaid(AgentrayError):  # noqa: N818
+        """The invoice is not paid yet.
+
+        It will be.
+        """
+
+    class Silent(AgentrayError):  # noqa: N818
+        pass
+
+    assert str(Unpaid()) == "The invoice is not paid yet."
+    Silent.__doc__ = None
+    assert str(Silent()) == "Silent"
+
+
+@pytest.mark.parametrize(
+    ("cls", "builtin"),
+    [
+        (errors.ConfigurationError, ValueError),
+        (errors.PayloadError, TypeError),
+        (errors.AddressError, LookupError),
+        (errors.DeadlineExceeded, TimeoutError),
+    ],
+)
+def test_it_is_also_the_builtin_error_that_others_would_catch(
+    cls: type[AgentrayError], builtin: type[Exception]
+) -> None:
+    assert isinstance(make(cls), builtin)
+
+
+# The drawings
+
+Line = tuple[str, str, str]  # class, its parent in the tree, the builtin class it also is
+
+_LINE = re.compile(r"^    ((?:[│ ]   )*)(?:[├└]── )?(\w+)(?: \((\w+)\))?(?:  .*)?$")
+
+
+def drawn(module: ModuleType) -> list[Line]:
+    assert module.__doc__
+    _, _, drawing = module.__doc__.partition("::\n\n")
+    path: list[str] = []
+    found: list[Line] = []
+    for line in drawing.partition("\n\n")[0].splitlines():
+        match = _LINE.match(line)
+        assert match, line
+        depth = len(match[1]) // 4 + ("── " in line)
+        path[depth:] = [match[2]]
+        found.append((match[2], path[depth - 1] if depth else "", match[3] or ""))
+    return found
+
+
+def real(classes: list[type[AgentrayError]]) -> list[Line]:
+    def line(cls: type[AgentrayError]) -> Line:
+        parents = [base.__name__ for base in cls.__bases__ if issubclass(base, AgentrayError)]
+        others = [base.__name__ for base in cls.__bases__ if not issubclass(base, AgentrayError)]
+        if cls is AgentrayError:
+            return cls.__name__, "", ""
+        assert len(parents) == 1
+        assert len(others) <= 1
+        return cls.__name__, parents[0], others[0] if others else ""
+
+    return [line(cls) for cls in classes]
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    assert sorted(drawn(errors)) == sorted(real([*tree_of(errors), ClientError]))
+
+
+def test_the_tree_of_the_clients_errors_is_drawn_as_it_is() -> None:
+    assert sorted(drawn(client_errors)) == sorted(real([AgentrayError, *tree_of(client_errors)]))
+
+
+# The client's errors and HTTP's statuses
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 418, 422, 429, 500, 502, 503])
+def test_the_class_of_a_status_is_the_one_whose_drawing_names_it(status: int) -> None:
+    assert client_errors.__doc__
+    (name,) = [
+        line.split("── ")[1].split()[0]
+        for line in client_errors.__doc__.splitlines()
+        if re.search(rf"\b{status}\b", line)
+    ] or (["ServerError"] if status >= 500 else ["ClientError"])
+    assert class_of(status).__name__ == name
+
+
+def test_the_fields_of_a_refused_request_are_told() -> None:
+    error = client_errors.InvalidRequest(*CLIENT_ARGUMENTS)
+    assert error.errors == [{"field": "prompt", "location": "body", "message": "missing"}]
+    assert client_errors.InvalidRequest(400, "Bad request").errors == []
+
+
+def test_a_conflict_names_the_run_that_the_key_belongs_to() -> None:
+    assert client_errors.Conflict(409, "Conflict", problem={"run_id": "run_1"}).run_id == "run_1"
+
+
+def test_no_answer_at_all_has_the_status_0() -> None:
+    error = ConnectionFailed("connection refused")
+    assert (error.status, error.detail) == (0, "connection refused")
+    assert str(error) == "No answer from the gateway: connection refused"

@@ -1,0 +1,659 @@
+"""The link and its outbox over a wire that loses requests and responses: all arrives once.
+
+All of it in virtual time, so that the link's patience costs none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentray import Agent, AgentId, AgentOptions, App, action
+from agentray.ids import SLOTS
+from agentray.protocol.codec import decode, encode, encode_arguments, error_of
+from agentray.protocol.envelope import Envelope, Frame, Kind, Reply, ReplyKind
+from agentray.protocol.snapshot import HostRef, PoolView, Snapshot, TypeView
+from agentray.runtime.host import Host
+from agentray.runtime.link import MAX_BATCH, MAX_BATCH_BYTES, MAX_OPEN, WINDOW, Link, Message
+from agentray.runtime.outbox import Outbox, read_response
+from agentray.runtime.packing import pack_app
+from agentray.runtime.ports import HostGone, HostPort, HostUnreachable
+from agentray.runtime.tasks import TaskSet
+from agentray.store.memory import MemoryStore
+from tests.support.virtual_time import run
+
+HOST = HostRef("host-1", "agentray-host-1")
+
+
+def number_and_ids(response: bytes) -> tuple[int, list[int]]:
+    number, replies = read_response(response)
+    return number, [reply.id for reply in replies]
+
+
+# The outbox: kept until it is acknowledged
+
+
+def test_a_response_that_was_lost_is_sent_again_with_what_came_since() -> None:
+    outbox = Outbox(now=0.0)
+    outbox.reply(1, ReplyKind.VALUE, b"one")
+    assert number_and_ids(outbox.take()) == (1, [1])
+    outbox.reply(2, ReplyKind.VALUE, b"two")
+    outbox.acknowledged((), resend=True)
+    number, replies = read_response(outbox.take())
+    assert number == 2
+    assert {reply.id: reply.payload for reply in replies} == {1: b"one", 2: b"two"}
+
+
+def test_what_was_acknowledged_is_never_sent_again() -> None:
+    outbox = Outbox(now=0.0)
+    for message_id in (1, 2, 3):
+        outbox.reply(message_id, ReplyKind.VALUE)
+        outbox.take()
+    outbox.acknowledged((1, 3), resend=True)
+    assert number_and_ids(outbox.take()) == (4, [2])
+    outbox.acknowledged((4,), resend=True)
+    assert number_and_ids(outbox.take()) == (5, [])
+
+
+def test_without_a_loss_nothing_is_repeated() -> None:
+    outbox = Outbox(now=0.0)
+    outbox.reply(1, ReplyKind.VALUE)
+    outbox.take()
+    outbox.acknowledged((), resend=False)
+    assert number_and_ids(outbox.take()) == (2, [])
+
+
+def test_a_batch_that_comes_twice_is_new_once() -> None:
+    outbox = Outbox(now=0.0)
+    assert [outbox.is_new(number) for number in (1, 2, 1, 3, 3)] == [True, True, False, True, False]
+
+
+def test_a_delivery_takes_its_replies_along_as_soon_as_the_last_one_is_there() -> None:
+    async def scenario() -> None:
+        outbox = Outbox(now=0.0)
+        delivery = outbox.begin({1, 2})
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        outbox.reply(1, ReplyKind.VALUE)
+        loop.call_later(0.0005, outbox.reply, 2, ReplyKind.VALUE)
+        await outbox.after_grace(delivery)
+        assert loop.time() - start < 0.001
+        assert number_and_ids(outbox.take()) == (1, [1, 2])
+
+    run(scenario())
+
+
+def test_a_delivery_does_not_wait_for_slow_replies_which_a_collector_gets() -> None:
+    async def scenario() -> None:
+        outbox = Outbox(now=0.0)
+        outbox.reply(1, ReplyKind.VALUE)
+        await outbox.after_grace(outbox.begin({1, 2}))
+        assert number_and_ids(outbox.take()) == (1, [1])
+        collector = asyncio.create_task(outbox.until_ready())
+        await asyncio.sleep(30.0)
+        assert not collector.done()
+        outbox.reply(2, ReplyKind.VALUE)
+        outbox.reply(3, ReplyKind.VALUE)
+        await collector
+        assert number_and_ids(outbox.take()) == (2, [2, 3])
+
+    run(scenario())
+
+
+def test_an_outbox_is_disposable_when_nothing_is_under_way() -> None:
+    async def scenario() -> None:
+        outbox = Outbox(now=0.0)
+        assert outbox.disposable
+        delivery = outbox.begin({1})
+        assert not outbox.disposable
+        await outbox.after_grace(delivery)
+        collector = asyncio.create_task(outbox.until_ready())
+        await asyncio.sleep(0)
+        assert not outbox.disposable
+        outbox.reply(1, ReplyKind.VALUE)
+        await collector
+        outbox.active[2] = "a turn"
+        assert not outbox.disposable
+        del outbox.active[2]
+        assert outbox.disposable
+
+    run(scenario())
+
+
+# A real host behind a wire that loses things
+
+
+class Worker(Agent):
+    options = AgentOptions(concurrency=None)
+    handled: Counter[int] = Counter()  # noqa: RUF012 - of all instances, on purpose
+
+    @action
+    async def work(self, number: int, seconds: float) -> int:
+        Worker.handled[number] += 1
+        if seconds:
+            await asyncio.sleep(seconds)
+        if number % 7 == 6:
+            raise ValueError(f"not {number}")
+        return 2 * number
+
+
+APP = App("links", [Worker])
+
+
+class Nowhere:
+    """Finds no other hosts: there is only one."""
+
+    def connect(self, host: HostRef) -> HostPort:
+        raise AssertionError(f"Nobody should ask for {host.id}.")
+
+
+async def make_host() -> Host:
+    Worker.handled.clear()
+    host = Host(HOST.id, MemoryStore(), Nowhere())
+    await host.load({APP.name: encode(pack_app(APP))})
+    snapshot = Snapshot(
+        version=1,
+        types={"worker": TypeView("worker", APP.name, "default", prompts=False)},
+        pools={"default": PoolView("default", (HOST.id,) * SLOTS)},
+        hosts={HOST.id: HOST},
+    )
+    await host.update(snapshot, {("default", slot): 1 for slot in range(SLOTS)})
+    return host
+
+
+class LossyWire:
+    """The way to a host. By chance a request does not arrive, or its response does not return."""
+
+    def __init__(
+        self,
+        host: HostPort,
+        chance: random.Random,
+        *,
+        losses: int = 0,
+        dies_after: int | None = None,
+    ) -> None:
+        self._host = host
+        self._chance = chance
+        self._losses = losses  # that are still to come; bounded, so that everything ends
+        self._dies_after = dies_after
+        self._requests = 0
+        self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def dead(self) -> bool:
+        """Whether the host has been killed."""
+        return self._dead.done()
+
+    async def deliver(self, frame: bytes) -> bytes:
+        return await self._pass(self._host.deliver, frame)
+
+    async def collect(self, frame: bytes) -> bytes:
+        return await self._pass(self._host.collect, frame)
+
+    async def _pass(self, request: Callable[[bytes], Awaitable[bytes]], frame: bytes) -> bytes:
+        self._requests += 1
+        if self._requests == self._dies_after:
+            self._dead.set_result(None)
+        fate = self._fate()
+        if fate == "request lost":
+            raise HostUnreachable("The request was lost.")
+        answering = asyncio.ensure_future(request(frame))  # noqa: TID251 - awaited below
+        await asyncio.wait([answering, self._dead], return_when=asyncio.FIRST_COMPLETED)
+        if self._dead.done():
+            answering.cancel()
+            raise HostGone("It was killed.")
+        if fate == "response lost":
+            raise HostUnreachable("The response was lost.")
+        return await answering
+
+    def _fate(self) -> str:
+        if self._losses <= 0 or self._chance.random() < 0.5:
+            return "arrives"
+        self._losses -= 1
+        return self._chance.choice(["request lost", "response lost"])
+
+
+class Sent:
+    """What became of the messages of a test."""
+
+    def __init__(self) -> None:
+        self.replies: dict[int, list[Reply]] = {}
+        self.gone: dict[int, list[bool]] = {}
+        self.numbers: list[int] = []
+        self.changed = asyncio.Event()
+
+    def message(self, number: int, seconds: float = 0.0) -> Message:
+        self.numbers.append(number)
+        self.replies[number], self.gone[number] = [], []
+
+        def on_reply(reply: Reply) -> None:
+            self.replies[number].append(reply)
+            self.changed.set()
+
+        def on_gone(_: Message, reason: str, may_have_run: bool) -> None:
+            assert reason
+            self.gone[number].append(may_have_run)
+            self.changed.set()
+
+        arguments = encode_arguments((number, seconds), {}, "work")
+        target = AgentId("worker", f"k{number % 5}")
+        return Message(Kind.CALL, target, "work", arguments, on_reply, on_gone)
+
+    @property
+    def open(self) -> list[int]:
+        return [n for n in self.numbers if not self.replies[n] and not self.gone[n]]
+
+    async def all_ended(self) -> None:
+        while self.open:
+            self.changed.clear()
+            await self.changed.wait()
+
+
+def moved(message: Message) -> None:
+    raise AssertionError(f"{message.target} has not moved.")
+
+
+plans = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.0, 0.001, 0.05, 0.3, 5.0]),  # how long the handler works
+        st.sampled_from([0.0, 0.0, 0.0, 0.002, 0.1, 1.0]),  # how long until the next is sent
+    ),
+    min_size=1,
+    max_size=50,
+)
+
+
+async def send_all(
+    make_wire: Callable[[Host], LossyWire], plan: list[tuple[float, float]]
+) -> tuple[Sent, Link, LossyWire]:
+    host = await make_host()
+    tasks = TaskSet("the test")
+    wire = make_wire(host)
+    link = Link(HOST, wire, tasks, moved)
+    sent = Sent()
+    for number, (seconds, pause) in enumerate(plan):
+        message = sent.message(number, seconds)
+        if link.blocked:
+            sent.numbers.remove(number)  # as the channel does: it looks for another way
+            continue
+        link.send(message)
+        if pause:
+            await asyncio.sleep(pause)
+    await sent.all_ended()
+    await asyncio.sleep(60.0)  # what comes twice comes now
+    await tasks.close()
+    await host.abandon()
+    return sent, link, wire
+
+
+@settings(deadline=None, max_examples=60)
+@given(plan=plans, seed=st.integers(0, 2**32), losses=st.integers(0, 25))
+def test_over_a_lossy_wire_each_message_is_handled_once_and_answered_once(
+    plan: list[tuple[float, float]], seed: int, losses: int
+) -> None:
+    def wire(host: Host) -> LossyWire:
+        return LossyWire(host, random.Random(seed), losses=losses)
+
+    sent, link, _ = run(send_all(wire, plan))
+    assert not link.gone
+    assert Worker.handled == Counter(range(len(plan)))
+    for number in sent.numbers:
+        assert sent.gone[number] == []
+        (reply,) = sent.replies[number]
+        if number % 7 == 6:
+            assert reply.kind == ReplyKind.ERROR
+            assert str(error_of(reply)) == f"not {number}"
+        else:
+            assert reply.kind == ReplyKind.VALUE
+            assert decode(reply.payload) == 2 * number
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    plan=plans,
+    seed=st.integers(0, 2**32),
+    losses=st.integers(0, 10),
+    dies_after=st.integers(1, 20),
+)
+def test_when_the_host_dies_each_message_has_a_reply_or_hears_whether_it_may_have_run(
+    plan: list[tuple[float, float]], seed: int, losses: int, dies_after: int
+) -> None:
+    def wire(host: Host) -> LossyWire:
+        return LossyWire(host, random.Random(seed), losses=losses, dies_after=dies_after)
+
+    sent, link, used = run(send_all(wire, plan))
+    assert link.gone is used.dead
+    assert max(Worker.handled.values(), default=0) <= 1
+    for number in sent.numbers:
+        assert len(sent.replies[number]) + len(sent.gone[number]) == 1
+        if sent.gone[number] == [False]:
+            assert number not in Worker.handled
+        if number in Worker.handled:
+            assert sent.replies[number] or sent.gone[number] == [True]
+
+
+def test_one_slow_handler_does_not_hold_back_the_fast_ones_of_its_batch() -> None:
+    async def scenario() -> None:
+        host = await make_host()
+        tasks = TaskSet("the test")
+        link = Link(HOST, LossyWire(host, random.Random(0)), tasks, moved)
+        sent = Sent()
+        link.send(sent.message(0, seconds=100.0))
+        for number in range(1, 300):
+            link.send(sent.message(number))
+        await asyncio.sleep(0.1)
+        assert sent.open == [0]
+        await sent.all_ended()
+        assert asyncio.get_running_loop().time() == pytest.approx(100.0, abs=0.1)
+        await tasks.close()
+        await host.abandon()
+
+    run(scenario())
+
+
+# A wire that the test holds in its hands
+
+
+class HeldWire:
+    """Keeps each request until the test answers it, as a host with an outbox of its own would."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox(now=0.0)
+        self.delivered: list[Frame] = []
+        self.waiting: list[tuple[Frame, asyncio.Future[bytes]]] = []
+        self.collects: list[asyncio.Future[bytes]] = []
+
+    async def deliver(self, frame: bytes) -> bytes:
+        request = Frame.unpack(frame)
+        self.delivered.append(request)
+        self.outbox.acknowledged(request.acks, resend=request.resend)
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.waiting.append((request, answer))
+        return await answer
+
+    async def collect(self, frame: bytes) -> bytes:
+        request = Frame.unpack(frame)
+        self.outbox.acknowledged(request.acks, resend=request.resend)
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.collects.append(answer)
+        return await answer
+
+    def answer(self, kind: ReplyKind = ReplyKind.VALUE) -> Frame:
+        """Answer the oldest delivery with a reply to each of its messages."""
+        request, answer = self.waiting.pop(0)
+        for envelope in request.envelopes():
+            if envelope.kind != Kind.CANCEL:
+                self.outbox.reply(envelope.id, kind)
+        answer.set_result(self.outbox.take())
+        return request
+
+    def answer_without_replies(self) -> Frame:
+        request, answer = self.waiting.pop(0)
+        answer.set_result(self.outbox.take())
+        return request
+
+    def fail(self, error: Exception) -> None:
+        self.waiting.pop(0)[1].set_exception(error)
+
+    @property
+    def envelopes(self) -> list[Envelope]:
+        return [envelope for frame in self.delivered for envelope in frame.envelopes()]
+
+
+class Bench:
+    """A link on a held wire."""
+
+    def __init__(self) -> None:
+        self.wire = HeldWire()
+        self.tasks = TaskSet("the test")
+        self.moved: list[Message] = []
+        self.link = Link(HOST, self.wire, self.tasks, self.moved.append)
+        self.sent = Sent()
+
+    def send(self, number: int, payload: bytes | None = None) -> Message:
+        message = self.sent.message(number)
+        if payload is not None:
+            message.payload = payload
+        self.link.send(message)
+        return message
+
+    async def settle(self) -> None:
+        """Let everything happen that happens at once."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+def on_a_bench(scenario: Callable[[Bench], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        bench = Bench()
+        await scenario(bench)
+        await bench.tasks.close()
+
+    run(whole())
+
+
+def test_an_idle_link_sends_at_once_and_a_busy_one_gathers() -> None:
+    async def scenario(bench: Bench) -> None:
+        for number in range(6):
+            bench.send(number)
+            await bench.settle()
+        assert asyncio.get_running_loop().time() == 0.0
+        assert [len(frame.messages) for frame in bench.wire.delivered] == [1] * WINDOW
+        bench.wire.answer()
+        await bench.settle()
+        assert [len(frame.messages) for frame in bench.wire.delivered] == [1, 1, 4]
+
+    on_a_bench(scenario)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    sizes=st.lists(st.sampled_from([0, 10, 1000, 300_000, 2_000_000]), max_size=12),
+    small=st.integers(0, 3 * MAX_BATCH),
+)
+def test_batches_keep_their_limits_and_the_order_of_the_messages(
+    sizes: list[int], small: int
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        payloads = [*([b""] * small), *(bytes(size) for size in sizes)]
+        for number, payload in enumerate(payloads):
+            bench.send(number, payload)
+        await bench.settle()
+        while bench.wire.waiting:
+            assert len(bench.wire.waiting) <= WINDOW
+            bench.wire.answer()
+            await bench.settle()
+        assert bench.sent.open == []
+        assert [len(e.payload) for e in bench.wire.envelopes] == [len(p) for p in payloads]
+        for frame in bench.wire.delivered:
+            envelopes = frame.envelopes()
+            assert 1 <= len(envelopes) <= MAX_BATCH
+            # The one that reaches the limit is the last one.
+            assert sum(len(e.payload) for e in envelopes[:-1]) < MAX_BATCH_BYTES
+
+    on_a_bench(scenario)
+
+
+def test_a_batch_is_repeated_with_the_same_number_until_it_arrives() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.send(1)
+        for _ in range(4):
+            await bench.settle()
+            bench.wire.fail(HostUnreachable("It cannot be reached."))
+            await asyncio.sleep(2.0)  # longer than its longest patience
+        bench.wire.answer()
+        await bench.sent.all_ended()
+        frames = bench.wire.delivered
+        assert len({frame.number for frame in frames}) == 1
+        assert len({tuple(frame.messages) for frame in frames}) == 1
+        assert [frame.resend for frame in frames] == [False, True, True, True, True]
+        assert len(bench.sent.replies[1]) == 1
+
+    on_a_bench(scenario)
+
+
+def test_each_response_with_replies_is_acknowledged_by_a_later_request() -> None:
+    async def scenario(bench: Bench) -> None:
+        for number in range(4):
+            bench.send(number)
+            await bench.settle()
+            bench.wire.answer()
+            await bench.settle()
+        assert [frame.acks for frame in bench.wire.delivered] == [(), (1,), (2,), (3,)]
+
+    on_a_bench(scenario)
+
+
+def test_an_acknowledgement_whose_request_was_lost_is_given_again() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.send(1)
+        await bench.settle()
+        bench.wire.answer()
+        await bench.settle()
+        bench.send(2)
+        await bench.settle()
+        bench.wire.fail(HostUnreachable("It cannot be reached."))
+        await asyncio.sleep(1.0)
+        assert [frame.acks for frame in bench.wire.delivered] == [(), (1,), (1,)]
+
+    on_a_bench(scenario)
+
+
+def test_replies_that_come_twice_are_taken_once() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.send(1)
+        await bench.settle()
+        first = bench.wire.answer()
+        bench.wire.outbox.acknowledged((), resend=True)  # as if that response had been lost
+        await bench.settle()
+        bench.send(2)
+        await bench.settle()
+        bench.wire.answer()
+        await bench.sent.all_ended()
+        assert first.number == 1
+        assert {n: len(replies) for n, replies in bench.sent.replies.items()} == {1: 1, 2: 1}
+
+    on_a_bench(scenario)
+
+
+def test_what_was_delivered_and_not_answered_is_collected() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.send(1)
+        bench.send(2)
+        await bench.settle()
+        bench.wire.answer_without_replies()
+        await bench.settle()
+        (collect,) = bench.wire.collects
+        bench.wire.outbox.reply(1, ReplyKind.VALUE)
+        collect.set_result(bench.wire.outbox.take())
+        await bench.settle()
+        assert bench.sent.open == [2]
+        assert len(bench.wire.collects) == 2, "the other one is still waited for"
+        bench.wire.outbox.reply(2, ReplyKind.VALUE)
+        bench.wire.collects[1].set_result(bench.wire.outbox.take())
+        await bench.settle()
+        assert bench.sent.open == []
+        assert len(bench.wire.collects) == 2, "nothing is waited for any more"
+
+    on_a_bench(scenario)
+
+
+def test_a_message_that_the_host_does_not_lease_goes_back_to_the_channel() -> None:
+    async def scenario(bench: Bench) -> None:
+        message = bench.send(1)
+        await bench.settle()
+        bench.wire.answer(ReplyKind.MOVED)
+        await bench.settle()
+        assert bench.moved == [message]
+        assert bench.sent.replies[1] == []
+
+    on_a_bench(scenario)
+
+
+def test_an_open_reply_is_followed_by_the_one_that_settles_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.send(1)
+        await bench.settle()
+        bench.wire.answer(ReplyKind.OPEN)
+        await bench.settle()
+        bench.wire.outbox.reply(1, ReplyKind.SETTLED)
+        bench.wire.collects[0].set_result(bench.wire.outbox.take())
+        await bench.settle()
+        kinds = [reply.kind for reply in bench.sent.replies[1]]
+        assert kinds == [ReplyKind.OPEN, ReplyKind.SETTLED]
+
+    on_a_bench(scenario)
+
+
+def test_a_lost_host_fails_what_had_left_and_what_had_not_each_in_its_own_way() -> None:
+    async def scenario(bench: Bench) -> None:
+        for number in range(WINDOW + 2):
+            bench.send(number)
+            await bench.settle()
+        bench.wire.fail(HostGone("It was killed."))
+        await bench.settle()
+        assert bench.sent.gone == {number: [number < WINDOW] for number in range(WINDOW + 2)}
+        assert bench.link.gone
+        assert bench.link.blocked
+        # The other batch's answer comes too late, and changes nothing.
+        bench.wire.answer()
+        await bench.settle()
+        assert not any(bench.sent.replies.values())
+        assert len(bench.wire.delivered) == WINDOW
+
+    on_a_bench(scenario)
+
+
+def test_a_message_that_was_given_up_before_it_left_never_leaves() -> None:
+    async def scenario(bench: Bench) -> None:
+        for number in range(WINDOW):
+            bench.send(number)
+            await bench.settle()
+        message = bench.send(9)
+        message.closed = True
+        bench.link.cancel(message)
+        bench.send(10)
+        bench.wire.answer()
+        await bench.settle()
+        assert len(bench.wire.envelopes) == WINDOW + 1
+
+    on_a_bench(scenario)
+
+
+def test_a_message_that_was_given_up_later_is_cancelled_there_and_its_reply_ignored() -> None:
+    async def scenario(bench: Bench) -> None:
+        message = bench.send(1)
+        await bench.settle()
+        message.closed = True
+        bench.link.cancel(message)
+        await bench.settle()
+        stop = bench.wire.envelopes[-1]
+        assert (stop.kind, stop.name) == (Kind.CANCEL, str(message.id))
+        bench.wire.answer()
+        await bench.settle()
+        assert bench.sent.replies[1] == []
+        assert bench.sent.gone[1] == []
+
+    on_a_bench(scenario)
+
+
+def test_a_link_with_too_many_open_messages_takes_no_more_until_a_reply_came() -> None:
+    async def scenario(bench: Bench) -> None:
+        message = bench.sent.message(1)
+        for _ in range(MAX_OPEN - 1):
+            bench.link.send(message)
+        assert not bench.link.blocked
+        bench.link.send(message)
+        assert bench.link.blocked
+        await bench.settle()
+        bench.wire.answer()
+        await bench.settle()
+        assert not bench.link.blocked
+
+    on_a_bench(scenario)
