@@ -28,7 +28,7 @@
     │   ├── ClusterNotRunning
     │   ├── ClusterAlreadyRunning
     │   ├── PortTaken
-    │   └── StartFailed
+    │   └── StartFailed                 also of the local cluster and the embedded database
     ├── ClientError                         a gateway refused; its tree is in client/errors.py
     └── IllegalTransition                   a bug: a state was left the wrong way
 

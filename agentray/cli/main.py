@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import agentray
-from agentray.cli import cluster, console, doctor, runs
+from agentray.cli import cluster, console, doctor, measure, runs
 from agentray.cli.command import Command
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ COMMANDS = (
     cluster.stop,
     cluster.down,
     doctor.doctor,
+    measure.microbenchmark,
 )
 """Each is a function; its name is the command's, its docstring the help."""
 

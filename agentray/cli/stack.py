@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import importlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -105,9 +106,9 @@ class Stack:
         self._settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         async with AsyncExitStack() as undo:
             database_url, cluster = await self._start_bases(report, undo, local=address is None)
-            gcs_address = cluster.gcs_address if cluster else address or "auto"
             new_key = await self._make_key(database_url, report)
-            url = await self._start_services(gcs_address, database_url, report, undo)
+            gcs_address = await self._connect(cluster, address or "auto", undo)
+            url = await self._start_services(database_url, report, undo)
             await self._deploy(import_string, app.name, gcs_address, report)
             await self._until_ready(url, report)
             record = ClusterRecord(
@@ -129,7 +130,7 @@ class Stack:
         if record is None:
             return
         cluster = _cluster_of(record)
-        if cluster is None or is_alive(cluster):
+        if _answers(record.gcs_address) if cluster is None else is_alive(cluster):
             raise ClusterAlreadyRunning(f"agentray is up at {record.url}.")
         self._settings.cluster_file.unlink(missing_ok=True)  # its processes are gone
 
@@ -146,16 +147,27 @@ class Stack:
         self, report: Report, undo: AsyncExitStack, *, local: bool
     ) -> tuple[str, LocalCluster | None]:
         """Start database and Ray side by side: each waits for the disk and its own processes."""
-        os.environ.update(driver_environment() if local else {"RAY_AUTH_MODE": "token"})
+        os.environ.update(driver_environment("127.0.0.1" if local else "elsewhere"))
         database = asyncio.create_task(self._start_database(report, undo))
         ray = asyncio.create_task(self._start_ray(report, undo)) if local else None
         # Importing Ray takes seconds, which Ray's own start leaves idle.
         imports = asyncio.create_task(asyncio.to_thread(_import_ray))
         tasks = [task for task in (database, ray, imports) if task is not None]
-        await asyncio.wait(tasks)
-        cluster = ray.result() if ray is not None else None
-        imports.result()
-        return database.result(), cluster
+        await _all(*tasks)
+        return database.result(), ray.result() if ray is not None else None
+
+    async def _connect(
+        self, cluster: LocalCluster | None, address: str, undo: AsyncExitStack
+    ) -> str:
+        """Connect this process to the cluster; return its address."""
+        from agentray.runtime import ray_adapter
+
+        where = cluster.gcs_address if cluster is not None else address
+        if where != "auto" and not _answers(where):
+            raise ClusterNotRunning(f"No Ray cluster answers at {where}.")
+        ray_adapter.connect_to_ray(where)
+        undo.callback(ray_adapter.disconnect_from_ray)
+        return ray_adapter.cluster_address()
 
     async def _start_database(self, report: Report, undo: AsyncExitStack) -> str:
         async with _step(report, "database") as told:
@@ -210,14 +222,11 @@ class Stack:
             finally:
                 await store.close()
 
-    async def _start_services(
-        self, gcs_address: str, database_url: str, report: Report, undo: AsyncExitStack
-    ) -> str:
+    async def _start_services(self, database_url: str, report: Report, undo: AsyncExitStack) -> str:
         from agentray.gateway.deployment import start_gateway, stop_gateway
         from agentray.runtime import ray_adapter
 
-        ray_adapter.connect_to_ray(gcs_address)
-        undo.callback(ray_adapter.disconnect_from_ray)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its lines would break ours
         manager = ray_adapter.RayManager.create(
             ray_adapter.Setup(database_url, self._settings.hosts, self._settings.log_level)
         )
@@ -230,12 +239,10 @@ class Stack:
         async def wait_for_gateway() -> None:
             async with _step(report, "gateway") as told:
                 await asyncio.to_thread(start_gateway, self._settings, database_url)
-                told("Ray Serve behind HAProxy")
+                told("Ray Serve")
 
         undo.push_async_callback(asyncio.to_thread, stop_gateway)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(wait_for_manager())
-            group.create_task(wait_for_gateway())
+        await _all(asyncio.create_task(wait_for_manager()), asyncio.create_task(wait_for_gateway()))
         host = self._settings.host
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{self._settings.port}"
@@ -275,7 +282,7 @@ class Stack:
         record = ClusterRecord.read(self._settings)
         if record is None:
             raise ClusterNotRunning("Nothing is up: there is no record of a start on this machine.")
-        os.environ.update(driver_environment())
+        os.environ.update(driver_environment(record.gcs_address))
         rough: list[str] = []
         cluster = _cluster_of(record)
         if cluster is None or is_alive(cluster):
@@ -323,6 +330,26 @@ async def _step(report: Report, name: str) -> AsyncGenerator[Callable[[str], Non
 def _check_home(home: Path) -> None:
     if home.exists() and not home.is_dir():
         raise ConfigurationError(f"AGENTRAY_HOME, {home}, is no directory: name another one.")
+
+
+async def _all(*tasks: asyncio.Task[Any]) -> None:
+    """Wait until all tasks have ended; then raise the first error, with the others as notes."""
+    await asyncio.wait(tasks)
+    errors = [error for task in tasks if (error := task.exception()) is not None]
+    if errors:
+        for other in errors[1:]:
+            errors[0].add_note(f"And: {other}")
+        raise errors[0]
+
+
+def _answers(address: str) -> bool:
+    """Whether something listens at `host:port`. Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2.0).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _check_port(host: str, port: int, purpose: str, setting: str) -> None:

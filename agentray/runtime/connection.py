@@ -208,7 +208,7 @@ class Connection:
 
     async def __aenter__(self) -> ManagerClient:
         address = self._address or find_cluster(self._settings or Settings())
-        _prepare_environment()
+        _prepare_environment(address)
         from agentray.runtime import ray_adapter  # imports ray: seconds, and only needed here
 
         if not ray_adapter.is_connected():
@@ -280,6 +280,7 @@ def find_cluster(settings: Settings) -> str:
         raise ClusterNotRunning
     host, _, port = record.gcs_address.rpartition(":")
     try:
+        # Ray itself would try for minutes.
         socket.create_connection((host, int(port)), timeout=2.0).close()
     except OSError as error:
         raise ClusterNotRunning(
@@ -289,9 +290,9 @@ def find_cluster(settings: Settings) -> str:
     return record.gcs_address
 
 
-def _prepare_environment() -> None:
+def _prepare_environment(address: str) -> None:
     """Set what Ray reads when it is imported, unless the user has set it."""
     from agentray.runtime.local_cluster import driver_environment
 
-    for name, value in driver_environment().items():
+    for name, value in driver_environment(address).items():
         os.environ.setdefault(name, value)

@@ -30,6 +30,8 @@ from pathlib import Path
 
 import psutil
 
+from agentray.errors import StartFailed
+
 _log = logging.getLogger(__name__)
 _sleep = time.sleep  # noqa: TID251 - other processes are polled; synchronous code awaits nothing
 
@@ -68,7 +70,7 @@ exec {haproxy} "$@"
 """
 
 
-class LocalClusterError(RuntimeError):
+class LocalClusterError(StartFailed):
     """The cluster of this machine could not be started or stopped; the message says why."""
 
 
@@ -107,17 +109,21 @@ class LocalCluster:
             raise ValueError(f"not the record of a local cluster: {error}") from error
 
 
-def driver_environment() -> dict[str, str]:
-    """What a process needs in its environment, before it imports ray, to use the cluster.
+def driver_environment(address: str) -> dict[str, str]:
+    """What a process needs in its environment, before it imports ray, to use a cluster.
 
-    Ray turns a loopback address into the machine's public one unless it believes to be on a
-    desktop system, where clusters of several machines are not supported.
+    Args:
+        address: of the cluster's GCS. Ray turns a loopback address into the machine's public one
+            unless it believes to be on a desktop system, where clusters of several machines are
+            not supported.
     """
-    return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        **_SERVE,
-    }
+    desktop = "0" if is_loopback(address) else "1"
+    return {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": desktop, **_SERVE}
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an address is one that only this machine reaches."""
+    return address.startswith(("127.", "localhost", "[::1]"))
 
 
 def serve_environment(runtime_dir: Path) -> dict[str, str]:
@@ -219,7 +225,7 @@ def start_local_cluster(
     dashboard_port = dashboard_port or _free_port()
     command = _start_command(gcs_port, dashboard_port, temp_dir, num_cpus)
     try:
-        ours = {**driver_environment(), **serve_environment(runtime_dir), _MARK: mark}
+        ours = {**driver_environment(_LOOPBACK), **serve_environment(runtime_dir), _MARK: mark}
         ours |= {name: str(_free_port()) for name in _METRICS_PORTS}
         _run_start(command, {**_outer(env), **ours}, runtime_dir / "ray-start.log", timeout_s)
         gcs_address, session_dir = _read_raylet(mark)

@@ -31,6 +31,7 @@ from agentray.protocol.deployment import AppSpec
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.channel import Channel
 from agentray.runtime.host import Host
+from agentray.runtime.local_cluster import is_loopback
 from agentray.runtime.manager import Manager
 from agentray.runtime.ports import HostControl, HostGone, HostUnreachable, ManagerUnavailable
 from agentray.runtime.redrive import Redriver
@@ -392,7 +393,7 @@ def connect_to_ray(address: str) -> None:
     """
     # Ray reads these when it is imported, which a driver may have done before it came here.
     Config.initialize("")  # the authentication mode, as Ray's own `init` does it
-    if address.startswith(("127.", "localhost:")):
+    if is_loopback(address):
         # Ray replaces a loopback address by the machine's own, where a local cluster does not
         # listen, and waits there for minutes.
         ray_constants.ENABLE_RAY_CLUSTER = False
@@ -402,6 +403,11 @@ def connect_to_ray(address: str) -> None:
         )
     except (ConnectionError, RuntimeError) as error:
         raise ClusterNotRunning(f"No Ray cluster answers at {address}: {error}") from error
+
+
+def cluster_address() -> str:
+    """Return `host:port` of the GCS of the cluster that this process is connected to."""
+    return ray.get_runtime_context().gcs_address
 
 
 def disconnect_from_ray() -> None:

@@ -34,6 +34,8 @@ from urllib.parse import quote
 
 import psutil
 
+from agentray.errors import StartFailed
+
 _log = logging.getLogger(__name__)
 _sleep = time.sleep  # noqa: TID251 - other processes are polled; synchronous code awaits nothing
 
@@ -71,7 +73,7 @@ _REMEDIES = {
 }
 
 
-class EmbeddedPostgresError(RuntimeError):
+class EmbeddedPostgresError(StartFailed):
     """The embedded PostgreSQL server cannot do what it was asked; the message says how to mend."""
 
 

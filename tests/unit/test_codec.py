@@ -359,7 +359,7 @@ def test_what_is_no_exception_or_cannot_be_read_is_still_an_exception() -> None:
     assert "just text" in str(found)
 
 
-def test_a_replys_exception_is_read_from_bytes_and_taken_as_itself_within_a_process() -> None:
+def test_the_exception_of_a_reply_is_read_from_bytes_or_taken_as_itself_within_a_process() -> None:
     error = ValueError("no")
     assert error_of(Reply(1, ReplyKind.ERROR, error)) is error
     found = error_of(Reply(1, ReplyKind.ERROR, encode_error(error)))
