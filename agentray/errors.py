@@ -73,7 +73,7 @@ class AddressError(AgentrayError, LookupError):
     """The message has nowhere to go."""
 
 
-class UnknownAgentType(AddressError):  # noqa: N818 - the names say what happened
+class UnknownAgentType(AddressError):
     """No deployed app has an agent type of this name."""
 
     def __init__(self, type_name: str, known: tuple[str, ...] = ()) -> None:
@@ -82,7 +82,7 @@ class UnknownAgentType(AddressError):  # noqa: N818 - the names say what happene
         self.type_name = type_name
 
 
-class UnknownAction(AddressError):  # noqa: N818
+class UnknownAction(AddressError):
     """The agent has no action of this name."""
 
     def __init__(self, agent: str, action: str, known: tuple[str, ...] = ()) -> None:
@@ -91,7 +91,7 @@ class UnknownAction(AddressError):  # noqa: N818
         self.agent, self.action = agent, action
 
 
-class NoHandler(AddressError):  # noqa: N818
+class NoHandler(AddressError):
     """The agent has no handler for events of this type."""
 
     def __init__(self, agent: str, event_type: str) -> None:
@@ -99,7 +99,7 @@ class NoHandler(AddressError):  # noqa: N818
         self.agent, self.event_type = agent, event_type
 
 
-class UnknownRun(AddressError):  # noqa: N818
+class UnknownRun(AddressError):
     """There is no run of this id."""
 
     def __init__(self, run_id: str) -> None:
@@ -111,7 +111,7 @@ class CallError(AgentrayError):
     """A message was sent and no value came back."""
 
 
-class DeadlineExceeded(CallError, TimeoutError):  # noqa: N818
+class DeadlineExceeded(CallError, TimeoutError):
     """The deadline passed before the reply came."""
 
     def __init__(self, target: str, timeout_s: float | None = None) -> None:
@@ -120,7 +120,7 @@ class DeadlineExceeded(CallError, TimeoutError):  # noqa: N818
         self.target, self.timeout_s = target, timeout_s
 
 
-class HostDied(CallError):  # noqa: N818
+class HostDied(CallError):
     """The host died while it may have been working on the message.
 
     Whether the message had an effect is unknown. Declare an action `idempotent=True` and it is
@@ -133,7 +133,7 @@ class HostDied(CallError):  # noqa: N818
         self.target, self.host, self.reason = target, host, reason
 
 
-class Overloaded(CallError):  # noqa: N818
+class Overloaded(CallError):
     """A bounded queue is full; try again after `retry_after_s` seconds."""
 
     def __init__(self, target: str, retry_after_s: float = 1.0) -> None:
@@ -141,7 +141,7 @@ class Overloaded(CallError):  # noqa: N818
         self.target, self.retry_after_s = target, retry_after_s
 
 
-class DeploymentStopped(CallError):  # noqa: N818
+class DeploymentStopped(CallError):
     """The app of this agent type is stopped, or none of its hosts is up yet."""
 
     def __init__(self, target: str, retry_after_s: float = 2.0, why: str = "is stopped") -> None:
@@ -149,7 +149,7 @@ class DeploymentStopped(CallError):  # noqa: N818
         self.target, self.retry_after_s = target, retry_after_s
 
 
-class AgentFailed(CallError):  # noqa: N818
+class AgentFailed(CallError):
     """The agent could not be started, and its restart policy gave it up."""
 
     def __init__(self, agent: str, last_error: str) -> None:
@@ -157,7 +157,7 @@ class AgentFailed(CallError):  # noqa: N818
         self.agent, self.last_error = agent, last_error
 
 
-class RunFailed(CallError):  # noqa: N818
+class RunFailed(CallError):
     """The run ended in another state than `succeeded`."""
 
     def __init__(self, run_id: str, status: str, message: str) -> None:
@@ -173,7 +173,7 @@ class RemoteError(CallError):
         self.type_name, self.remote_message, self.traceback = type_name, message, traceback
 
 
-class ChannelClosed(CallError):  # noqa: N818
+class ChannelClosed(CallError):
     """The connection was closed before the reply came."""
 
 
@@ -181,19 +181,19 @@ class StoreError(AgentrayError):
     """The database did not do what was asked."""
 
 
-class StoreUnavailable(StoreError):  # noqa: N818
+class StoreUnavailable(StoreError):
     """The database cannot be reached."""
 
 
-class SchemaTooNew(StoreError):  # noqa: N818
+class SchemaTooNew(StoreError):
     """The database was written by a newer agentray; upgrade this one."""
 
 
-class Fenced(StoreError):  # noqa: N818
+class Fenced(StoreError):
     """This host no longer leases the slot that it tried to commit for."""
 
 
-class IdempotencyConflict(StoreError):  # noqa: N818
+class IdempotencyConflict(StoreError):
     """The idempotency key was used before with another body."""
 
     def __init__(self, key: str, run_id: str) -> None:
@@ -207,15 +207,15 @@ class ClusterError(AgentrayError):
     """Something is wrong with the cluster as a whole."""
 
 
-class ClusterNotRunning(ClusterError):  # noqa: N818
+class ClusterNotRunning(ClusterError):
     """No agentray cluster is running here: start one with `agentray up MODULE:APP`."""
 
 
-class ClusterAlreadyRunning(ClusterError):  # noqa: N818
+class ClusterAlreadyRunning(ClusterError):
     """An agentray cluster is already up."""
 
 
-class PortTaken(ClusterError):  # noqa: N818
+class PortTaken(ClusterError):
     """Another program listens on the port."""
 
     def __init__(self, port: int, purpose: str, setting: str) -> None:
@@ -226,11 +226,11 @@ class PortTaken(ClusterError):  # noqa: N818
         self.port = port
 
 
-class StartFailed(ClusterError):  # noqa: N818
+class StartFailed(ClusterError):
     """A part of the cluster did not start."""
 
 
-class IllegalTransition(AgentrayError):  # noqa: N818
+class IllegalTransition(AgentrayError):
     """A state was left in a way that its table does not allow: a bug, with its story."""
 
     def __init__(self, subject: str, start: str, finish: str, story: tuple[str, ...] = ()) -> None:

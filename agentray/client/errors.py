@@ -49,7 +49,7 @@ class ClientError(AgentrayError):
         self.retry_after_s = retry_after_s
 
 
-class InvalidRequest(ClientError):  # noqa: N818 - the names say what happened
+class InvalidRequest(ClientError):
     """The request is wrong."""
 
     @property
@@ -58,19 +58,19 @@ class InvalidRequest(ClientError):  # noqa: N818 - the names say what happened
         return self.problem.get("errors", [])
 
 
-class Unauthorized(ClientError):  # noqa: N818
+class Unauthorized(ClientError):
     """There is no API key, or it is unknown or revoked."""
 
 
-class Forbidden(ClientError):  # noqa: N818
+class Forbidden(ClientError):
     """The API key lacks the scope."""
 
 
-class NotFound(ClientError):  # noqa: N818
+class NotFound(ClientError):
     """There is no such agent type or run."""
 
 
-class Conflict(ClientError):  # noqa: N818
+class Conflict(ClientError):
     """The idempotency key was used for another request."""
 
     @property
@@ -79,15 +79,15 @@ class Conflict(ClientError):  # noqa: N818
         return self.problem.get("run_id", "")
 
 
-class PayloadTooLarge(ClientError):  # noqa: N818
+class PayloadTooLarge(ClientError):
     """The request's body is over the gateway's limit."""
 
 
-class TooManyRequests(ClientError):  # noqa: N818
+class TooManyRequests(ClientError):
     """Too much is waiting at the gateway."""
 
 
-class Unavailable(ClientError):  # noqa: N818
+class Unavailable(ClientError):
     """The gateway cannot take the request now."""
 
 
@@ -95,7 +95,7 @@ class ServerError(ClientError):
     """Something went wrong in the gateway."""
 
 
-class ConnectionFailed(ClientError):  # noqa: N818
+class ConnectionFailed(ClientError):
     """The gateway could not be reached, or the connection broke."""
 
     def __init__(self, detail: str) -> None:

@@ -1,7 +1,7 @@
 """Reconciliation: from how the cluster is to what must be done next.
 
 Level-triggered: the decision depends on the present facts only, not on how they came about. Called
-again after its commands were carried out, it returns nothing.
+again and again while its commands are carried out, it comes to return nothing.
 """
 
 from __future__ import annotations

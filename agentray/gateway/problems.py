@@ -87,7 +87,7 @@ INTERNAL = Kind(500, "internal-error", "Something went wrong here")
 UNAVAILABLE = Kind(503, "unavailable", "The service cannot take this request now")
 
 
-class HttpProblem(AgentrayError):  # noqa: N818 - the word of RFC 9457
+class HttpProblem(AgentrayError):
     """A request is answered with a problem document."""
 
     def __init__(

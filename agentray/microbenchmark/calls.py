@@ -16,7 +16,7 @@ import ray
 
 from agentray.handle import Handle
 from agentray.microbenchmark.agents import Echo, Sleeper
-from agentray.microbenchmark.rows import Row, in_turn, median_ms, sequential_p50_ms
+from agentray.microbenchmark.rows import Row, in_turn, median_ms, per_second, sequential_p50_ms
 from agentray.runtime.connection import ManagerClient
 
 BARE = "bare Ray async-actor call"
@@ -78,8 +78,8 @@ async def measure_calls(manager: ManagerClient, scale: Scale) -> list[Row]:
     rows = [await _sequential(ours, bare, scale)]
     for in_flight, target in ((64, "≥ 15"), (512, "≥ 30")):
         value, baseline = await in_turn(
-            lambda n=in_flight: _throughput(ours, n, scale.seconds),
-            lambda n=in_flight: _throughput(bare, n, scale.seconds),
+            lambda n=in_flight: per_second(ours, n, scale.seconds),
+            lambda n=in_flight: per_second(bare, n, scale.seconds),
             scale.rounds,
         )
         rows.append(
@@ -99,22 +99,6 @@ async def _sequential(
         scale.rounds,
     )
     return Row("call_sequential_p50_ms", value, "ms", BARE, baseline, "≤ 1.2")
-
-
-async def _throughput(call: Callable[[], Awaitable[Any]], in_flight: int, seconds: float) -> float:
-    """Return calls per second with a fixed number of them under way."""
-    done = 0
-    begun = time.perf_counter()
-    end = begun + seconds
-
-    async def caller() -> None:
-        nonlocal done
-        while time.perf_counter() < end:
-            await call()
-            done += 1
-
-    await asyncio.gather(*(caller() for _ in range(in_flight)))
-    return done / (time.perf_counter() - begun)
 
 
 async def _behind_slow(

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import aiohttp
@@ -17,7 +16,7 @@ from ray import serve
 
 from agentray.microbenchmark.agents import Echo
 from agentray.microbenchmark.calls import Scale
-from agentray.microbenchmark.rows import Row, in_turn, sequential_p50_ms
+from agentray.microbenchmark.rows import Row, in_turn, per_second, sequential_p50_ms
 
 NOOP = "no-op FastAPI deployment on Ray Serve"
 _PREFIX = "/agentray-microbenchmark"
@@ -81,24 +80,11 @@ async def _measure(session: aiohttp.ClientSession, url: str, scale: Scale) -> li
         scale.rounds,
     )
     per_s, noop_per_s = await in_turn(
-        lambda: _per_s(ours, scale.seconds), lambda: _per_s(bare, scale.seconds), scale.rounds
+        lambda: per_second(ours, _CONNECTIONS, scale.seconds),
+        lambda: per_second(bare, _CONNECTIONS, scale.seconds),
+        scale.rounds,
     )
     return [
         Row("prompt_http_p50_ms", p50, "ms", NOOP, noop_p50),
         Row("prompt_http_32_per_s", per_s, "prompts/s", NOOP, noop_per_s, "≥ 0.5"),
     ]
-
-
-async def _per_s(call: Any, seconds: float) -> float:
-    done = 0
-    begun = time.perf_counter()
-    end = begun + seconds
-
-    async def caller() -> None:
-        nonlocal done
-        while time.perf_counter() < end:
-            await call()
-            done += 1
-
-    await asyncio.gather(*(caller() for _ in range(_CONNECTIONS)))
-    return done / (time.perf_counter() - begun)

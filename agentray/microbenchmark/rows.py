@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -67,6 +68,22 @@ async def sequential_p50_ms(call: Callable[[], Awaitable[Any]], count: int) -> f
         await call()
         times.append(time.perf_counter() - begun)
     return statistics.median(times) * 1000
+
+
+async def per_second(call: Callable[[], Awaitable[Any]], in_flight: int, seconds: float) -> float:
+    """Return calls per second with a fixed number of them under way."""
+    done = 0
+    begun = time.perf_counter()
+    end = begun + seconds
+
+    async def caller() -> None:
+        nonlocal done
+        while time.perf_counter() < end:
+            await call()
+            done += 1
+
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    return done / (time.perf_counter() - begun)
 
 
 def median_ms(times: Sequence[float]) -> float:

@@ -104,20 +104,56 @@ def as_json(value: Any, what: str) -> Any:
 def encode_error(error: BaseException) -> bytes:
     """Serialise an exception so that it surely arrives.
 
-    The exception itself when it survives a round trip, with the remote traceback as a note; else
+    The exception itself, with the remote traceback as a note, when a copy of it says the same; else
     a `RemoteError` that tells its type, message and traceback.
     """
     told = "".join(traceback.format_exception(error))
-    bare = error.with_traceback(None)
+    for carry in (_as_it_is, _without_constructor):
+        try:
+            copy = pickle.loads(carry(error))  # noqa: S301 - our own bytes
+            if type(copy) is type(error) and copy.args == error.args and str(copy) == str(error):
+                copy.add_note(f"Raised in an agent:\n{told}")
+                return carry(copy)
+        except Exception:  # noqa: BLE001, S112 - whatever it is, the caller shall hear of the first
+            continue
+    return encode(RemoteError(type(error).__qualname__, _text(error), told))
+
+
+def _as_it_is(error: BaseException) -> bytes:
+    return encode(error)
+
+
+def _without_constructor(error: BaseException) -> bytes:
+    """Many constructors take other arguments than those that `args` holds: leave them out."""
+    return encode(_Carried(type(error), error.args, error.__dict__))
+
+
+class _Carried:
+    """An exception in parts; unpickles as the exception."""
+
+    def __init__(
+        self, cls: type[BaseException], args: tuple[Any, ...], fields: dict[str, Any]
+    ) -> None:
+        self._parts = (cls, args, fields)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_error, self._parts
+
+
+def _rebuild_error(
+    cls: type[BaseException], args: tuple[Any, ...], fields: dict[str, Any]
+) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+def _text(error: BaseException) -> str:
     try:
-        data = encode(bare)
-        copy = pickle.loads(data)  # noqa: S301 - our own bytes
-    except Exception:  # noqa: BLE001 - whatever it is, the caller shall hear of the first error
-        copy = None
-    if isinstance(copy, BaseException) and type(copy) is type(error):
-        copy.add_note(f"Raised in an agent:\n{told}")
-        return encode(copy)
-    return encode(RemoteError(type(error).__qualname__, str(error), told))
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 - a __str__ of the user's
+        return f"(its text cannot be told: {type(broken).__name__})"
 
 
 def decode_error(data: bytes) -> BaseException:

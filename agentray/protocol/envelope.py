@@ -134,17 +134,19 @@ class Frame(NamedTuple):
 
     Attributes:
         link: id of the sender's link to the host.
-        number: of the batch on the link; 0 for a request without one.
+        number: of the batch, or of the fetching of replies; each counts on its own.
+        attempt: 0 for the first; a later one means that an earlier response may be lost.
+        floor: batches below this number are answered; they need not be remembered.
         acks: numbers of the responses that arrived since the last request.
-        resend: an earlier response may be lost: send all that was not acknowledged.
         messages: the fields of envelopes, as plain tuples: these pickle three times as fast as
             named ones, because no class is looked up per message.
     """
 
     link: str
     number: int
+    attempt: int
+    floor: int
     acks: tuple[int, ...]
-    resend: bool
     messages: Sequence[tuple[Any, ...]] = ()
 
     def pack(self) -> bytes:

@@ -39,7 +39,7 @@ from agentray.runtime.control import Control
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.local_link import LocalLink
-from agentray.runtime.outbox import GRACE_S, RUN_GRACE_S, Outbox
+from agentray.runtime.outbox import GRACE_S, NOTHING, RUN_GRACE_S, Outbox
 from agentray.runtime.ports import Connector
 from agentray.runtime.publishing import Publisher
 from agentray.runtime.run_book import RunBook
@@ -226,7 +226,11 @@ class Host:
         """Take a batch; see `ports.HostPort.deliver`."""
         request = Frame.unpack(frame)
         outbox = self._outbox(request)
-        envelopes = request.envelopes() if outbox.is_new(request.number) else []
+        new = outbox.is_new(request)
+        if new is None:
+            return NOTHING
+        outbox.acknowledged(request)
+        envelopes = request.envelopes() if new else []
         delivery = outbox.begin({e.id for e in envelopes if e.kind != _CANCEL})
         for envelope in envelopes:
             self.accept(envelope, outbox)
@@ -236,9 +240,10 @@ class Host:
 
     async def collect(self, frame: bytes) -> bytes:
         """Wait for replies; see `ports.HostPort.collect`."""
-        outbox = self._outbox(Frame.unpack(frame))
-        await outbox.until_ready()
-        return outbox.take()
+        request = Frame.unpack(frame)
+        outbox = self._outbox(request)
+        outbox.acknowledged(request)
+        return outbox.take() if await outbox.until_ready(request.number) else NOTHING
 
     def _outbox(self, request: Frame) -> Outbox:
         self._requests += 1
@@ -246,7 +251,6 @@ class Host:
         if outbox is None:
             outbox = self._outboxes[request.link] = Outbox(self.now())
         outbox.last_used = self.now()
-        outbox.acknowledged(request.acks, resend=request.resend)
         return outbox
 
     # Messages, from wherever

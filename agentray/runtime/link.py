@@ -30,7 +30,8 @@ MAX_OPEN = 100_000
 """Messages of one link without a reply; beyond it senders get `Overloaded`."""
 
 # Members of an enum are looked up through its class, which shows at this rate.
-_OPEN, _MOVED = int(ReplyKind.OPEN), int(ReplyKind.MOVED)
+_OPEN, _SETTLED = int(ReplyKind.OPEN), int(ReplyKind.SETTLED)
+_MOVED = int(ReplyKind.MOVED)
 
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -67,6 +68,8 @@ class Message:
         deadline: in seconds of the event loop's clock; None: none.
         closed: nobody waits for it any more.
         watched: its deadline is near, and waited for.
+        opened: its `OPEN` has been handed on.
+        settled: a `SETTLED` that overtook its `OPEN`.
     """
 
     __slots__ = (
@@ -78,9 +81,11 @@ class Message:
         "name",
         "on_gone",
         "on_reply",
+        "opened",
         "origin",
         "payload",
         "sent",
+        "settled",
         "target",
         "watched",
     )
@@ -107,6 +112,8 @@ class Message:
         self.sent = False
         self.closed = False
         self.watched = False
+        self.opened = False
+        self.settled: Reply | None = None
 
     def envelope(self, now: float) -> tuple[Any, ...]:
         """Return the fields of its `Envelope`, with the time that is left at `now`.
@@ -167,8 +174,11 @@ class Link:
         self._next_batch = 0
         self._queue: deque[Message] = deque()
         self._open: dict[int, Message] = {}
+        self._sent = 0  # of the open ones, those that have left
         self._travelling = 0  # messages whose delivery has not been answered
         self._batches = 0
+        self._unanswered: set[int] = set()  # numbers of the batches under way
+        self._next_collect = 0
         self._flush_scheduled = False
         self._collecting = False
         self._acks: list[int] = []
@@ -192,8 +202,12 @@ class Link:
 
     def cancel(self, message: Message) -> None:
         """Forget a message; if it has left, tell the host to stop working on it."""
-        if self._open.pop(message.id, None) is None or not message.sent or self.gone:
+        if self._open.pop(message.id, None) is None:
             return
+        self.blocked = self.gone or len(self._open) >= MAX_OPEN
+        if not message.sent or self.gone:
+            return
+        self._sent -= 1
         self._next_id += 1
         stop = Message(Kind.CANCEL, message.target, str(message.id), None, _ignore, _ignore)
         stop.id = self._next_id  # not in _open: no reply comes
@@ -217,11 +231,13 @@ class Link:
             if message.closed:
                 continue  # given up while it waited
             message.sent = True
+            self._sent += message.id in self._open  # a cancellation is not: no reply comes
             batch.append(message.envelope(now))
             size += len(message.payload or b"")
         if not batch:
             return
         self._next_batch += 1
+        self._unanswered.add(self._next_batch)
         self._batches += 1
         self._travelling += len(batch)
         self._tasks.spawn(self._deliver(self._next_batch, batch))
@@ -230,6 +246,7 @@ class Link:
 
     async def _deliver(self, number: int, batch: list[tuple[Any, ...]]) -> None:
         replies = await self._exchange(self._port.deliver, number, batch)
+        self._unanswered.discard(number)
         self._batches -= 1
         self._travelling -= len(batch)
         self._take(replies)
@@ -241,27 +258,35 @@ class Link:
 
     @property
     def _waiting_there(self) -> bool:
-        """Whether messages are at the host whose delivery was answered without them."""
-        return len(self._open) > len(self._queue) + self._travelling and not self.gone
+        """Whether messages are at the host whose delivery was answered without them.
+
+        Too few are counted while a delivery is under way that others have answered in part; it is
+        looked at again when that one returns.
+        """
+        return self._sent > self._travelling and not self.gone
 
     async def _collect(self) -> None:
         try:
             while self._waiting_there:
-                self._take(await self._exchange(self._port.collect, 0, ()))
+                self._take(await self._exchange(self._port.collect, None, ()))
         finally:
             self._collecting = False
 
     async def _exchange(
         self,
         request: Callable[[bytes], Awaitable[bytes]],
-        number: int,
+        batch_number: int | None,
         batch: Sequence[tuple[Any, ...]],
     ) -> list[Reply]:
         """Make a request, again while the host is unreachable; no replies when it is gone."""
         attempt = 0
         while not self.gone:
+            if batch_number is None:
+                self._next_collect += 1
+            number = self._next_collect if batch_number is None else batch_number
+            floor = min(self._unanswered, default=self._next_batch + 1)
             acks, self._acks = tuple(self._acks), []
-            frame = Frame(self._name, number, acks, attempt > 0, batch)
+            frame = Frame(self._name, number, attempt, floor, acks, batch)
             try:
                 sequence, replies = read_response(await request(frame.pack()))
             except HostUnreachable:
@@ -277,18 +302,33 @@ class Link:
         return []
 
     def _take(self, replies: list[Reply]) -> None:
-        self.blocked = self.gone
         for reply in replies:
-            if reply.kind == _OPEN:
-                message = self._open.get(reply.id)
-            else:
-                message = self._open.pop(reply.id, None)
+            message = self._open.get(reply.id)
             if message is None:
-                continue  # given up meanwhile
-            if reply.kind == _MOVED:
-                self._on_moved(message)
+                continue  # given up meanwhile, or answered by an earlier copy of this reply
+            if reply.kind == _OPEN:
+                self._take_open(message, reply)
+            elif reply.kind == _SETTLED and not message.opened:
+                message.settled = reply  # kept until its OPEN comes, by another response
             else:
-                message.on_reply(reply)
+                self._end(message, reply)
+        self.blocked = self.gone or len(self._open) >= MAX_OPEN
+
+    def _take_open(self, message: Message, reply: Reply) -> None:
+        if message.opened:
+            return
+        message.opened = True
+        message.on_reply(reply)
+        if message.settled is not None:
+            self._end(message, message.settled)
+
+    def _end(self, message: Message, reply: Reply) -> None:
+        del self._open[message.id]
+        self._sent -= 1
+        if reply.kind == _MOVED:
+            self._on_moved(message)
+        else:
+            message.on_reply(reply)
 
     def close(self, reason: str) -> None:
         """End the link: what is open will not be answered here."""
@@ -297,6 +337,7 @@ class Link:
         self.gone = self.blocked = True
         self._queue.clear()
         messages, self._open = list(self._open.values()), {}
+        self._sent = 0
         for message in messages:
             message.on_gone(message, reason, message.sent)
 

@@ -12,7 +12,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,45 +19,29 @@ from agentray.core.reconcile import (
     HostFact,
     HostStatus,
     MoveSlots,
-    PoolFact,
     StartHost,
     StopHost,
     reconcile,
 )
-from agentray.core.supervision import Backoff
-from agentray.errors import AgentrayError, StartFailed, StoreUnavailable
-from agentray.ids import SLOTS, new_id
+from agentray.errors import AgentrayError, StartFailed
+from agentray.ids import new_id
 from agentray.protocol.deployment import AppSpec, PoolSpec
-from agentray.protocol.snapshot import HostRef, PoolView, Snapshot
+from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.catalog import STOPPED, Catalog
 from agentray.runtime.host_keeper import HostKeeper
-from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
+from agentray.runtime.placements import RELEASE_GRACE_S, Placements, PoolState, until_stored
+from agentray.runtime.ports import HostFactory
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.tasks import TaskSet
-from agentray.store.base import HostRow, SlotLease, Store
+from agentray.store.base import HostRow, Store
 
 logger = logging.getLogger(__name__)
 
 RECONCILE_S = 1.0
 """How often the manager looks even when nothing happened."""
 
-RELEASE_GRACE_S = 10.0
-"""How long agents of a slot that moves may take to finish what they do."""
-
 WATCH_S = 30.0
 """How long a watcher's call stays open without news."""
-
-
-@dataclass(slots=True)
-class _Pool:
-    spec: PoolSpec
-    generation: int = 0
-    slots: list[str | None] = field(default_factory=lambda: [None] * SLOTS)
-    epochs: list[int] = field(default_factory=lambda: [0] * SLOTS)
-    backoff: Backoff = field(default_factory=lambda: Backoff(None, 60.0, 0.2, 10.0))
-    moving: bool = False  # a planned move is under way
-    not_before: float = 0.0  # no host is started earlier: the last ones failed to start
-    last_error: str = ""
 
 
 class Manager:
@@ -87,12 +70,12 @@ class Manager:
         self._setup = host_setup
         self._redriver = redriver
         self._catalog = Catalog(store, PoolSpec("default", default_hosts))
-        self._pools: dict[str, _Pool] = {}
         self._hosts: dict[str, HostKeeper] = {}
         self._tasks = TaskSet("manager")
         self._wake = asyncio.Event()
-        self._snapshot = Snapshot()
-        self._news = asyncio.Event()
+        self._placements = Placements(
+            store, self._catalog, self._hosts, redriver, self._tasks, on_moved=self._wake.set
+        )
         self._reconciling = asyncio.Lock()
         self._deploying = asyncio.Lock()
         self._steps: dict[str, int] = {}  # failures per step of the loop
@@ -103,15 +86,10 @@ class Manager:
     async def start(self) -> None:
         """Read the Store, adopt living hosts, and begin to supervise."""
         await self._catalog.load()
-        self._sync_pools()
-        for lease in await self._store.list_slots():
-            pool = self._pools.get(lease.pool)
-            if pool is not None:
-                pool.slots[lease.slot] = lease.host
-                pool.epochs[lease.slot] = lease.epoch
+        await self._placements.load()
         for row in await self._store.list_hosts():
             await self._adopt(row)
-        await self._announce()
+        await self._placements.announce()
         self._tasks.spawn(self._loop(), name="reconcile")
 
     async def stop(self, grace_s: float) -> None:
@@ -123,15 +101,16 @@ class Manager:
     async def _adopt(self, row: HostRow) -> None:
         ref = HostRef(row.id, row.actor_name)
         control = await self._factory.adopt(ref)
-        keeper = self._keeper(ref, row.pool, self._pools_generation(row.pool))
+        keeper = self._keeper(ref, row.pool, self._generation(row.pool))
         if control is None or not await keeper.adopt(control):
             await self._bury(keeper, "it was gone when the manager came back")
             return
         self._hosts[row.id] = keeper
         logger.info("host adopted", extra={"action": "host_adopted", "host": row.id})
 
-    def _pools_generation(self, pool: str) -> int:
-        return self._pools[pool].generation if pool in self._pools else 0
+    def _generation(self, pool: str) -> int:
+        known = self._placements.pools.get(pool)
+        return known.generation if known else 0
 
     # The loop
 
@@ -139,6 +118,7 @@ class Manager:
         while True:
             self._wake.clear()
             await self._step("hosts", self._reconcile_hosts)
+            await self._step("snapshots", self._placements.catch_up)
             await self._step("runs", self._redriver.sweep)
             try:
                 async with asyncio.timeout(RECONCILE_S):
@@ -161,29 +141,15 @@ class Manager:
             await self._reconcile_once()
 
     async def _reconcile_once(self) -> None:
-        self._sync_pools()
-        for command in reconcile(self._pool_facts(), self._host_facts()):
+        self._placements.sync()
+        for command in reconcile(self._placements.facts(), self._host_facts()):
             match command:
                 case StartHost(pool):
                     self._start_host(pool)
                 case StopHost(host):
                     self._retire(host)
                 case MoveSlots():
-                    await self._move(command)
-
-    def _sync_pools(self) -> None:
-        """Let the pools be those that are declared."""
-        wanted = self._catalog.pools()
-        for name, spec in wanted.items():
-            self._pools.setdefault(name, _Pool(spec)).spec = spec
-        for name in [name for name in self._pools if name not in wanted]:
-            del self._pools[name]
-
-    def _pool_facts(self) -> list[PoolFact]:
-        return [
-            PoolFact(name, pool.spec.hosts, pool.generation, tuple(pool.slots))
-            for name, pool in self._pools.items()
-        ]
+                    await self._placements.move(command)
 
     def _host_facts(self) -> list[HostFact]:
         return [
@@ -197,7 +163,7 @@ class Manager:
         return HostKeeper(ref, pool, generation, self._factory, on_lost=self._host_lost)
 
     def _start_host(self, pool_name: str) -> None:
-        pool = self._pools[pool_name]
+        pool = self._placements.pools[pool_name]
         if time.monotonic() < pool.not_before:
             return
         host_id = new_id("host")
@@ -205,7 +171,7 @@ class Manager:
         self._hosts[host_id] = keeper
         self._tasks.spawn(self._bring_up(keeper, pool), name=f"start {host_id}")
 
-    async def _bring_up(self, keeper: HostKeeper, pool: _Pool) -> None:
+    async def _bring_up(self, keeper: HostKeeper, pool: PoolState) -> None:
         ref = keeper.ref
         try:
             info = await keeper.start(self._setup, pool.spec)
@@ -229,7 +195,7 @@ class Manager:
             pool.last_error = ""
             keeper.live()
             logger.info("host is live", extra={"action": "host_live", "host": ref.id})
-        self._changed()
+        self._placements.wake()
         self._wake.set()
 
     def _host_lost(self, keeper: HostKeeper, reason: str) -> None:
@@ -246,7 +212,7 @@ class Manager:
         row = HostRow(keeper.ref.id, keeper.pool, keeper.ref.actor_name, "dead", reason=reason)
         keeper.status = HostStatus.DEAD
         self._hosts.pop(keeper.ref.id, None)
-        await self._retry_store(lambda: self._store.put_host(row))
+        await until_stored(lambda: self._store.put_host(row))
 
     def _retire(self, host_id: str) -> None:
         keeper = self._hosts[host_id]
@@ -257,128 +223,20 @@ class Manager:
     async def _stop_host(self, keeper: HostKeeper) -> None:
         await keeper.stop(RELEASE_GRACE_S)
         await self._bury(keeper, "stopped")
-        await self._announce(set())
+        await self._placements.announce(set())
         self._wake.set()
-
-    # Slots
-
-    async def _move(self, move: MoveSlots) -> None:
-        """Lease slots anew: those of dead hosts at once, those of living ones after a release."""
-        planned = {slot for slots in move.release.values() for slot in slots}
-        urgent = {slot: host for slot, host in move.to.items() if slot not in planned}
-        if urgent:
-            await self._assign(move.pool, urgent)
-        pool = self._pools[move.pool]
-        if planned and not pool.moving:
-            pool.moving = True
-            self._tasks.spawn(self._move_planned(move, pool), name=f"move slots of {move.pool}")
-
-    async def _move_planned(self, move: MoveSlots, pool: _Pool) -> None:
-        holders = {slot: pool.slots[slot] for slots in move.release.values() for slot in slots}
-        try:
-            await asyncio.gather(
-                *(
-                    self._hosts[host].release(move.pool, slots, RELEASE_GRACE_S)
-                    for host, slots in move.release.items()
-                    if host in self._hosts
-                )
-            )
-            # Meanwhile a host may have died and its slots may have gone elsewhere.
-            still = {
-                slot: move.to[slot]
-                for slot, holder in holders.items()
-                if pool.slots[slot] == holder and self._is_live(move.to[slot])
-            }
-            if still:
-                await self._assign(move.pool, still)
-        finally:
-            pool.moving = False
-            self._wake.set()
-
-    def _is_live(self, host: str) -> bool:
-        return host in self._hosts and self._hosts[host].status is HostStatus.LIVE
-
-    async def _assign(self, pool_name: str, to: Mapping[int, str]) -> None:
-        pool = self._pools[pool_name]
-        leases = [SlotLease(pool_name, slot, host, 0) for slot, host in to.items()]
-        for lease in await self._retry_store(lambda: self._store.assign_slots(leases)):
-            pool.slots[lease.slot] = lease.host
-            pool.epochs[lease.slot] = lease.epoch
-        await self._announce(set(to.values()))
-        self._redriver.slots_moved(pool_name, list(to))
-
-    async def _announce(self, first: set[str] | None = None) -> None:
-        """Make a new snapshot; hosts that gained slots get it before those who would call them.
-
-        Args:
-            first: hosts to wait for; None: all of them.
-        """
-        snapshot = self._snapshot = self._make_snapshot()
-        waits: list[Coroutine[Any, Any, None]] = []
-        for keeper in list(self._hosts.values()):
-            if keeper.status in (HostStatus.LIVE, HostStatus.DRAINING):
-                update = self._update_host(keeper, snapshot)
-                if first is None or keeper.ref.id in first:
-                    waits.append(update)
-                else:
-                    self._tasks.spawn(update)
-        await asyncio.gather(*waits)
-        self._redriver.update(snapshot)
-        self._changed()
-
-    def _changed(self) -> None:
-        """Wake those who watch."""
-        self._news.set()
-        self._news = asyncio.Event()
-
-    def _make_snapshot(self) -> Snapshot:
-        # Milliseconds, so that versions rise also across restarts of the manager.
-        version = max(self._snapshot.version + 1, time.time_ns() // 1_000_000)
-        return Snapshot(
-            version=version,
-            types=self._catalog.types(),
-            pools={name: PoolView(name, tuple(pool.slots)) for name, pool in self._pools.items()},
-            hosts={
-                keeper.ref.id: keeper.ref
-                for keeper in self._hosts.values()
-                if keeper.status in (HostStatus.LIVE, HostStatus.DRAINING)
-            },
-            subscriptions=self._catalog.subscriptions(),
-            entries=self._catalog.entries(),
-        )
-
-    async def _update_host(self, keeper: HostKeeper, snapshot: Snapshot) -> None:
-        epochs = {
-            (name, slot): pool.epochs[slot]
-            for name, pool in self._pools.items()
-            for slot, host in enumerate(pool.slots)
-            if host == keeper.ref.id
-        }
-        try:
-            await keeper.update(snapshot, epochs)
-        except (HostGone, HostUnreachable, TimeoutError) as error:
-            # If it is dead, its probe says so; if not, the loop brings it the next snapshot.
-            logger.warning("push failed: %s", error, extra={"action": "push_failed"})
-
-    async def _retry_store(self, request: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        while True:
-            try:
-                return await request()
-            except StoreUnavailable as error:
-                logger.warning("%s", error, extra={"action": "manager_waits_for_store"})
-                await asyncio.sleep(0.5)
 
     # What clients ask
 
     async def watch(self, version: int) -> Snapshot | None:
         """Return the snapshot when it is newer than `version`; None after 30 s without news."""
-        if self._snapshot.version <= version:
+        if self._placements.snapshot.version <= version:
             try:
                 async with asyncio.timeout(WATCH_S):
-                    await self._news.wait()
+                    await self._placements.news()
             except TimeoutError:
                 return None
-        return self._snapshot
+        return self._placements.snapshot
 
     async def deploy(self, spec: AppSpec) -> tuple[str, Snapshot]:
         """Deploy an app and return when its agents can be called.
@@ -400,7 +258,7 @@ class Manager:
                 await self._load({spec.name: Catalog.pack(spec)})  # hosts that came meanwhile
             if done == "replaced":
                 self._replace_code(pools)
-            self._sync_pools()
+            self._placements.sync()
             self._wake.set()
             try:
                 await self._until_leased(pools)
@@ -408,8 +266,8 @@ class Manager:
                 await self._catalog.restore(spec.name, before)
                 self._replace_code(pools)
                 raise
-            await self._announce()
-            return done, self._snapshot
+            await self._placements.announce()
+            return done, self._placements.snapshot
 
     async def _try_code(self, spec: AppSpec) -> None:
         """Load an app everywhere before it is accepted: one that fails must not stop later hosts.
@@ -420,7 +278,7 @@ class Manager:
         if not self._hosts:
             self._wake.set()
         while not any(k.status is HostStatus.LIVE for k in self._hosts.values()):
-            await self._news.wait()
+            await self._placements.news()
         await self._load({spec.name: Catalog.pack(spec)})
 
     async def _load(self, code: Mapping[str, bytes]) -> None:
@@ -430,9 +288,9 @@ class Manager:
     def _replace_code(self, pools: set[str]) -> None:
         """Let hosts that imported the old code be replaced by new ones."""
         for name in pools:
-            if name in self._pools:
-                self._pools[name].generation += 1
-                self._pools[name].last_error = ""
+            if name in self._placements.pools:
+                self._placements.pools[name].generation += 1
+                self._placements.pools[name].last_error = ""
 
     async def _until_leased(self, pools: set[str]) -> None:
         """Wait until every slot of these pools is leased by a host with the newest code.
@@ -440,22 +298,11 @@ class Manager:
         Raises:
             StartFailed: hosts of one of them fail to start.
         """
-        while not all(self._leased(pool) for pool in pools):
-            for name in pools & self._pools.keys():
-                if self._pools[name].last_error:
-                    raise StartFailed(self._pools[name].last_error)
-            await self._news.wait()
-
-    def _leased(self, name: str) -> bool:
-        pool = self._pools.get(name)
-        if pool is None:
-            return False
-        fresh = {
-            k.ref.id
-            for k in self._hosts.values()
-            if k.generation == pool.generation and k.status is HostStatus.LIVE
-        }
-        return all(host in fresh for host in pool.slots)
+        while not all(self._placements.leased(pool) for pool in pools):
+            for name in pools & self._placements.pools.keys():
+                if self._placements.pools[name].last_error:
+                    raise StartFailed(self._placements.pools[name].last_error)
+            await self._placements.news()
 
     async def stop_app(self, name: str) -> Snapshot:
         """Let an app take no messages from outside; what is under way ends.
@@ -464,8 +311,8 @@ class Manager:
             ConfigurationError: there is no such app.
         """
         await self._catalog.set_status(name, STOPPED)
-        await self._announce()
-        return self._snapshot
+        await self._placements.announce()
+        return self._placements.snapshot
 
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """Return agents in memory of any host."""
@@ -478,7 +325,7 @@ class Manager:
         return {
             "manager": {
                 "started_at": self.started_at.isoformat(),
-                "version": self._snapshot.version,
+                "version": self._placements.snapshot.version,
                 "failed_steps": self._steps,
             },
             "apps": [
@@ -501,7 +348,7 @@ class Manager:
                     "slots": sum(slot is not None for slot in pool.slots),
                     "last_error": pool.last_error,
                 }
-                for name, pool in self._pools.items()
+                for name, pool in self._placements.pools.items()
             ],
             "hosts": [keeper.describe() for keeper in self._hosts.values()],
         }

@@ -5,17 +5,17 @@ the rest is fetched by one outstanding `collect`. So one slow handler does not h
 hundreds of fast ones that came in the same batch.
 
 A response may be lost on the way. It is kept until the sender says that it came; a sender that
-lost one asks again with `resend`, and a batch that comes twice is taken in once.
+lost one asks again, and a batch that comes twice is taken in once. A request may also be late: one
+that its own repetition has overtaken gets nothing, for nobody reads what it would get.
 """
 
 from __future__ import annotations
 
 import asyncio
 import pickle
-from collections import OrderedDict
 from typing import Any
 
-from agentray.protocol.envelope import Outcome, Reply
+from agentray.protocol.envelope import Frame, Outcome, Reply
 
 GRACE_S = 0.002
 """How long a delivery waits for its own replies."""
@@ -24,14 +24,13 @@ RUN_GRACE_S = 0.010
 """The same for a batch of nothing but runs: they end with a commit, and no quick reply waits for
 the response, so that it may as well take them along."""
 
-_REMEMBERED_BATCHES = 64
-
 
 class Outbox:
     """Replies for one link. Its owner accepts messages; handlers put replies in."""
 
     __slots__ = (
         "_batches",
+        "_collect_number",
         "_collector",
         "_delivering",
         "_ready",
@@ -48,7 +47,8 @@ class Outbox:
         self._ready: list[tuple[Any, ...]] = []
         self._sequence = 0
         self._unacknowledged: dict[int, list[tuple[Any, ...]]] = {}
-        self._batches: OrderedDict[int, None] = OrderedDict()
+        self._batches: dict[int, int] = {}  # latest attempt by number of the batch
+        self._collect_number = 0  # the newest fetching of replies
         self._collector: asyncio.Future[None] | None = None
         self._delivering: list[Delivery] = []
 
@@ -57,14 +57,20 @@ class Outbox:
         """Whether nothing is under way for it."""
         return not self.active and not self._delivering and self._collector is None
 
-    def is_new(self, number: int) -> bool:
-        """Remember a batch; False when it came before."""
-        if number in self._batches:
-            return False
-        self._batches[number] = None
-        if len(self._batches) > _REMEMBERED_BATCHES:
-            self._batches.popitem(last=False)
-        return True
+    def is_new(self, request: Frame) -> bool | None:
+        """Remember a batch.
+
+        Returns:
+            Whether its messages have not come before; None for a request that its own repetition
+            has overtaken.
+        """
+        for number in [number for number in self._batches if number < request.floor]:
+            del self._batches[number]
+        latest = self._batches.get(request.number)
+        if request.number < request.floor or (latest is not None and request.attempt < latest):
+            return None
+        self._batches[request.number] = request.attempt
+        return latest is None
 
     def reply(
         self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None
@@ -74,8 +80,8 @@ class Outbox:
         if self._delivering:
             for delivery in self._delivering:
                 delivery.answered(message_id)
-        elif self._collector is not None and not self._collector.done():
-            self._collector.set_result(None)
+        else:
+            self._wake_collector()
 
     def begin(self, message_ids: set[int]) -> Delivery:
         """Begin a delivery; replies from now on are counted for it. End it with `after_grace`."""
@@ -95,22 +101,41 @@ class Outbox:
         finally:
             self._delivering.remove(delivery)
 
-    async def until_ready(self) -> None:
-        """Wait until there is a reply that no delivery will take along."""
+    async def until_ready(self, number: int) -> bool:
+        """Wait until there is a reply that no delivery will take along.
+
+        Args:
+            number: of the request; a newer one ends an older one.
+
+        Returns:
+            False when the request is not the newest, and gets nothing.
+        """
+        if number < self._collect_number:
+            return False
+        self._collect_number = number
+        self._wake_collector()
         while not self._ready:
-            self._collector = asyncio.get_running_loop().create_future()
+            waiting = self._collector = asyncio.get_running_loop().create_future()
             try:
-                await self._collector
+                await waiting
             finally:
-                self._collector = None
+                if self._collector is waiting:
+                    self._collector = None
+            if number != self._collect_number:
+                return False
             # One loop turn more: handlers that finish together answer together.
             await asyncio.sleep(0)
+        return number == self._collect_number
 
-    def acknowledged(self, numbers: tuple[int, ...], *, resend: bool) -> None:
+    def _wake_collector(self) -> None:
+        if self._collector is not None and not self._collector.done():
+            self._collector.set_result(None)
+
+    def acknowledged(self, request: Frame) -> None:
         """Forget the responses that came; put back those that may be lost."""
-        for number in numbers:
+        for number in request.acks:
             self._unacknowledged.pop(number, None)
-        if resend:
+        if request.attempt:
             for replies in self._unacknowledged.values():
                 self._ready.extend(replies)
             self._unacknowledged.clear()
@@ -121,8 +146,11 @@ class Outbox:
         self._sequence += 1
         if replies:
             self._unacknowledged[self._sequence] = replies
-        # The next collector, if one waits, would find nothing: it goes on waiting.
         return pickle.dumps((self._sequence, replies), protocol=5)
+
+
+NOTHING = pickle.dumps((0, []), protocol=5)
+"""The response to a request that nobody waits for any more."""
 
 
 class Delivery:

@@ -13,15 +13,15 @@ from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.store.base import NewRun
 
 
-class HostGone(AgentrayError):  # noqa: N818 - names what happened
+class HostGone(AgentrayError):
     """The host's process has ended; nothing that was under way there will answer."""
 
 
-class HostUnreachable(AgentrayError):  # noqa: N818
+class HostUnreachable(AgentrayError):
     """The host cannot be reached just now; whether the request arrived is unknown."""
 
 
-class ManagerUnavailable(AgentrayError):  # noqa: N818
+class ManagerUnavailable(AgentrayError):
     """The manager does not answer just now; it restarts by itself."""
 
 

@@ -174,11 +174,15 @@ def test_doctor_finds_nothing_to_mend(cluster: Cluster):
 def test_a_file_with_a_secret_that_others_can_read_is_found_and_closed(cluster: Cluster):
     key_file = cluster.settings.key_file
     key_file.chmod(0o644)
-    found = cluster.agentray("doctor")
-    assert found.exit_code == ExitCode.FAILURE
-    assert f"chmod 600 {key_file}" in found.stdout
-    assert cluster.agentray("doctor", "--fix").exit_code == 0
-    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    try:
+        found = cluster.agentray("doctor")
+        assert found.exit_code == ExitCode.FAILURE
+        assert str(key_file) in found.stdout
+        assert "→ agentray doctor --fix" in found.stdout
+        assert cluster.agentray("doctor", "--fix").exit_code == 0
+        assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+    finally:
+        key_file.chmod(0o600)
 
 
 def test_a_wrong_key_is_refused(cluster: Cluster):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -54,7 +55,8 @@ class Web:
                 json.dumps(json_body).encode(),
                 {"Content-Type": "application/json", **sent},
             )
-        request = self._session.request(method, self.url + path, data=data, headers=sent)
+        file = None if data is None else io.BytesIO(data)  # aiohttp warns of large bytes
+        request = self._session.request(method, self.url + path, data=file, headers=sent)
         async with request as response:
             body = await response.json(content_type=None)
             answer = Answer(

@@ -276,7 +276,7 @@ class OddError(Exception):
         super().__init__(f"{a} and {b}")
 
 
-class ErrorWithFields(Exception):  # noqa: N818
+class ErrorWithFields(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.details = {"code": 7}
@@ -330,7 +330,7 @@ def test_an_exceptions_cause_is_told_in_the_traceback() -> None:
     assert "the very reason" in found.__notes__[0]
 
 
-class Holder(Exception):  # noqa: N818
+class Holder(Exception):
     """Holds something that stays in its process."""
 
     def __init__(self) -> None:

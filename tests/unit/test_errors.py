@@ -109,13 +109,13 @@ def test_without_a_message_it_says_the_first_line_of_its_docstring(
 
 
 def test_an_error_defined_by_an_app_gets_the_same_rules() -> None:
-    class Unpaid(AgentrayError):  # noqa: N818
+    class Unpaid(AgentrayError):
         """The invoice is not paid yet.
 
         It will be.
         """
 
-    class Silent(AgentrayError):  # noqa: N818
+    class Silent(AgentrayError):
         pass
 
     assert str(Unpaid()) == "The invoice is not paid yet."

@@ -1,0 +1,249 @@
+"""Placements: who leases which slot, kept in the Store, and the snapshots that tell everybody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentray.core.reconcile import HostStatus, MoveSlots, PoolFact
+from agentray.core.supervision import Backoff
+from agentray.errors import StoreUnavailable
+from agentray.ids import SLOTS
+from agentray.protocol.deployment import PoolSpec
+from agentray.protocol.snapshot import PoolView, Snapshot
+from agentray.runtime.catalog import Catalog
+from agentray.runtime.host_keeper import HostKeeper
+from agentray.runtime.ports import HostGone, HostUnreachable
+from agentray.runtime.redrive import Redriver
+from agentray.runtime.tasks import TaskSet
+from agentray.store.base import SlotLease, Store
+
+logger = logging.getLogger(__name__)
+
+RELEASE_GRACE_S = 10.0
+"""How long agents of a slot that moves may take to finish what they do."""
+
+_STORE_RETRY_S = 0.5
+
+
+@dataclass(slots=True)
+class PoolState:
+    """A pool as the manager keeps it.
+
+    Attributes:
+        spec: as it was declared.
+        generation: of the code that its hosts shall run.
+        slots: holder of each slot.
+        epochs: of each slot's lease.
+        backoff: of hosts that fail to start.
+        moving: a planned move is under way.
+        not_before: no host is started earlier, by the monotonic clock: the last ones failed.
+        last_error: why the last one failed; "" when it did not.
+    """
+
+    spec: PoolSpec
+    generation: int = 0
+    slots: list[str | None] = field(default_factory=lambda: [None] * SLOTS)
+    epochs: list[int] = field(default_factory=lambda: [0] * SLOTS)
+    backoff: Backoff = field(default_factory=lambda: Backoff(None, 60.0, 0.2, 10.0))
+    moving: bool = False
+    not_before: float = 0.0
+    last_error: str = ""
+
+
+class Placements:
+    """Moves slots between hosts and lets everybody know."""
+
+    def __init__(
+        self,
+        store: Store,
+        catalog: Catalog,
+        hosts: Mapping[str, HostKeeper],
+        redriver: Redriver,
+        tasks: TaskSet,
+        *,
+        on_moved: Callable[[], None],
+    ) -> None:
+        """Make an empty one.
+
+        Args:
+            store: keeps the leases.
+            catalog: of the apps.
+            hosts: the manager's hosts by id, as they come and go.
+            redriver: looks after the runs of slots that have moved.
+            tasks: the manager's; planned moves are among them.
+            on_moved: called when a planned move has ended.
+        """
+        self.pools: dict[str, PoolState] = {}
+        self.snapshot = Snapshot()
+        self._store = store
+        self._catalog = catalog
+        self._hosts = hosts
+        self._redriver = redriver
+        self._tasks = tasks
+        self._on_moved = on_moved
+        self._news = asyncio.Event()
+
+    async def load(self) -> None:
+        """Read the leases of the declared pools."""
+        self.sync()
+        for lease in await self._store.list_slots():
+            pool = self.pools.get(lease.pool)
+            if pool is not None:
+                pool.slots[lease.slot] = lease.host
+                pool.epochs[lease.slot] = lease.epoch
+
+    def sync(self) -> None:
+        """Let the pools be those that are declared."""
+        wanted = self._catalog.pools()
+        for name, spec in wanted.items():
+            self.pools.setdefault(name, PoolState(spec)).spec = spec
+        for name in [name for name in self.pools if name not in wanted]:
+            del self.pools[name]
+
+    def facts(self) -> list[PoolFact]:
+        """Return the pools as `reconcile` wants them."""
+        return [
+            PoolFact(name, pool.spec.hosts, pool.generation, tuple(pool.slots))
+            for name, pool in self.pools.items()
+        ]
+
+    def leased(self, name: str) -> bool:
+        """Whether every slot of a pool is leased by a live host with the newest code."""
+        pool = self.pools.get(name)
+        if pool is None:
+            return False
+        fresh = {
+            keeper.ref.id
+            for keeper in self._hosts.values()
+            if keeper.generation == pool.generation and keeper.status is HostStatus.LIVE
+        }
+        return all(host in fresh for host in pool.slots)
+
+    # Moving slots
+
+    async def move(self, move: MoveSlots) -> None:
+        """Lease slots anew: those of dead hosts at once, those of living ones after a release."""
+        planned = {slot for slots in move.release.values() for slot in slots}
+        urgent = {slot: host for slot, host in move.to.items() if slot not in planned}
+        if urgent:
+            await self._assign(move.pool, urgent)
+        pool = self.pools[move.pool]
+        if planned and not pool.moving:
+            pool.moving = True
+            self._tasks.spawn(self._move_planned(move, pool), name=f"move slots of {move.pool}")
+
+    async def _move_planned(self, move: MoveSlots, pool: PoolState) -> None:
+        holders = {slot: pool.slots[slot] for slots in move.release.values() for slot in slots}
+        try:
+            await asyncio.gather(
+                *(
+                    self._hosts[host].release(move.pool, slots, RELEASE_GRACE_S)
+                    for host, slots in move.release.items()
+                    if host in self._hosts
+                )
+            )
+            # Meanwhile a host may have died and its slots may have gone elsewhere.
+            still = {
+                slot: move.to[slot]
+                for slot, holder in holders.items()
+                if pool.slots[slot] == holder and self._is_live(move.to[slot])
+            }
+            if still:
+                await self._assign(move.pool, still)
+        finally:
+            pool.moving = False
+            self._on_moved()
+
+    def _is_live(self, host: str) -> bool:
+        return host in self._hosts and self._hosts[host].status is HostStatus.LIVE
+
+    async def _assign(self, pool_name: str, to: Mapping[int, str]) -> None:
+        pool = self.pools[pool_name]
+        leases = [SlotLease(pool_name, slot, host, 0) for slot, host in to.items()]
+        for lease in await until_stored(lambda: self._store.assign_slots(leases)):
+            pool.slots[lease.slot] = lease.host
+            pool.epochs[lease.slot] = lease.epoch
+        await self.announce(set(to.values()))
+        self._redriver.slots_moved(pool_name, list(to))
+
+    # Snapshots
+
+    async def announce(self, first: set[str] | None = None) -> None:
+        """Make a new snapshot; hosts that gained slots get it before those who would call them.
+
+        Args:
+            first: hosts to wait for; None: all of them.
+        """
+        snapshot = self.snapshot = self._make_snapshot()
+        waits: list[Coroutine[Any, Any, None]] = []
+        for keeper in self._reachable():
+            update = self._update(keeper, snapshot)
+            if first is None or keeper.ref.id in first:
+                waits.append(update)
+            else:
+                self._tasks.spawn(update)
+        await asyncio.gather(*waits)
+        self._redriver.update(snapshot)
+        self.wake()
+
+    async def catch_up(self) -> None:
+        """Bring the snapshot to hosts that a push did not reach; their heartbeats tell."""
+        behind = [
+            keeper
+            for keeper in self._reachable()
+            if keeper.info.get("version", self.snapshot.version) < self.snapshot.version
+        ]
+        await asyncio.gather(*(self._update(keeper, self.snapshot) for keeper in behind))
+
+    def wake(self) -> None:
+        """Let those who wait for news look again."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def news(self) -> None:
+        """Wait until something has changed."""
+        await self._news.wait()
+
+    def _reachable(self) -> list[HostKeeper]:
+        reachable = (HostStatus.LIVE, HostStatus.DRAINING)
+        return [keeper for keeper in self._hosts.values() if keeper.status in reachable]
+
+    def _make_snapshot(self) -> Snapshot:
+        # Milliseconds, so that versions rise also across restarts of the manager.
+        version = max(self.snapshot.version + 1, time.time_ns() // 1_000_000)
+        return Snapshot(
+            version=version,
+            types=self._catalog.types(),
+            pools={name: PoolView(name, tuple(pool.slots)) for name, pool in self.pools.items()},
+            hosts={keeper.ref.id: keeper.ref for keeper in self._reachable()},
+            subscriptions=self._catalog.subscriptions(),
+            entries=self._catalog.entries(),
+        )
+
+    async def _update(self, keeper: HostKeeper, snapshot: Snapshot) -> None:
+        epochs = {
+            (name, slot): pool.epochs[slot]
+            for name, pool in self.pools.items()
+            for slot, host in enumerate(pool.slots)
+            if host == keeper.ref.id
+        }
+        try:
+            await keeper.update(snapshot, epochs)
+        except (HostGone, HostUnreachable, TimeoutError) as error:
+            # If it is dead, its probe says so; if not, `catch_up` tries again.
+            logger.warning("push failed: %s", error, extra={"action": "push_failed"})
+
+
+async def until_stored(request: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Make a request to the Store, again until it can be reached."""
+    while True:
+        try:
+            return await request()
+        except StoreUnavailable as error:
+            logger.warning("%s", error, extra={"action": "manager_waits_for_store"})
+            await asyncio.sleep(_STORE_RETRY_S)
