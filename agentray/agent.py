@@ -169,6 +169,11 @@ def on(*events: type[Event], key: str = "correlation") -> Callable[[F], F]:
         )
 
     def mark(function: F) -> F:
+        known = {handler.event for handler in getattr(function, _EVENTS, [])}
+        if twice := known.intersection(events):
+            raise ConfigurationError(
+                f"{function.__qualname__} has two @on for {min(e.__name__ for e in twice)}."
+            )
         handlers = [EventHandler(function.__name__, event, key) for event in events]
         setattr(function, _EVENTS, [*getattr(function, _EVENTS, []), *handlers])
         return function

@@ -61,7 +61,10 @@ class App:
         self.types = _by_name(name, agents)
         self.entry = _entry(name, self.types, entry)
         self.pools = tuple(pools)
-        known = {"default", *(pool.name for pool in self.pools)}
+        names = [pool.name for pool in self.pools]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"The app {name!r} declares two pools of the same name.")
+        known = {"default", *names}
         for agent_type in self.types.values():
             if agent_type.options.pool not in known:
                 raise ConfigurationError(

@@ -54,6 +54,11 @@ def _key(
                     f"{subscription.agent_type} is keyed by the field {argument!r}, which "
                     f"{subscription.event_type} does not have."
                 )
+            if fields[argument] is None:
+                raise ConfigurationError(
+                    f"{subscription.agent_type} is keyed by the field {argument!r}, which is None "
+                    f"in this {subscription.event_type}."
+                )
             return check_key(str(fields[argument]))
         case "any":
             return str(crc32(event_id.encode()) % int(argument))

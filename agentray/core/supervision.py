@@ -26,7 +26,8 @@ class Backoff:
     period_s: float
     base_s: float
     max_s: float
-    failures: list[float] = field(default_factory=list[float])
+    failures: list[float] = field(default_factory=list[float])  # within the window
+    streak: int = 0  # failures since the last quiet time
 
     def failed(self, now: float, jitter: float) -> float | None:
         """Note a failure.
@@ -38,13 +39,14 @@ class Backoff:
         Returns:
             Seconds to wait before the next attempt; None: give up.
         """
+        quiet = not self.failures or now - self.failures[-1] >= self.period_s
+        self.streak = 1 if quiet else self.streak + 1
         self.failures = [then for then in self.failures if now - then < self.period_s]
         self.failures.append(now)
-        count = len(self.failures)
-        if self.max_restarts is not None and count > self.max_restarts:
+        if self.max_restarts is not None and len(self.failures) > self.max_restarts:
             return None
         # 2**60 is beyond any max_s; the cap keeps the power from overflowing.
-        wait = min(self.base_s * 2 ** min(count - 1, 60), self.max_s)
+        wait = min(self.base_s * 2 ** min(self.streak - 1, 60), self.max_s)
         return wait * (1 + 0.2 * jitter)
 
 

@@ -111,12 +111,27 @@ def encode_error(error: BaseException) -> bytes:
     for carry in (_as_it_is, _without_constructor):
         try:
             copy = pickle.loads(carry(error))  # noqa: S301 - our own bytes
-            if type(copy) is type(error) and copy.args == error.args and str(copy) == str(error):
+            if _says_the_same(copy, error):
                 copy.add_note(f"Raised in an agent:\n{told}")
                 return carry(copy)
         except Exception:  # noqa: BLE001, S112 - whatever it is, the caller shall hear of the first
             continue
     return encode(RemoteError(type(error).__qualname__, _text(error), told))
+
+
+def _says_the_same(copy: BaseException, error: BaseException) -> bool:
+    """Compare by what is told: many arguments, exceptions among them, equal only themselves."""
+    if type(copy) is not type(error) or str(copy) != str(error):
+        return False
+    inner, theirs = (_inner(e) for e in (copy, error))
+    return len(copy.args) == len(error.args) and all(map(_says_the_same, inner, theirs))
+
+
+def _inner(error: BaseException) -> tuple[BaseException, ...]:
+    if not isinstance(error, BaseExceptionGroup):
+        return ()
+    group: BaseExceptionGroup[BaseException] = error
+    return group.exceptions
 
 
 def _as_it_is(error: BaseException) -> bytes:

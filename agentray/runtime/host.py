@@ -236,7 +236,7 @@ class Host:
             self.accept(envelope, outbox)
         only_runs = all(envelope.kind in _RUNS for envelope in envelopes)
         await outbox.after_grace(delivery, RUN_GRACE_S if only_runs else GRACE_S)
-        return outbox.take()
+        return outbox.answer(request)
 
     async def collect(self, frame: bytes) -> bytes:
         """Wait for replies; see `ports.HostPort.collect`."""

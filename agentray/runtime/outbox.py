@@ -33,6 +33,7 @@ class Outbox:
         "_collect_number",
         "_collector",
         "_delivering",
+        "_floor",
         "_ready",
         "_sequence",
         "_unacknowledged",
@@ -48,6 +49,7 @@ class Outbox:
         self._sequence = 0
         self._unacknowledged: dict[int, list[tuple[Any, ...]]] = {}
         self._batches: dict[int, int] = {}  # latest attempt by number of the batch
+        self._floor = 0  # batches below it are answered, and forgotten
         self._collect_number = 0  # the newest fetching of replies
         self._collector: asyncio.Future[None] | None = None
         self._delivering: list[Delivery] = []
@@ -64,10 +66,12 @@ class Outbox:
             Whether its messages have not come before; None for a request that its own repetition
             has overtaken.
         """
-        for number in [number for number in self._batches if number < request.floor]:
-            del self._batches[number]
+        if request.floor > self._floor:
+            self._floor = request.floor
+            for number in [number for number in self._batches if number < self._floor]:
+                del self._batches[number]
         latest = self._batches.get(request.number)
-        if request.number < request.floor or (latest is not None and request.attempt < latest):
+        if request.number < self._floor or (latest is not None and request.attempt < latest):
             return None
         self._batches[request.number] = request.attempt
         return latest is None
@@ -114,15 +118,13 @@ class Outbox:
             return False
         self._collect_number = number
         self._wake_collector()
-        while not self._ready:
+        while number == self._collect_number and not self._ready:
             waiting = self._collector = asyncio.get_running_loop().create_future()
             try:
                 await waiting
             finally:
                 if self._collector is waiting:
                     self._collector = None
-            if number != self._collect_number:
-                return False
             # One loop turn more: handlers that finish together answer together.
             await asyncio.sleep(0)
         return number == self._collect_number
@@ -139,6 +141,13 @@ class Outbox:
             for replies in self._unacknowledged.values():
                 self._ready.extend(replies)
             self._unacknowledged.clear()
+
+    def answer(self, request: Frame) -> bytes:
+        """Take out all replies for a batch; none when its repetition has overtaken it meanwhile."""
+        if self._batches.get(request.number) == request.attempt:
+            return self.take()
+        self._wake_collector()  # they were left to this delivery
+        return NOTHING
 
     def take(self) -> bytes:
         """Take out all replies as a packed response."""

@@ -459,3 +459,20 @@ def test_handles_are_equal_when_they_name_the_same_agent() -> None:
 def test_a_handle_has_no_hidden_actions() -> None:
     with pytest.raises(AttributeError):
         _ = Handle[Greeter](AgentId("welcome", "ada"))._hidden
+
+
+def test_two_subscriptions_of_one_method_to_the_same_event_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="two @on"):
+
+        class Twice(Agent):  # pyright: ignore[reportUnusedClass]
+            @on(Prompt, key="any:2")
+            @on(Prompt)
+            async def prompted(self, prompt: Prompt) -> None: ...
+
+
+def test_two_pools_of_the_same_name_are_refused() -> None:
+    class Lonely(Agent):
+        pass
+
+    with pytest.raises(ConfigurationError, match="two pools"):
+        App("pools", [Lonely], pools=[Pool(name="gpu"), Pool(name="gpu", hosts=1)])

@@ -126,3 +126,8 @@ def test_each_recipient_is_there_once_and_is_never_the_sender(
     alone = {agent for s in subscriptions for agent in routed(s, sender=None)}
     assert len(together) == len(set(together))
     assert set(together) == alone - {str(sender)}
+
+
+def test_by_field_a_value_of_none_is_no_key() -> None:
+    with pytest.raises(ConfigurationError, match="is None"):
+        route("field:customer", fields={"customer": None})

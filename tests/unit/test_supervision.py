@@ -38,10 +38,18 @@ def test_without_a_limit_it_never_gives_up_and_never_overflows() -> None:
 def test_failures_older_than_the_period_do_not_count() -> None:
     backoff = Backoff(max_restarts=2, period_s=10.0, base_s=1.0, max_s=60.0)
     assert waits(backoff, 0.0, 5.0) == [1.0, 2.0]
-    # At 10.0 the first one is exactly a period old: it has left the window.
-    assert backoff.failed(10.0, 0.0) == 2.0
+    # At 10.0 the first one is exactly a period old: it has left the window, so there is another
+    # attempt; the waits go on growing, for there was no quiet time.
+    assert backoff.failed(10.0, 0.0) == 4.0
     assert backoff.failed(10.1, 0.0) is None
     assert backoff.failed(25.0, 0.0) == 1.0
+
+
+def test_the_waits_stay_long_until_there_was_a_quiet_time() -> None:
+    backoff = Backoff(max_restarts=None, period_s=60.0, base_s=0.2, max_s=10.0)
+    times = [10.0 * n for n in range(20)]
+    assert waits(backoff, *times)[6:] == [10.0] * 14
+    assert backoff.failed(times[-1] + 60.0, 0.0) == 0.2
 
 
 @settings(deadline=None)
