@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pickle
 import traceback
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 from pydantic_core import to_jsonable_python
@@ -130,8 +130,7 @@ def _says_the_same(copy: BaseException, error: BaseException) -> bool:
 def _inner(error: BaseException) -> tuple[BaseException, ...]:
     if not isinstance(error, BaseExceptionGroup):
         return ()
-    group: BaseExceptionGroup[BaseException] = error
-    return group.exceptions
+    return cast("BaseExceptionGroup[BaseException]", error).exceptions
 
 
 def _as_it_is(error: BaseException) -> bytes:

@@ -23,6 +23,7 @@ import agentray
 from agentray import AgentrayError, ManagerClient, Settings
 from agentray.client import AsyncAgentClient
 from agentray.config import ClusterRecord
+from agentray.ids import SLOTS
 from tests.support import helpers
 from tests.support.eventually import eventually_async
 
@@ -270,9 +271,9 @@ async def until_complete(manager: ManagerClient, without: Iterable[int] = ()) ->
         if not hosts or gone & set(hosts.values()):
             return None
         pools: list[dict[str, Any]] = (await manager.status())["pools"]
-        whole = all(pool["hosts"] == pool["wanted"] and pool["slots"] == 256 for pool in pools)
+        whole = all(pool["hosts"] == pool["wanted"] and pool["slots"] == SLOTS for pool in pools)
         return hosts if whole else None
 
-    hosts = await eventually_async(complete, timeout_s=90, interval_s=0.2)
+    hosts = await eventually_async(complete, timeout_s=60, interval_s=0.2)
     assert hosts is not None
     return hosts

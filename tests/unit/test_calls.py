@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -40,6 +41,14 @@ class OddError(Exception):
         super().__init__(f"{a} and {b}")
 
 
+class HoldingError(Exception):
+    """An error that holds something which stays in its process."""
+
+    def __init__(self) -> None:
+        super().__init__("held")
+        self.lock = threading.Lock()
+
+
 class Echo(Agent):
     started = 0
 
@@ -58,6 +67,8 @@ class Echo(Agent):
                 raise ValueError("no such value")
             case "odd":
                 raise OddError(1, 2)
+            case "holding":
+                raise HoldingError
             case _:
                 raise SystemExit(3)
 
@@ -188,9 +199,18 @@ async def test_the_handlers_own_exception_arrives_with_its_remote_traceback(
 async def test_an_exception_that_cannot_travel_is_told_as_a_remote_error(runtime: Cluster) -> None:
     _, manager = runtime
     with pytest.raises(RemoteError) as caught:
+        await manager.handle(Echo, "a").fail("holding")
+    assert caught.value.type_name == "HoldingError"
+    assert "held" in caught.value.remote_message
+
+
+async def test_an_exception_whose_constructor_cannot_be_repeated_arrives_as_itself(
+    runtime: Cluster,
+) -> None:
+    _, manager = runtime
+    with pytest.raises(OddError) as caught:
         await manager.handle(Echo, "a").fail("odd")
-    assert caught.value.type_name == "OddError"
-    assert "1 and 2" in caught.value.remote_message
+    assert caught.value.args == ("1 and 2",)
 
 
 async def test_an_agent_that_exits_fails_its_caller_and_not_its_host(runtime: Cluster) -> None:

@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import traceback
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -276,6 +277,31 @@ class OddError(Exception):
         super().__init__(f"{a} and {b}")
 
 
+class NotEnough(Exception):
+    """Pickle can repeat its constructor, and would tell another message."""
+
+    def __init__(self, left: object) -> None:
+        super().__init__(f"only {left} left")
+        self.left = left
+
+
+class Untellable(Exception):
+    """Cannot be told, and holds something that stays in its process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Incomparable:
+    """An argument of which no two are equal; a message holds no address of it."""
+
+    def __repr__(self) -> str:
+        return "something"
+
+
 class ErrorWithFields(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -300,6 +326,8 @@ def raised(error: BaseException) -> BaseException:
         OSError(2, "no such file", "a.txt"),
         HostDied("greeter/ada", "host-1", "killed"),
         ErrorWithFields("with fields"),
+        OddError(1, 2),
+        NotEnough(3),
         ExceptionGroup("two", [ValueError("a"), KeyError("b")]),
         asyncio.CancelledError("stopped"),
     ],
@@ -309,10 +337,32 @@ def test_an_exception_arrives_as_itself_and_tells_where_it_was_raised(error: Bas
     found = decode_error(encode_error(raised(error)))
     assert type(found) is type(error)
     assert str(found) == message
+    assert len(found.args) == len(error.args)
     (note,) = found.__notes__
     assert "Raised in an agent" in note
     assert Path(__file__).name in note
     assert {k: v for k, v in found.__dict__.items() if k != "__notes__"} == fields
+
+
+def test_an_exception_arrives_as_itself_also_when_its_arguments_equal_only_themselves() -> None:
+    found = decode_error(encode_error(raised(ValueError("no such order", Incomparable()))))
+    assert isinstance(found, ValueError)
+    assert isinstance(found.args[1], Incomparable)
+
+
+def test_no_exception_of_a_group_changes_its_message_on_the_way() -> None:
+    error = ExceptionGroup("two", [ValueError("a"), NotEnough(3)])
+    found = decode_error(encode_error(raised(error)))
+    told = found.traceback if isinstance(found, RemoteError) else traceback.format_exception(found)
+    assert "NotEnough: only 3 left" in "".join(told)
+
+
+def test_an_exception_without_a_text_is_still_told() -> None:
+    found = decode_error(encode_error(raised(Untellable())))
+    assert isinstance(found, RemoteError)
+    assert found.type_name == "Untellable"
+    assert "RuntimeError" in found.remote_message
+    assert "where_it_happens" in found.traceback
 
 
 def test_an_exceptions_own_notes_come_along_before_ours() -> None:
@@ -338,18 +388,12 @@ class Holder(Exception):
         self.lock = threading.Lock()
 
 
-@pytest.mark.parametrize(
-    ("error", "name", "message"),
-    [(OddError(1, 2), "OddError", "1 and 2"), (Holder(), "Holder", "held")],
-)
-def test_an_exception_that_cannot_travel_is_told_as_a_remote_error(
-    error: BaseException, name: str, message: str
-) -> None:
-    found = decode_error(encode_error(raised(error)))
+def test_an_exception_that_cannot_travel_is_told_as_a_remote_error() -> None:
+    found = decode_error(encode_error(raised(Holder())))
     assert isinstance(found, RemoteError)
-    assert (found.type_name, found.remote_message) == (name, message)
+    assert (found.type_name, found.remote_message) == ("Holder", "held")
     assert "where_it_happens" in found.traceback
-    assert str(found) == f"{name}: {message}"
+    assert str(found) == "Holder: held"
 
 
 def test_what_is_no_exception_or_cannot_be_read_is_still_an_exception() -> None:

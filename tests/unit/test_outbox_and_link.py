@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from agentray.protocol.envelope import Envelope, Frame, Kind, Reply, ReplyKind
 from agentray.protocol.snapshot import HostRef, PoolView, Snapshot, TypeView
 from agentray.runtime.host import Host
 from agentray.runtime.link import MAX_BATCH, MAX_BATCH_BYTES, MAX_OPEN, WINDOW, Link, Message
-from agentray.runtime.outbox import Outbox, read_response
+from agentray.runtime.outbox import NOTHING, Outbox, read_response
 from agentray.runtime.packing import pack_app
 from agentray.runtime.ports import HostGone, HostPort, HostUnreachable
 from agentray.runtime.tasks import TaskSet
@@ -36,6 +37,11 @@ def number_and_ids(response: bytes) -> tuple[int, list[int]]:
     return number, [reply.id for reply in replies]
 
 
+def batch(number: int, *, attempt: int = 0, floor: int = 1, acks: tuple[int, ...] = ()) -> Frame:
+    """A request without messages, as the outbox sees it."""
+    return Frame("link", number, attempt, floor, acks)
+
+
 # The outbox: kept until it is acknowledged
 
 
@@ -44,7 +50,7 @@ def test_a_response_that_was_lost_is_sent_again_with_what_came_since() -> None:
     outbox.reply(1, ReplyKind.VALUE, b"one")
     assert number_and_ids(outbox.take()) == (1, [1])
     outbox.reply(2, ReplyKind.VALUE, b"two")
-    outbox.acknowledged((), resend=True)
+    outbox.acknowledged(batch(1, attempt=1))
     number, replies = read_response(outbox.take())
     assert number == 2
     assert {reply.id: reply.payload for reply in replies} == {1: b"one", 2: b"two"}
@@ -55,9 +61,9 @@ def test_what_was_acknowledged_is_never_sent_again() -> None:
     for message_id in (1, 2, 3):
         outbox.reply(message_id, ReplyKind.VALUE)
         outbox.take()
-    outbox.acknowledged((1, 3), resend=True)
+    outbox.acknowledged(batch(1, attempt=1, acks=(1, 3)))
     assert number_and_ids(outbox.take()) == (4, [2])
-    outbox.acknowledged((4,), resend=True)
+    outbox.acknowledged(batch(1, attempt=2, acks=(4,)))
     assert number_and_ids(outbox.take()) == (5, [])
 
 
@@ -65,13 +71,97 @@ def test_without_a_loss_nothing_is_repeated() -> None:
     outbox = Outbox(now=0.0)
     outbox.reply(1, ReplyKind.VALUE)
     outbox.take()
-    outbox.acknowledged((), resend=False)
+    outbox.acknowledged(batch(1))
     assert number_and_ids(outbox.take()) == (2, [])
 
 
 def test_a_batch_that_comes_twice_is_new_once() -> None:
     outbox = Outbox(now=0.0)
-    assert [outbox.is_new(number) for number in (1, 2, 1, 3, 3)] == [True, True, False, True, False]
+    requests = [batch(1), batch(2), batch(1, attempt=1), batch(3), batch(3, attempt=1)]
+    assert [outbox.is_new(request) for request in requests] == [True, True, False, True, False]
+
+
+def test_a_batch_that_its_repetition_has_overtaken_is_neither_new_nor_answered() -> None:
+    outbox = Outbox(now=0.0)
+    assert outbox.is_new(batch(1, attempt=1))
+    assert outbox.is_new(batch(1)) is None
+    assert outbox.is_new(batch(1, attempt=2)) is False
+
+
+def test_a_batch_that_comes_when_its_number_is_forgotten_is_not_new() -> None:
+    outbox = Outbox(now=0.0)
+    outbox.is_new(batch(1, attempt=1))
+    outbox.is_new(batch(2, floor=2))  # the first one is answered
+    assert outbox.is_new(batch(1)) is None
+
+
+def test_an_outbox_remembers_only_the_batches_that_may_come_again() -> None:
+    outbox = Outbox(now=0.0)
+    for number in range(1, 1000):
+        outbox.is_new(batch(number, floor=max(1, number - 1)))
+    assert len(outbox._batches) == WINDOW  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_newer_collector_ends_the_older_one_and_gets_the_replies() -> None:
+    async def scenario() -> None:
+        outbox = Outbox(now=0.0)
+        older = asyncio.create_task(outbox.until_ready(1))
+        await asyncio.sleep(0)
+        newer = asyncio.create_task(outbox.until_ready(2))
+        assert not await older
+        assert not await outbox.until_ready(1), "also when it comes late"
+        outbox.reply(1, ReplyKind.VALUE)
+        assert await newer
+        assert number_and_ids(outbox.take()) == (1, [1])
+
+    run(scenario())
+
+
+def test_a_newer_collector_survives_the_end_of_the_older_one() -> None:
+    async def scenario() -> None:
+        outbox = Outbox(now=0.0)
+        older = asyncio.create_task(outbox.until_ready(1))
+        await asyncio.sleep(0)
+        newer = asyncio.create_task(outbox.until_ready(2))
+        await asyncio.sleep(0)
+        older.cancel()
+        await asyncio.wait([older])
+        outbox.reply(1, ReplyKind.VALUE)
+        assert await newer
+
+    run(scenario())
+
+
+def test_an_older_collector_that_was_just_woken_does_not_take_the_newer_ones_place() -> None:
+    async def scenario() -> None:
+        outbox = Outbox(now=0.0)
+        older = asyncio.create_task(outbox.until_ready(1))
+        await asyncio.sleep(0)
+        outbox.reply(1, ReplyKind.VALUE)
+        outbox.take()  # by a delivery
+        newer = asyncio.create_task(outbox.until_ready(2))
+        assert not await older
+        outbox.reply(2, ReplyKind.VALUE)
+        assert await newer
+
+    run(scenario())
+
+
+def test_a_delivery_that_is_overtaken_in_its_grace_leaves_its_replies_to_the_collector() -> None:
+    async def scenario() -> None:
+        outbox = Outbox(now=0.0)
+        outbox.is_new(batch(1))
+        delivery = outbox.begin({1, 2})
+        collector = asyncio.create_task(outbox.until_ready(1))
+        await asyncio.sleep(0)
+        outbox.is_new(batch(1, attempt=1))
+        outbox.reply(1, ReplyKind.VALUE)
+        await outbox.after_grace(delivery)
+        assert outbox.answer(batch(1)) == NOTHING
+        assert await collector
+        assert number_and_ids(outbox.take()) == (1, [1])
+
+    run(scenario())
 
 
 def test_a_delivery_takes_its_replies_along_as_soon_as_the_last_one_is_there() -> None:
@@ -95,7 +185,7 @@ def test_a_delivery_does_not_wait_for_slow_replies_which_a_collector_gets() -> N
         outbox.reply(1, ReplyKind.VALUE)
         await outbox.after_grace(outbox.begin({1, 2}))
         assert number_and_ids(outbox.take()) == (1, [1])
-        collector = asyncio.create_task(outbox.until_ready())
+        collector = asyncio.create_task(outbox.until_ready(1))
         await asyncio.sleep(30.0)
         assert not collector.done()
         outbox.reply(2, ReplyKind.VALUE)
@@ -113,7 +203,7 @@ def test_an_outbox_is_disposable_when_nothing_is_under_way() -> None:
         delivery = outbox.begin({1})
         assert not outbox.disposable
         await outbox.after_grace(delivery)
-        collector = asyncio.create_task(outbox.until_ready())
+        collector = asyncio.create_task(outbox.until_ready(1))
         await asyncio.sleep(0)
         assert not outbox.disposable
         outbox.reply(1, ReplyKind.VALUE)
@@ -269,9 +359,12 @@ plans = st.lists(
 )
 
 
+W = TypeVar("W", bound=HostPort)
+
+
 async def send_all(
-    make_wire: Callable[[Host], LossyWire], plan: list[tuple[float, float]]
-) -> tuple[Sent, Link, LossyWire]:
+    make_wire: Callable[[Host], W], plan: list[tuple[float, float]]
+) -> tuple[Sent, Link, W]:
     host = await make_host()
     tasks = TaskSet("the test")
     wire = make_wire(host)
@@ -357,6 +450,82 @@ def test_one_slow_handler_does_not_hold_back_the_fast_ones_of_its_batch() -> Non
     run(scenario())
 
 
+# Requests that come late, or again
+
+
+class FirstLost:
+    """Loses the response of the first delivery."""
+
+    def __init__(self, host: HostPort) -> None:
+        self._host = host
+        self._first = True
+
+    async def deliver(self, frame: bytes) -> bytes:
+        first, self._first = self._first, False
+        response = await self._host.deliver(frame)
+        if first:
+            raise HostUnreachable("The response was lost.")
+        return response
+
+    async def collect(self, frame: bytes) -> bytes:
+        return await self._host.collect(frame)
+
+
+def test_a_batch_that_comes_again_after_many_others_is_handled_once() -> None:
+    sent, _, _ = run(send_all(FirstLost, [(0.0, 0.0005)] * 200))
+    assert Worker.handled == Counter(range(200))
+    assert {len(replies) for replies in sent.replies.values()} == {1}
+
+
+class Ghosts:
+    """Of the first request of a kind its sender hears no more, though it arrives, after a while."""
+
+    def __init__(self, host: HostPort, kind: str, delay_s: float) -> None:
+        self._host = host
+        self._kind = kind
+        self._delay_s = delay_s
+        self.ghost: asyncio.Task[bytes] | None = None
+
+    async def deliver(self, frame: bytes) -> bytes:
+        return await self._pass("deliver", self._host.deliver, frame)
+
+    async def collect(self, frame: bytes) -> bytes:
+        return await self._pass("collect", self._host.collect, frame)
+
+    async def _pass(
+        self, kind: str, request: Callable[[bytes], Awaitable[bytes]], frame: bytes
+    ) -> bytes:
+        if kind == self._kind and self.ghost is None:
+            self.ghost = asyncio.create_task(self._later(request, frame))
+            raise HostUnreachable("It cannot be reached.")
+        return await request(frame)
+
+    async def _later(self, request: Callable[[bytes], Awaitable[bytes]], frame: bytes) -> bytes:
+        await asyncio.sleep(self._delay_s)
+        return await request(frame)
+
+
+SHORTLY_BEFORE_THE_REPETITION = [0.0401, 0.0485, 0.0495, 0.0499]
+AFTER_THE_REPETITION = [0.0501, 0.06, 0.1, 0.4, 20.0]
+
+
+@pytest.mark.parametrize("kind", ["deliver", "collect"])
+@pytest.mark.parametrize("delay_s", [0.0, *SHORTLY_BEFORE_THE_REPETITION, *AFTER_THE_REPETITION])
+@pytest.mark.parametrize("seconds", [0.0, 0.0008, 0.0012, 0.03, 0.0505, 0.5])
+def test_a_late_request_takes_no_replies_away_and_brings_nothing_twice(
+    kind: str, delay_s: float, seconds: float
+) -> None:
+    # Others follow: their batches let the host forget the first one, their replies come with it.
+    plan = [(seconds, 0.0), (0.2, 0.03), (0.0, 0.03), (0.001, 0.03), (0.3, 0.3), (0.0, 0.0)]
+    sent, _, wire = run(send_all(lambda host: Ghosts(host, kind, delay_s), plan))
+    assert Worker.handled == Counter(range(len(plan)))
+    assert {len(replies) for replies in sent.replies.values()} == {1}
+    assert wire.ghost is not None
+    assert wire.ghost.done()
+    if delay_s in AFTER_THE_REPETITION:
+        assert wire.ghost.result() == NOTHING
+
+
 # A wire that the test holds in its hands
 
 
@@ -372,14 +541,14 @@ class HeldWire:
     async def deliver(self, frame: bytes) -> bytes:
         request = Frame.unpack(frame)
         self.delivered.append(request)
-        self.outbox.acknowledged(request.acks, resend=request.resend)
+        self.outbox.acknowledged(request)
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.waiting.append((request, answer))
         return await answer
 
     async def collect(self, frame: bytes) -> bytes:
         request = Frame.unpack(frame)
-        self.outbox.acknowledged(request.acks, resend=request.resend)
+        self.outbox.acknowledged(request)
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.collects.append(answer)
         return await answer
@@ -492,7 +661,7 @@ def test_a_batch_is_repeated_with_the_same_number_until_it_arrives() -> None:
         frames = bench.wire.delivered
         assert len({frame.number for frame in frames}) == 1
         assert len({tuple(frame.messages) for frame in frames}) == 1
-        assert [frame.resend for frame in frames] == [False, True, True, True, True]
+        assert [frame.attempt for frame in frames] == [0, 1, 2, 3, 4]
         assert len(bench.sent.replies[1]) == 1
 
     on_a_bench(scenario)
@@ -530,7 +699,7 @@ def test_replies_that_come_twice_are_taken_once() -> None:
         bench.send(1)
         await bench.settle()
         first = bench.wire.answer()
-        bench.wire.outbox.acknowledged((), resend=True)  # as if that response had been lost
+        bench.wire.outbox.acknowledged(batch(1, attempt=1))  # as if that response had been lost
         await bench.settle()
         bench.send(2)
         await bench.settle()
@@ -655,5 +824,121 @@ def test_a_link_with_too_many_open_messages_takes_no_more_until_a_reply_came() -
         bench.wire.answer()
         await bench.settle()
         assert not bench.link.blocked
+
+    on_a_bench(scenario)
+
+
+def test_a_link_whose_messages_were_given_up_takes_new_ones() -> None:
+    async def scenario(bench: Bench) -> None:
+        messages = [bench.sent.message(number) for number in range(MAX_OPEN)]
+        for message in messages:
+            bench.link.send(message)
+        assert bench.link.blocked
+        for message in messages:
+            message.closed = True
+            bench.link.cancel(message)
+        await bench.settle()
+        assert not bench.link.blocked
+
+    on_a_bench(scenario)
+
+
+def test_replies_are_collected_also_after_a_message_was_given_up_in_the_queue() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.send(1)
+        await bench.settle()
+        bench.wire.answer_without_replies()
+        given_up = bench.send(2)
+        given_up.closed = True
+        bench.link.cancel(given_up)
+        await bench.settle()
+        assert len(bench.wire.collects) == 1
+
+    on_a_bench(scenario)
+
+
+def kinds_of(bench: Bench, number: int) -> list[int]:
+    return [reply.kind for reply in bench.sent.replies[number]]
+
+
+def test_an_open_reply_that_comes_again_with_another_batch_is_taken_once() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.send(1)
+        await bench.settle()
+        bench.wire.answer(ReplyKind.OPEN)
+        await bench.settle()
+        bench.send(2)
+        await bench.settle()
+        bench.wire.fail(HostUnreachable("It cannot be reached."))
+        await asyncio.sleep(1.0)
+        bench.wire.answer()
+        await bench.settle()
+        assert kinds_of(bench, 1) == [ReplyKind.OPEN]
+
+    on_a_bench(scenario)
+
+
+def test_an_open_reply_that_comes_again_before_its_slow_first_response_is_taken_once() -> None:
+    async def scenario(bench: Bench) -> None:
+        for number in (1, 2):
+            bench.send(number)
+            await bench.settle()
+        _, slow = bench.wire.waiting.pop(0)
+        bench.wire.outbox.reply(1, ReplyKind.OPEN)
+        response = bench.wire.outbox.take()
+        bench.wire.fail(HostUnreachable("It cannot be reached."))
+        await asyncio.sleep(1.0)
+        bench.wire.answer()  # the second batch again, and with it the first one's reply
+        await bench.settle()
+        assert kinds_of(bench, 1) == [ReplyKind.OPEN]
+        slow.set_result(response)
+        await bench.settle()
+        assert kinds_of(bench, 1) == [ReplyKind.OPEN]
+
+    on_a_bench(scenario)
+
+
+def test_an_open_reply_is_taken_once_when_both_batches_are_lost_and_come_again() -> None:
+    async def scenario(bench: Bench) -> None:
+        for number in (1, 2):
+            bench.send(number)
+            await bench.settle()
+        outbox = bench.wire.outbox
+        for number, kind in ((1, ReplyKind.OPEN), (2, ReplyKind.VALUE)):
+            outbox.reply(number, kind)
+            outbox.take()  # lost
+        bench.wire.fail(HostUnreachable("It cannot be reached."))
+        bench.wire.fail(HostUnreachable("It cannot be reached."))
+        await asyncio.sleep(0.06)
+        (first, to_first), (second, to_second) = bench.wire.waiting
+        assert (first.attempt, second.attempt) == (1, 1)
+        responses: list[bytes] = []
+        for request in (first, second):  # both arrive before either response returns
+            outbox.acknowledged(request)
+            responses.append(outbox.take())
+        to_first.set_result(responses[0])
+        to_second.set_result(responses[1])
+        await bench.settle()
+        assert kinds_of(bench, 1) == [ReplyKind.OPEN]
+        assert kinds_of(bench, 2) == [ReplyKind.VALUE]
+
+    on_a_bench(scenario)
+
+
+def test_a_settled_reply_that_overtakes_its_open_one_waits_for_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        for number in (1, 2):
+            bench.send(number)
+            await bench.settle()
+        _, slow = bench.wire.waiting.pop(0)
+        bench.wire.outbox.reply(1, ReplyKind.OPEN)
+        response = bench.wire.outbox.take()
+        bench.wire.outbox.reply(1, ReplyKind.SETTLED)
+        bench.wire.answer()
+        await bench.settle()
+        assert kinds_of(bench, 1) == []
+        slow.set_result(response)
+        await bench.settle()
+        assert kinds_of(bench, 1) == [ReplyKind.OPEN, ReplyKind.SETTLED]
 
     on_a_bench(scenario)
