@@ -334,7 +334,11 @@ def _check_home(home: Path) -> None:
 
 async def _all(*tasks: asyncio.Task[Any]) -> None:
     """Wait until all tasks have ended; then raise the first error, with the others as notes."""
-    await asyncio.wait(tasks)
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        await asyncio.wait(tasks)  # their threads go on: what they start must be known, to undo it
+        raise
     errors = [error for task in tasks if (error := task.exception()) is not None]
     if errors:
         for other in errors[1:]:
