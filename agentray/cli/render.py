@@ -81,10 +81,16 @@ def _entrance(record: ClusterRecord, key_file: str, *, new_key: bool) -> Table:
             ("gateway", record.url),
             ("API key", f"in {key_file}{' (new)' if new_key else ''}"),
             ("dashboard", record.dashboard_url or None),
+            ("logs", _logs(record)),
             ("app", record.app),
             ("next", 'agentray prompt "Your text"'),
         ]
     )
+
+
+def _logs(record: ClusterRecord) -> str | None:
+    session = record.local_cluster.get("session_dir")
+    return f"{session}/logs" if session else None
 
 
 # Status

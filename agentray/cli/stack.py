@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import socket
+import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from agentray.app import load_app
 from agentray.client.async_client import AsyncAgentClient
@@ -31,6 +33,7 @@ from agentray.errors import (
     StartFailed,
 )
 from agentray.ids import new_id
+from agentray.runtime.connection import check_answers
 from agentray.runtime.local_cluster import (
     LocalCluster,
     driver_environment,
@@ -163,8 +166,7 @@ class Stack:
         from agentray.runtime import ray_adapter
 
         where = cluster.gcs_address if cluster is not None else address
-        if where != "auto" and not _answers(where):
-            raise ClusterNotRunning(f"No Ray cluster answers at {where}.")
+        check_answers(where)
         ray_adapter.connect_to_ray(where)
         undo.callback(ray_adapter.disconnect_from_ray)
         return ray_adapter.cluster_address()
@@ -188,7 +190,7 @@ class Stack:
                 start_local_cluster,
                 gcs_port=self._settings.gcs_port,
                 dashboard_port=self._settings.dashboard_port,
-                temp_dir=None,
+                temp_dir=_ray_dir(self._settings.home),
                 num_cpus=None,
                 env=os.environ,
                 timeout_s=_RAY_START_S,
@@ -347,13 +349,22 @@ async def _all(*tasks: asyncio.Task[Any]) -> None:
 
 
 def _answers(address: str) -> bool:
-    """Whether something listens at `host:port`. Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=2.0).close()
-    except (OSError, ValueError):
+        check_answers(address)
+    except ClusterNotRunning:
         return False
     return True
+
+
+def _ray_dir(home: Path) -> Path:
+    """Return where Ray puts sessions and logs: a directory of this home's own.
+
+    In the one that all clusters of a machine share, the last that was started names itself as the
+    one that jobs and drivers find. Short, because there are sockets in it.
+    """
+    path = Path(tempfile.gettempdir()) / f"agentray-ray-{crc32(os.fsencode(home)):08x}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
 
 
 def _check_port(host: str, port: int, purpose: str, setting: str) -> None:

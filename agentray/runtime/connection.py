@@ -208,6 +208,7 @@ class Connection:
 
     async def __aenter__(self) -> ManagerClient:
         address = self._address or find_cluster(self._settings or Settings())
+        check_answers(address)
         _prepare_environment(address)
         from agentray.runtime import ray_adapter  # imports ray: seconds, and only needed here
 
@@ -278,16 +279,27 @@ def find_cluster(settings: Settings) -> str:
     record = ClusterRecord.read(settings)
     if record is None:
         raise ClusterNotRunning
-    host, _, port = record.gcs_address.rpartition(":")
+    return record.gcs_address
+
+
+def check_answers(address: str) -> None:
+    """Make sure that something listens at a cluster's address; Ray itself would try for minutes.
+
+    Args:
+        address: `host:port`; `auto`, which only Ray can resolve, passes.
+
+    Raises:
+        ClusterNotRunning: nothing does.
+    """
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return
     try:
-        # Ray itself would try for minutes.
-        socket.create_connection((host, int(port)), timeout=2.0).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
     except OSError as error:
         raise ClusterNotRunning(
-            f"The cluster that was started here does not answer at {record.gcs_address}. "
-            "Start it again with `agentray up MODULE:APP`."
+            f"No cluster answers at {address}. Start one with `agentray up MODULE:APP`."
         ) from error
-    return record.gcs_address
 
 
 def _prepare_environment(address: str) -> None:

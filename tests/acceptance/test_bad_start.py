@@ -16,11 +16,11 @@ from tests.support.cluster import (
     APP,
     Done,
     agentray_command,
+    apart,
     end,
     environment,
     free_port,
     make_home,
-    own_ports,
     processes_of,
     program,
 )
@@ -53,7 +53,7 @@ def home() -> Generator[Path]:
 
 
 def up(home: Path, app: str = APP, *, cwd: Path | None = None, **env: str) -> Done:
-    done = agentray_command("up", app, env=environment(home, **own_ports(), **env), cwd=cwd)
+    done = agentray_command("up", app, env=environment(home, **apart(home), **env), cwd=cwd)
     assert done.exit_code != 0, done
     assert done.stdout == ""
     assert "not expected" not in done.complaint
@@ -91,7 +91,7 @@ def test_an_app_that_cannot_be_loaded_is_named(home: Path, tmp_path: Path, app: 
 def test_a_port_that_is_taken_is_named_with_its_setting(home: Path, setting: str):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
-        env = environment(home, **{**own_ports(), setting: port})
+        env = environment(home, **{**apart(home), setting: port})
         done = agentray_command("up", APP, env=env)
     assert (done.exit_code, done.stdout) == (ExitCode.FAILURE, "")
     assert port in done.complaint
@@ -134,7 +134,7 @@ def test_a_start_that_is_interrupted_takes_back_what_it_started(
     with log.open("w") as output:
         process = subprocess.Popen(
             [program("agentray"), "up", APP],
-            env=environment(home, **own_ports()),
+            env=environment(home, **apart(home)),
             stdout=output,
             stderr=output,
         )

@@ -72,9 +72,13 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**kept, "AGENTRAY_HOME": str(home), **more}
 
 
-def own_ports() -> dict[str, str]:
-    """Return settings with which a cluster disturbs no other one on this machine."""
+def apart(home: Path) -> dict[str, str]:
+    """Return settings with which a cluster disturbs no other one on this machine.
+
+    Ray's jobs ask a file in its temporary directory for the cluster that was started last.
+    """
     return {
+        "RAY_TMPDIR": str(home),
         "AGENTRAY_PORT": str(free_port()),
         "AGENTRAY_GCS_PORT": "0",
         "AGENTRAY_DASHBOARD_PORT": "0",
@@ -172,7 +176,7 @@ class Cluster:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.env = environment(home, **own_ports())
+        self.env = environment(home, **apart(home))
         self.settings = Settings(home=home)
         self.started: Done | None = None
 
