@@ -94,9 +94,9 @@ class _LocalHost:
         """See `ports.HostControl`."""
         await self._until(self._running.update(snapshot, epochs))
 
-    async def load(self, apps: Mapping[str, bytes]) -> None:
+    async def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
         """See `ports.HostControl`."""
-        await self._until(self._running.load(apps))
+        return await self._until(self._running.load(apps))
 
     async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
         """See `ports.HostControl`."""

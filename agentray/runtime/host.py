@@ -20,6 +20,7 @@ from agentray.agent import AgentType
 from agentray.app import App
 from agentray.context import Context
 from agentray.errors import (
+    AgentFailed,
     AgentrayError,
     ConfigurationError,
     Fenced,
@@ -96,6 +97,7 @@ class Host:
         )
         self.types: dict[str, Loaded] = {}
         self._apps: dict[str, bytes] = {}
+        self._broken: dict[str, str] = {}  # why an agent type's app cannot be imported here
         self._epochs: Mapping[tuple[str, int], int] = {}
         self._agents: OrderedDict[AgentId, Incarnation] = OrderedDict()
         self._outboxes: dict[str, Outbox] = {}
@@ -129,18 +131,31 @@ class Host:
 
     # What the manager asks
 
-    async def load(self, apps: Mapping[str, bytes]) -> None:
+    async def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
         """Learn the code of apps.
 
-        Raises:
-            ConfigurationError: one of them cannot be imported here.
+        Returns:
+            Why, by app, for those that cannot be imported here. The agents of such an app fail
+            with that reason; the others are none the worse.
         """
-        for name, spec in apps.items():
-            if self._apps.get(name) == spec:
+        failures: dict[str, str] = {}
+        for name, packed in apps.items():
+            if self._apps.get(name) == packed:
                 continue
-            for agent_type in _read_app(name, spec).types.values():
+            spec: AppSpec = decode(packed)
+            for type_name, *_ in spec.types:
+                self._broken.pop(type_name, None)
+            try:
+                app = _read_app(spec)
+            except ConfigurationError as error:
+                failures[name] = str(error)
+                self._broken.update((type_name, str(error)) for type_name, *_ in spec.types)
+                logger.error("%s", error, extra={"action": "app_not_loaded", "app": name})  # noqa: TRY400
+                continue
+            for agent_type in app.types.values():
                 self.types[agent_type.name] = Loaded(agent_type, name, agent_type.options.pool)
-            self._apps[name] = spec
+            self._apps[name] = packed
+        return failures
 
     async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
         """Take the newest snapshot and leases; agents of lost slots leave at once."""
@@ -282,6 +297,9 @@ class Host:
     def _refused(self, turn: Turn) -> bool:
         """Answer a message that this host cannot take; False when it can."""
         agent_id = turn.envelope.target
+        if agent_id.type not in self.types and agent_id.type in self._broken:
+            turn.fail(AgentFailed(str(agent_id), self._broken[agent_id.type]))
+            return True
         if agent_id.type not in self.types:
             turn.fail(UnknownAgentType(agent_id.type, tuple(sorted(self.types))))
             return True
@@ -428,10 +446,9 @@ class Host:
         logger.error("%s: %s", agent_id, action, exc_info=error, extra=extra)
 
 
-def _read_app(name: str, packed: bytes) -> App:
-    spec: AppSpec = decode(packed)
+def _read_app(spec: AppSpec) -> App:
     sys.path.extend(path for path in spec.python_path if path not in sys.path)
     try:
         return decode(spec.app)
     except AgentrayError as error:
-        raise ConfigurationError(f"The app {name!r} cannot be loaded: {error}") from error
+        raise ConfigurationError(f"The app {spec.name!r} cannot be loaded: {error}") from error

@@ -139,13 +139,9 @@ class HostKeeper:
         async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
             await self.control.update(snapshot, epochs)
 
-    async def load(self, code: Mapping[str, bytes]) -> None:
-        """Bring it the apps' code.
-
-        Raises:
-            ConfigurationError: it cannot import an app.
-        """
-        await self.control.load(code)
+    async def load(self, code: Mapping[str, bytes]) -> dict[str, str]:
+        """Bring it the apps' code; return why it cannot import some of them."""
+        return await self.control.load(code)
 
     async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
         """Let it give slots up; one that is lost meanwhile has given up all."""

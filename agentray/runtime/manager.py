@@ -23,7 +23,7 @@ from agentray.core.reconcile import (
     StopHost,
     reconcile,
 )
-from agentray.errors import AgentrayError, StartFailed
+from agentray.errors import AgentrayError, ConfigurationError, StartFailed
 from agentray.ids import new_id
 from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.snapshot import HostRef, Snapshot
@@ -78,6 +78,7 @@ class Manager:
         )
         self._reconciling = asyncio.Lock()
         self._deploying = asyncio.Lock()
+        self._deploying_app = ""
         self._steps: dict[str, int] = {}  # failures per step of the loop
         self.started_at = datetime.now(UTC)
 
@@ -179,7 +180,7 @@ class Manager:
             await self._store.put_host(row)
             loaded: dict[str, bytes] = {}
             while (code := self._catalog.code()) != loaded:  # an app may come meanwhile
-                await keeper.load(code)
+                self._refuse_new_code(await keeper.load(code))
                 loaded = code
             row = HostRow(ref.id, keeper.pool, ref.actor_name, "live", info["node_id"], info["pid"])
             await self._store.put_host(row)
@@ -197,6 +198,18 @@ class Manager:
             logger.info("host is live", extra={"action": "host_live", "host": ref.id})
         self._placements.wake()
         self._wake.set()
+
+    def _refuse_new_code(self, failures: Mapping[str, str]) -> None:
+        """Fail a host's start when it cannot import the app that is being deployed.
+
+        Of an app that was deployed before, only the agents fail: one app whose source has gone bad
+        must not keep the hosts of all the others down.
+
+        Raises:
+            ConfigurationError: the new app is among the failures.
+        """
+        if self._deploying_app in failures:
+            raise ConfigurationError(failures[self._deploying_app])
 
     def _host_lost(self, keeper: HostKeeper, reason: str) -> None:
         """Begin a fail-over: called as soon as a host is known to be dead."""
@@ -249,25 +262,32 @@ class Manager:
             StartFailed: hosts with the new code do not come up; the old code stays.
         """
         async with self._deploying:
-            before = self._catalog.apps.get(spec.name)
-            pools = {t[1] for t in spec.types}
-            if before is None:
-                await self._try_code(spec)
-            done = await self._catalog.deploy(spec)
-            if before is None:
-                await self._load({spec.name: Catalog.pack(spec)})  # hosts that came meanwhile
-            if done == "replaced":
-                self._replace_code(pools)
-            self._placements.sync()
-            self._wake.set()
+            self._deploying_app = spec.name
             try:
-                await self._until_leased(pools)
-            except StartFailed:
-                await self._catalog.restore(spec.name, before)
-                self._replace_code(pools)
-                raise
-            await self._placements.announce()
-            return done, self._placements.snapshot
+                return await self._deploy(spec)
+            finally:
+                self._deploying_app = ""
+
+    async def _deploy(self, spec: AppSpec) -> tuple[str, Snapshot]:
+        before = self._catalog.apps.get(spec.name)
+        pools = {t[1] for t in spec.types}
+        if before is None:
+            await self._try_code(spec)
+        done = await self._catalog.deploy(spec)
+        if before is None:
+            await self._load({spec.name: Catalog.pack(spec)})  # hosts that came meanwhile
+        if done == "replaced":
+            self._replace_code(pools)
+        self._placements.sync()
+        self._wake.set()
+        try:
+            await self._until_leased(pools)
+        except StartFailed:
+            await self._catalog.restore(spec.name, before)
+            self._replace_code(pools)
+            raise
+        await self._placements.announce()
+        return done, self._placements.snapshot
 
     async def _try_code(self, spec: AppSpec) -> None:
         """Load an app everywhere before it is accepted: one that fails must not stop later hosts.
@@ -283,7 +303,8 @@ class Manager:
 
     async def _load(self, code: Mapping[str, bytes]) -> None:
         live = [k for k in self._hosts.values() if k.status is HostStatus.LIVE]
-        await asyncio.gather(*(keeper.load(code) for keeper in live))
+        for failures in await asyncio.gather(*(keeper.load(code) for keeper in live)):
+            self._refuse_new_code(failures)
 
     def _replace_code(self, pools: set[str]) -> None:
         """Let hosts that imported the old code be replaced by new ones."""

@@ -55,12 +55,8 @@ class HostControl(HostPort, Protocol):
         """Give it the newest snapshot and all the slots that it leases, with their epochs."""
         ...
 
-    async def load(self, apps: Mapping[str, bytes]) -> None:
-        """Let it know the code of these apps, by name.
-
-        Raises:
-            ConfigurationError: one of them cannot be imported there.
-        """
+    async def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
+        """Let it know the code of these apps, by name; return why some cannot be imported."""
         ...
 
     async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:

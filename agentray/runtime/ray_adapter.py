@@ -101,12 +101,13 @@ class HostActor:
         """See `ports.HostControl`."""
         await self._running.update(snapshot, epochs)
 
-    async def load(self, apps: Mapping[str, bytes]) -> None:
+    async def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
         """See `ports.HostControl`."""
-        await self._running.load(apps)
+        failures = await self._running.load(apps)
         # What has been imported stays: the collector need not look at it time and again.
         gc.collect()
         gc.freeze()
+        return failures
 
     async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
         """See `ports.HostControl`."""
@@ -176,9 +177,9 @@ class RayHost:
         """See `ports.HostControl`."""
         await self._call("update", snapshot, epochs)
 
-    async def load(self, apps: Mapping[str, bytes]) -> None:
+    async def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
         """See `ports.HostControl`."""
-        await self._call("load", apps)
+        return await self._call("load", apps)
 
     async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
         """See `ports.HostControl`."""

@@ -298,6 +298,7 @@ class TestUp:
             "gateway    http://127.0.0.1:8000",
             f"API key    in {settings.key_file} (new)",
             "dashboard  http://127.0.0.1:8265",
+            "logs       -",
             "app        shop.app:app",
             'next       agentray prompt "Your text"',
         ]

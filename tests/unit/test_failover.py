@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from agentray import Agent, AgentOptions, App, Event, Prompt, RunStatus, TerminateEvent, on
+from agentray import (
+    Agent,
+    AgentFailed,
+    AgentOptions,
+    App,
+    Event,
+    Prompt,
+    RunStatus,
+    TerminateEvent,
+    on,
+)
 from agentray.patterns.aggregator import AggregatorAgent, Gathered
+from agentray.runtime.packing import pack_app
+from agentray.store.base import AppRow
+from agentray.store.memory import MemoryStore
 from agentray.testing import LocalRuntime
 
 attempts: Counter[str] = Counter()
@@ -108,3 +124,16 @@ async def test_a_run_that_kills_every_host_ends_dead_and_the_others_go_on() -> N
         assert "attempts" in run.error.message
         healthy = await asyncio.wait_for(manager.prompt("fine"), 20)
         assert healthy.result == {"text": "enif", "length": 4}
+
+
+async def test_an_app_whose_code_is_gone_fails_its_own_agents_only() -> None:
+    store = MemoryStore()
+    spec = replace(pack_app(App("lost", [Poison])), app=b"its module is gone")
+    row = AppRow("lost", pickle.dumps(spec), "", "digest", "running", datetime.now(UTC))
+    await store.put_app(row)
+    async with LocalRuntime(hosts=2, store=store) as manager:
+        await manager.deploy(App("both", [Desk, Reverser, Counter_, Joiner], entry=Desk))
+        run = await asyncio.wait_for(manager.prompt("fine", agent=Desk), 20)
+        assert run.result == {"text": "enif", "length": 4}
+        with pytest.raises(AgentFailed, match="cannot be loaded"):
+            await asyncio.wait_for(manager.prompt("hello", agent="poison"), 20)
