@@ -134,7 +134,7 @@ def load_app(import_string: str) -> App:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(
             f"{module_name!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error

@@ -27,6 +27,7 @@ from agentray.errors import (
     IdempotencyConflict,
     NoHandler,
     Overloaded,
+    PayloadError,
     StoreUnavailable,
 )
 from agentray.ids import new_id
@@ -176,6 +177,8 @@ def from_error(error: AgentrayError) -> HttpProblem:
             return error
         case NoHandler():
             return invalid("agent", "body", str(error))
+        case PayloadError():
+            return invalid("request", "query", str(error))
         case AddressError():
             return HttpProblem(UNKNOWN, str(error))
         case IdempotencyConflict():

@@ -91,11 +91,12 @@ def as_json(value: Any, what: str) -> Any:
         what: how an error names it.
 
     Raises:
-        PayloadError: it has no JSON form; NaN and infinities have none.
+        PayloadError: it has no JSON form; NaN, infinities and lone surrogates have none.
     """
     try:
         plain = to_jsonable_python(value)
-        json.dumps(plain, allow_nan=False)
+        # As bytes, because half of a surrogate pair is a character only until it is written.
+        json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, TypeError) as error:  # pydantic's serialisation error is a ValueError
         raise PayloadError(f"The {what} is not JSON: {error}") from error
     return plain
@@ -116,7 +117,7 @@ def encode_error(error: BaseException) -> bytes:
                 return carry(copy)
         except Exception:  # noqa: BLE001, S112 - whatever it is, the caller shall hear of the first
             continue
-    return encode(RemoteError(type(error).__qualname__, _text(error), told))
+    return encode(RemoteError(type(error).__qualname__, text_of(error), told))
 
 
 def _says_the_same(copy: BaseException, error: BaseException) -> bool:
@@ -163,7 +164,8 @@ def _rebuild_error(
     return error
 
 
-def _text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """Return what an exception says; one of the user's may fail to say it."""
     try:
         return str(error)
     except Exception as broken:  # noqa: BLE001 - a __str__ of the user's

@@ -18,9 +18,10 @@ from agentray.context import Context
 from agentray.core.supervision import Backoff
 from agentray.errors import ConfigurationError, StoreUnavailable
 from agentray.ids import AgentId
-from agentray.protocol.codec import decode
+from agentray.protocol.codec import decode, text_of
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.incarnation import Incarnation
+from agentray.runtime.tasks import being_cancelled
 from agentray.store.base import LaunchedAgent, StateWrite
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Activator:
             return
         try:
             agent.begin(kind.cls(), None)
-        except Exception as error:  # noqa: BLE001 - user code
+        except BaseException as error:  # noqa: BLE001 - user code
             self._host.tasks.spawn(self._retry(agent, error), name=f"start {agent.id}")
         else:
             agent.ready()
@@ -71,12 +72,14 @@ class Activator:
     async def _start(self, agent: Incarnation) -> None:
         try:
             await self._begin(agent)
-        except Exception as error:  # noqa: BLE001 - user code
+        except BaseException as error:
+            if being_cancelled():
+                raise
             await self._retry(agent, error)
         else:
             agent.ready()
 
-    async def _retry(self, agent: Incarnation, error: Exception) -> None:
+    async def _retry(self, agent: Incarnation, error: BaseException) -> None:
         """Try again as the restart policy allows, then give up."""
         policy = agent.type.options.restart
         backoff = Backoff(
@@ -91,12 +94,14 @@ class Activator:
             else:
                 wait_s = backoff.failed(self._host.now(), random.random())  # noqa: S311
             if wait_s is None:
-                agent.fail(f"{type(error).__name__}: {error}")
+                agent.fail(f"{type(error).__name__}: {text_of(error)}")
                 return
             await asyncio.sleep(wait_s)
             try:
                 await self._begin(agent)
-            except Exception as again:  # noqa: BLE001 - user code
+            except BaseException as again:
+                if being_cancelled():
+                    raise
                 error = again
             else:
                 agent.ready()
@@ -131,11 +136,11 @@ class Activator:
                 f"{agent.id} was never launched, and {error}. Launch it with its arguments first."
             ) from error
 
-    def _log(self, agent: Incarnation, error: Exception) -> None:
+    def _log(self, agent: Incarnation, error: BaseException) -> None:
         logger.warning(
             "%s could not be started: %s: %s",
             agent.id,
             type(error).__name__,
-            error,
+            text_of(error),
             extra={"action": "start_failed", "agent": str(agent.id)},
         )

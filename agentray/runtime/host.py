@@ -440,7 +440,7 @@ class Host:
         """Add an event to the run that a message belongs to."""
         self._publisher.progress(context, kind, data)
 
-    def log_agent_error(self, agent_id: AgentId, action: str, error: Exception) -> None:
+    def log_agent_error(self, agent_id: AgentId, action: str, error: BaseException) -> None:
         """Log an error of an agent that reaches nobody else."""
         extra = {"action": action, "agent": str(agent_id)}
         logger.error("%s: %s", agent_id, action, exc_info=error, extra=extra)

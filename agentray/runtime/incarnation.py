@@ -24,9 +24,10 @@ from agentray.errors import (
 )
 from agentray.events import Event, Prompt
 from agentray.ids import AgentId, new_id
-from agentray.protocol.codec import as_json, decode, encode, encode_error
+from agentray.protocol.codec import as_json, decode, encode, encode_error, text_of
 from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome, ReplyKind
 from agentray.runtime.scope import Scope, scope_of
+from agentray.runtime.tasks import being_cancelled
 from agentray.runtime.turn import Turn
 from agentray.store.base import StateWrite
 
@@ -199,18 +200,20 @@ class Incarnation:
                 await self._handle_event(turn, context, started)
             else:
                 await self._handle_call(turn, context, started)
-        except asyncio.CancelledError:
-            if not turn.cancelled:
+        except asyncio.CancelledError as raised:
+            if turn.cancelled:
+                # The message was given up, not this task: it goes on with the next one.
+                cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
+                turn.drop()
+            elif being_cancelled():
                 raise
-            # The message was given up, not this task: it goes on with the next one.
-            task = cast("asyncio.Task[Any]", asyncio.current_task())
-            task.uncancel()
-            turn.drop()
+            else:
+                error = raised
         except Fenced:
             # Nothing was written: the agent lives elsewhere, the sender shall ask there.
             self._host.evict_fenced(self)
             turn.reply(ReplyKind.MOVED)
-        except (Exception, SystemExit) as raised:  # noqa: BLE001 - user code raises what it likes
+        except BaseException as raised:  # noqa: BLE001 - an exit of user's code is not the host's
             error = raised
         finally:
             contexts.current.reset(token)
@@ -322,14 +325,14 @@ class Incarnation:
             turn.drop()
             return
         if started is not None:
-            self._trace(context, envelope, started, f"{type(error).__name__}: {error}")
+            self._trace(context, envelope, started, f"{type(error).__name__}: {text_of(error)}")
         if envelope.kind != Kind.EVENT:
             turn.reply(ReplyKind.ERROR, encode_error(error), (context.scope or Scope()).outcome())
             return
         scope = scope_of(context)
         if scope.idle:
             scope.hold()  # it failed before its handler was called
-        scope.fail(Failure(type(error).__name__, str(error), str(self.id), ()))
+        scope.fail(Failure(type(error).__name__, text_of(error), str(self.id), ()))
         scope.on_done(lambda outcome: turn.reply(ReplyKind.VALUE, None, _along(outcome, envelope)))
         scope.release()
 
@@ -403,7 +406,9 @@ class Incarnation:
         try:
             async with asyncio.timeout(_CLEAN_UP_S):
                 await self.agent.on_stop()
-        except Exception as error:  # noqa: BLE001 - user code
+        except BaseException as error:
+            if being_cancelled():
+                raise
             self._host.log_agent_error(self.id, "on_stop_failed", error)
 
     def dismiss(self) -> list[Turn]:

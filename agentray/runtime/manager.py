@@ -30,7 +30,7 @@ from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.catalog import STOPPED, Catalog
 from agentray.runtime.host_keeper import HostKeeper
 from agentray.runtime.placements import RELEASE_GRACE_S, Placements, PoolState, until_stored
-from agentray.runtime.ports import HostFactory
+from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.tasks import TaskSet
 from agentray.store.base import HostRow, Store
@@ -303,8 +303,15 @@ class Manager:
 
     async def _load(self, code: Mapping[str, bytes]) -> None:
         live = [k for k in self._hosts.values() if k.status is HostStatus.LIVE]
-        for failures in await asyncio.gather(*(keeper.load(code) for keeper in live)):
-            self._refuse_new_code(failures)
+        answers = await asyncio.gather(
+            *(keeper.load(code) for keeper in live), return_exceptions=True
+        )
+        for answer in answers:
+            if isinstance(answer, dict):
+                self._refuse_new_code(answer)
+            elif not isinstance(answer, (HostGone, HostUnreachable)):
+                raise answer
+            # A host that is lost meanwhile has a successor, which loads everything.
 
     def _replace_code(self, pools: set[str]) -> None:
         """Let hosts that imported the old code be replaced by new ones."""

@@ -120,18 +120,16 @@ class RunBook:
             raise UnknownRun(run_id)
         if stored.run.status in TERMINAL:
             return stored.run
-        active = self.begin(stored)
         if stored.run.attempt > MAX_ATTEMPTS:
-            await self._give_up(active)
-        return active
+            return await self._give_up(stored)
+        return self.begin(stored)
 
-    async def _give_up(self, active: ActiveRun) -> None:
-        for turn in list(active.active.values()):
-            turn.cancelled = True
-            if turn.task is not None:
-                turn.task.cancel()
-        message = f"Given up after {MAX_ATTEMPTS} attempts, each of which lost its host."
+    async def _give_up(self, stored: StoredRun) -> ActiveRun:
+        """End a run without another attempt: that one might cost this host too."""
+        active = self._active[stored.run.id] = ActiveRun(stored, self)
+        message = f"Given up after {MAX_ATTEMPTS} attempts, each of which lost a host."
         await active.finish(RunStatus.DEAD, None, RunError(type="HostDied", message=message))
+        return active
 
     async def again(self, active: ActiveRun, reason: str) -> None:
         """Try a run again after a host that worked on a part of it was lost."""

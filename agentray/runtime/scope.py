@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agentray.context import Context
-from agentray.protocol.codec import error_of
+from agentray.protocol.codec import error_of, text_of
 from agentray.protocol.envelope import Failure, Outcome, Reply
 
 MAX_SPANS = 1000
@@ -105,4 +105,4 @@ def scope_of(context: Context) -> Scope:
 def failure_of(reply: Reply, agent: str = "") -> Outcome:
     """Return the outcome of a message that ended with an error instead of one."""
     error = error_of(reply)
-    return Outcome(errors=(Failure(type(error).__name__, str(error), agent, ()),))
+    return Outcome(errors=(Failure(type(error).__name__, text_of(error), agent, ()),))

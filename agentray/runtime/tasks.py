@@ -10,6 +10,15 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 
+def being_cancelled() -> bool:
+    """Whether somebody has cancelled the running task.
+
+    User code may raise `CancelledError` by itself; that is an error like any other.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class TaskSet:
     """Tasks of one owner. An error in one is logged; `close` ends them all."""
 
