@@ -170,7 +170,7 @@ def from_validation(errors: Sequence[ErrorDetails], location: str) -> HttpProble
     )
 
 
-def from_error(error: AgentrayError) -> HttpProblem:
+def from_error(error: AgentrayError) -> HttpProblem:  # noqa: PLR0911 - one row per class
     """Return the problem that tells of an error, by its class."""
     match error:
         case HttpProblem():
