@@ -29,7 +29,7 @@ class Settings(BaseSettings):
         "than one node.",
     )
     host: str = Field(default="127.0.0.1", description="Address the gateway listens on.")
-    port: int = Field(default=8000, ge=1, le=65535, description="Port of the gateway.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port of the gateway.")
     gcs_port: int = Field(default=6379, ge=0, le=65535, description="Port of Ray's GCS; 0: any.")
     dashboard_port: int = Field(
         default=8265, ge=0, le=65535, description="Port of Ray's dashboard and job API; 0: any."

@@ -22,7 +22,6 @@ from typing import Any
 from zlib import crc32
 
 from agentray.app import load_app
-from agentray.client.async_client import AsyncAgentClient
 from agentray.config import ClusterRecord, Settings
 from agentray.errors import (
     AgentrayError,
@@ -139,6 +138,8 @@ class Stack:
 
     def _check_ports(self, *, local: bool) -> None:
         settings = self._settings
+        if settings.port == 0:
+            raise ConfigurationError("The gateway needs a port of its own: set AGENTRAY_PORT.")
         _check_port(settings.host, settings.port, "the gateway", "AGENTRAY_PORT")
         if local:
             _check_port("127.0.0.1", settings.gcs_port, "Ray's GCS", "AGENTRAY_GCS_PORT")
@@ -153,8 +154,8 @@ class Stack:
         os.environ.update(driver_environment("127.0.0.1" if local else "elsewhere"))
         database = asyncio.create_task(self._start_database(report, undo))
         ray = asyncio.create_task(self._start_ray(report, undo)) if local else None
-        # Importing Ray takes seconds, which Ray's own start leaves idle.
-        imports = asyncio.create_task(asyncio.to_thread(_import_ray))
+        # Importing takes seconds, which Ray's own start leaves idle.
+        imports = asyncio.create_task(asyncio.to_thread(_import_the_rest))
         tasks = [task for task in (database, ray, imports) if task is not None]
         await _all(*tasks)
         return database.result(), ray.result() if ray is not None else None
@@ -257,6 +258,8 @@ class Stack:
             told(f"{name} {done}")
 
     async def _until_ready(self, url: str, report: Report) -> None:
+        from agentray.client.async_client import AsyncAgentClient
+
         async with _step(report, "ready"), AsyncAgentClient(url) as client:
             missing: list[str] = ["no answer"]
             end = time.monotonic() + _READY_S
@@ -388,8 +391,9 @@ async def _check_database(url: str) -> None:
     await store.close()
 
 
-def _import_ray() -> None:
-    importlib.import_module("agentray.gateway.deployment")
+def _import_the_rest() -> None:
+    for module in ("agentray.gateway.deployment", "agentray.client.async_client"):
+        importlib.import_module(module)
 
 
 def _cluster_of(record: ClusterRecord) -> LocalCluster | None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,9 @@ class Gateway:
             dispatcher=ChannelDispatcher(channel),
             ready=Readiness(channel),
         )
+        # What has been imported stays: the collector need not look at it time and again.
+        gc.collect()
+        gc.freeze()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the replica has been made."""

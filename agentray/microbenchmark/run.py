@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -33,6 +34,9 @@ async def run(*, quick: bool, report: Callable[[str], None]) -> list[Row]:
     access = Access.find()
     async with connect() as manager:
         await manager.deploy(app)
+        # What has been imported here, Ray Serve among it, is not what is measured.
+        gc.collect()
+        gc.freeze()
         report("calls")
         rows = await measure_calls(manager, scale)
         report("prompts over HTTP")

@@ -106,10 +106,12 @@ def encode_error(error: BaseException) -> bytes:
     """Serialise an exception so that it surely arrives.
 
     The exception itself, with the remote traceback as a note, when a copy of it says the same; else
-    a `RemoteError` that tells its type, message and traceback.
+    a `RemoteError` that tells its type, message and traceback. So do exits, interrupts and
+    cancellations: raised at the caller, they would end what is not theirs.
     """
     told = "".join(traceback.format_exception(error))
-    for carry in (_as_it_is, _without_constructor):
+    ways = (_as_it_is, _without_constructor) if isinstance(error, Exception) else ()
+    for carry in ways:
         try:
             copy = pickle.loads(carry(error))  # noqa: S301 - our own bytes
             if _says_the_same(copy, error):

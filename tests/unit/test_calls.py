@@ -215,7 +215,7 @@ async def test_an_exception_whose_constructor_cannot_be_repeated_arrives_as_itse
 
 async def test_an_agent_that_exits_fails_its_caller_and_not_its_host(runtime: Cluster) -> None:
     _, manager = runtime
-    with pytest.raises(SystemExit):
+    with pytest.raises(RemoteError, match="SystemExit"):
         await manager.handle(Echo, "a").fail("exit")
     assert await manager.handle(Echo, "a").twice(1) == 2
 

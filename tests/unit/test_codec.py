@@ -329,7 +329,6 @@ def raised(error: BaseException) -> BaseException:
         OddError(1, 2),
         NotEnough(3),
         ExceptionGroup("two", [ValueError("a"), KeyError("b")]),
-        asyncio.CancelledError("stopped"),
     ],
 )
 def test_an_exception_arrives_as_itself_and_tells_where_it_was_raised(error: BaseException) -> None:
@@ -447,3 +446,10 @@ def test_what_has_no_json_form_is_refused_by_name() -> None:
 def test_a_payload_is_plain_pickle_where_that_suffices() -> None:
     # Ten times as fast as by value: a change here would show in every call.
     assert encode({"a": [1]}) == pickle.dumps({"a": [1]}, protocol=5)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_an_exit_is_told_and_not_repeated_at_the_caller(kind: type[BaseException]) -> None:
+    found = decode_error(encode_error(raised(kind("stopped"))))
+    assert isinstance(found, RemoteError)
+    assert found.type_name == kind.__name__
