@@ -45,11 +45,11 @@ def run_command(home: Path, *words: str, stdin: str | bytes = "", **environment:
     return Done(done.exit_code, done.stdout, done.stderr)
 
 
-def write_record(home: Path) -> None:
-    """Let it look as if agentray had been started with a Ray cluster at a closed port."""
+def write_record(home: Path, gcs_address: str = "127.0.0.1:9") -> None:
+    """Let it look as if agentray had been started with a Ray cluster, by default at a closed port."""
     record = ClusterRecord(
         url=CLOSED,
-        gcs_address="127.0.0.1:9",
+        gcs_address=gcs_address,
         dashboard_url="",
         app="shop:app",
         embedded_database=False,
@@ -264,7 +264,7 @@ class TestNothingThere:
         for words in (["status"], ["agents"], ["stop", "app"]):
             done = run_command(tmp_path, *words)
             assert done.exit_code == ExitCode.UNAVAILABLE
-            assert "does not answer at 127.0.0.1:9" in done.stderr
+            assert "No cluster answers at 127.0.0.1:9" in done.stderr
 
     @pytest.mark.parametrize("command", ["up", "deploy"])
     @pytest.mark.parametrize(
@@ -292,8 +292,9 @@ class TestUp:
     """What `up` says before it starts anything."""
 
     def test_a_second_one_says_where_it_is_up(self, tmp_path: Path):
-        write_record(tmp_path)
-        done = run_command(tmp_path, "up", APP)
+        with socket.create_server(("127.0.0.1", 0)) as cluster:
+            write_record(tmp_path, f"127.0.0.1:{cluster.getsockname()[1]}")
+            done = run_command(tmp_path, "up", APP)
         assert (done.exit_code, done.stderr) == (ExitCode.OK, "")
         assert f"gateway    {CLOSED}" in done.stdout
         assert f"agentray deploy {APP}" in done.stdout

@@ -1,5 +1,6 @@
 """A Ray cluster of one machine, started and stopped for real."""
 
+import contextlib
 import ipaddress
 import os
 import shutil
@@ -86,6 +87,15 @@ def test_starts_closed_to_others_and_stops_wholly(tmp_path_factory: pytest.TempP
     assert stop_local_cluster(cluster, 1) == []  # stopping what is stopped is fine
 
 
+def _command_lines() -> list[str]:
+    """Return those of all processes; one that ends meanwhile, or waits for its parent, has none."""
+    found: list[str] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
 def test_a_failed_start_says_why_and_leaves_nothing(tmp_path: Path):
     too_long = tmp_path / ("long" * 30)  # for Ray's sockets
     with pytest.raises(LocalClusterError, match="AF_UNIX"):
@@ -97,7 +107,7 @@ def test_a_failed_start_says_why_and_leaves_nothing(tmp_path: Path):
             env=_environment(tmp_path),
             timeout_s=60,
         )
-    assert not [p for p in psutil.process_iter() if str(too_long) in " ".join(p.cmdline())]
+    assert not [line for line in _command_lines() if str(too_long) in line]
 
 
 def test_a_token_that_others_can_read_is_closed(tmp_path: Path):
