@@ -46,7 +46,7 @@ def run_command(home: Path, *words: str, stdin: str | bytes = "", **environment:
 
 
 def write_record(home: Path, gcs_address: str = "127.0.0.1:9") -> None:
-    """Let it look as if agentray had been started with a Ray cluster, by default at a closed port."""
+    """Let it look as if agentray was started with a Ray cluster, by default at a closed port."""
     record = ClusterRecord(
         url=CLOSED,
         gcs_address=gcs_address,
