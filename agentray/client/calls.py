@@ -225,7 +225,7 @@ def pause_before_retry(error: ClientError, attempt: int) -> float | None:
         return None
     pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (attempt - 1))
     # Jitter: clients that failed together shall not come back together.
-    return max(error.retry_after_s or 0.0, pause_s * random.uniform(0.5, 1.0))  # noqa: S311
+    return max(error.retry_after_s or 0.0, pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
 
 def _parse(response: Response, adapter: TypeAdapter[_T]) -> _T:

@@ -98,9 +98,12 @@ class Admissions:
         try:
             return await self._dispatcher.run(run)
         except AgentrayError as error:
-            logger.warning("Run %s stays queued: %s", run.id, error)
-        except Exception:
-            logger.exception("Run %s stays queued: driving it failed", run.id)
+            logger.warning(
+                "run stays queued: %s", error, extra={"action": "run_waits", "run": run.id}
+            )
+        except Exception:  # a bug, told in the log; the accepted run must not be lost to it
+            extra = {"action": "run_drive_failed", "run": run.id}
+            logger.exception("run stays queued: driving it failed", extra=extra)
         return None
 
     def _forget(self, run_id: str, _task: asyncio.Task[Run | None]) -> None:

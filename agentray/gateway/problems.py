@@ -202,7 +202,8 @@ def from_error(error: AgentrayError) -> HttpProblem:  # noqa: PLR0911 - one row 
 def internal(error: Exception) -> HttpProblem:
     """Log an error that nobody expected, and return a problem that shows only the log's id."""
     error_id = new_id("err")
-    logger.error("Request failed, id %s", error_id, exc_info=error)
+    extra = {"action": "request_failed", "error_id": error_id}
+    logger.error("request failed, id %s", error_id, exc_info=error, extra=extra)
     return HttpProblem(INTERNAL, f"Look for {error_id} in the gateway's log.", id=error_id)
 
 
@@ -217,7 +218,7 @@ async def on_error(_request: Request, error: Exception) -> Response:
         return internal(error).response()
     problem = from_error(error)
     if problem.kind is UNAVAILABLE:
-        logger.warning("Request refused: %s", error)
+        logger.warning("request refused: %s", error, extra={"action": "request_refused"})
     return problem.response()
 
 

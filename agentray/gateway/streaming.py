@@ -80,7 +80,9 @@ class RunStreams:
         except AgentrayError as error:
             # The status is sent already. The stream ends before its terminal event, so the client
             # comes back with Last-Event-ID and is told what is wrong.
-            logger.warning("Events of run %s end early: %s", run.id, error)
+            logger.warning(
+                "events end early: %s", error, extra={"action": "events_cut", "run": run.id}
+            )
 
     async def follow(self, run: Run, after: int) -> AsyncIterator[RunEvent | None]:
         """Yield the events of a run after an offset until the terminal one.

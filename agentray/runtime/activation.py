@@ -92,7 +92,7 @@ class Activator:
             elif isinstance(error, ConfigurationError):
                 wait_s = None  # no attempt will go better
             else:
-                wait_s = backoff.failed(self._host.now(), random.random())  # noqa: S311
+                wait_s = backoff.failed(self._host.now(), random.random())  # noqa: S311 - jitter
             if wait_s is None:
                 agent.fail(f"{type(error).__name__}: {text_of(error)}")
                 return

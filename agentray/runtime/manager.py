@@ -187,9 +187,9 @@ class Manager:
         except AgentrayError as error:
             pool.last_error = str(error)
             pool.not_before = time.monotonic() + (
-                pool.backoff.failed(time.monotonic(), random.random()) or 0.0  # noqa: S311
+                pool.backoff.failed(time.monotonic(), random.random()) or 0.0  # noqa: S311 - jitter
             )
-            logger.error("host did not start: %s", error, extra={"action": "host_start_failed"})  # noqa: TRY400
+            logger.error("host did not start: %s", error, extra={"action": "host_start_failed"})  # noqa: TRY400 - its text says it all
             self._hosts.pop(ref.id, None)
             self._factory.kill(ref)
         else:
