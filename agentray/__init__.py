@@ -27,7 +27,8 @@ from agentray.events import Event, Prompt, TerminateEvent
 from agentray.handle import Handle, RemoteAction
 from agentray.ids import AgentId
 from agentray.protocol.runs import Run, RunEvent, RunStatus
-from agentray.runtime.connection import ManagerClient, connect
+from agentray.runtime.connection import connect
+from agentray.runtime.manager_client import ManagerClient
 
 __version__ = "0.1.0"
 

@@ -23,9 +23,9 @@ from agentray.context import bind_process
 from agentray.ids import AgentId
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.channel import Channel
-from agentray.runtime.connection import ManagerClient
 from agentray.runtime.host import Host
 from agentray.runtime.manager import Manager
+from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.ports import HostControl, HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.watcher import SnapshotWatcher

@@ -17,7 +17,7 @@ import ray
 from agentray.handle import Handle
 from agentray.microbenchmark.agents import Echo, Sleeper
 from agentray.microbenchmark.rows import Row, in_turn, median_ms, per_second, sequential_p50_ms
-from agentray.runtime.connection import ManagerClient
+from agentray.runtime.manager_client import ManagerClient
 
 BARE = "bare Ray async-actor call"
 SLOW_CALLS = 200
