@@ -23,6 +23,7 @@ from agentray.errors import (
     UnknownAction,
     UnknownAgentType,
 )
+from agentray.event_loop import run
 from agentray.events import Event, Prompt, TerminateEvent
 from agentray.handle import Handle, RemoteAction
 from agentray.ids import AgentId
@@ -66,4 +67,5 @@ __all__ = [
     "action",
     "connect",
     "on",
+    "run",
 ]

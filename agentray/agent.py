@@ -115,6 +115,7 @@ class ActionSpec:
 
     name: str
     idempotent: bool = False
+    streams: bool = False  # it is a generator
 
 
 @overload
@@ -123,6 +124,9 @@ def action(method: F, /) -> F: ...
 def action(*, idempotent: bool = False) -> Callable[[F], F]: ...
 def action(method: Any = None, /, *, idempotent: bool = False) -> Any:
     """Make a method callable through a handle.
+
+    A method that yields is a stream: `async for value in handle.method(...)`. It is the agent's
+    turn until its caller has read it to the end, or left it.
 
     Args:
         method: the method, where the decorator is used without parentheses.
@@ -138,12 +142,8 @@ def action(method: Any = None, /, *, idempotent: bool = False) -> Any:
                 f"The action {function.__qualname__} has the name of a method of every handle: "
                 "give it another one."
             )
-        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-            raise ConfigurationError(
-                f"The action {function.__qualname__} yields: streaming actions are not supported "
-                "yet; return a list, or report progress with self.context.progress()."
-            )
-        setattr(function, _ACTION, ActionSpec(function.__name__, idempotent))
+        streams = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
+        setattr(function, _ACTION, ActionSpec(function.__name__, idempotent, streams))
         return function
 
     return mark if method is None else mark(method)

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
@@ -81,8 +82,26 @@ class App:
             for event, handler in agent_type.handlers.items()
         ]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What was read from the classes is read again where it is unpickled: a kept app must not
+        # bring what an older agentray found in them.
+        classes = [agent_type.cls for agent_type in self.types.values()]
+        entry = None if self.entry is None else self.types[self.entry].cls
+        return _rebuild, (self.name, classes, entry, self.pools)
+
     def __repr__(self) -> str:
         return f"App({self.name!r}, {sorted(self.types)})"
+
+
+def _rebuild(
+    name: str,
+    agents: Sequence[type[Agent]],
+    entry: type[Agent] | None,
+    pools: Sequence[Pool],
+) -> App:
+    app = App(name, agents, entry=entry, pools=pools)
+    app.entry = None if entry is None else app.entry  # not what one alone would be by default
+    return app
 
 
 def _by_name(app: str, agents: Sequence[type[Agent]]) -> dict[str, AgentType]:

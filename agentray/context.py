@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
 from agentray.errors import ConfigurationError
 from agentray.events import Event
 from agentray.ids import AgentId
+from agentray.protocol.envelope import NO_MESSAGE, Envelope
 
 
 class Caller(Protocol):
@@ -33,8 +34,28 @@ class Caller(Protocol):
         """Run an action; return as soon as it is queued at the agent."""
         ...
 
+    def streams(self, target: AgentId, action: str) -> bool | None:
+        """Return whether an action yields; None: its agent type is not known here (yet)."""
+        ...
+
+    def stream(
+        self,
+        target: AgentId,
+        action: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        timeout: float | None,
+    ) -> AsyncIterator[Any]:
+        """Run an action that yields; `timeout` is the longest wait for the next value."""
+        ...
+
     async def ping(self, target: AgentId, *, timeout: float) -> float:
         """Return the seconds of a round trip to the agent's host."""
+        ...
+
+    async def inspect(self, target: AgentId, what: str, *, timeout: float) -> dict[str, Any]:
+        """Ask the agent's host about it: its `status`, or to `describe` it."""
         ...
 
 
@@ -55,50 +76,50 @@ class Context:
 
     Attributes:
         agent: the agent that handles it.
-        sender: the agent that sent it; None from outside.
-        correlation_id: the conversation it belongs to; None outside of one.
-        cause_id: this message's id in the trace; what it causes names it as cause.
         deadline: when the caller gives up, in seconds of the event loop's clock; None: never.
-        chain: the agents whose turns wait for this message, this one last.
-        root: the agent that the run was given to; None outside of runs.
-        in_agent: False in the code that drives agents from outside.
+        cause_id: this message's id in the trace; what it causes names it as cause. None outside
+            of runs.
+        event: the event that is being handled; None for anything else.
     """
 
-    __slots__ = (
-        "agent",
-        "cause_id",
-        "chain",
-        "correlation_id",
-        "deadline",
-        "event",
-        "root",
-        "scope",
-        "sender",
-        "surroundings",
-    )
+    __slots__ = ("_envelope", "agent", "cause_id", "deadline", "event", "scope", "surroundings")
 
     def __init__(
         self,
         agent: AgentId,
         surroundings: Surroundings,
-        *,
-        sender: AgentId | None = None,
-        correlation_id: str | None = None,
-        cause_id: str | None = None,
+        envelope: Envelope = NO_MESSAGE,
         deadline: float | None = None,
-        chain: tuple[AgentId, ...] = (),
-        root: AgentId | None = None,
+        cause_id: str | None = None,
     ) -> None:
         self.agent = agent
         self.surroundings = surroundings
-        self.sender = sender
-        self.correlation_id = correlation_id
-        self.cause_id = cause_id
         self.deadline = deadline
-        self.chain = chain
-        self.root = root
+        self.cause_id = cause_id
         self.event: Event | None = None
         self.scope: Any = None  # what the handler emitted; owned by the host
+        # Its fields are read where somebody asks for them: most handlers ask for none.
+        self._envelope = envelope
+
+    @property
+    def sender(self) -> AgentId | None:
+        """The agent that sent it; None from outside."""
+        return self._envelope.sender
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The conversation it belongs to; None outside of one."""
+        return self._envelope.correlation_id
+
+    @property
+    def root(self) -> AgentId | None:
+        """The agent that the run was given to; None outside of runs."""
+        return self._envelope.root
+
+    @property
+    def chain(self) -> tuple[AgentId, ...]:
+        """The agents whose turns wait for this message, this one last."""
+        return (*self._envelope.chain, self.agent)
 
     def publish(self, event: Event) -> None:
         """Send an event to every agent that subscribes to its type, now.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from agentray import context as contexts
 from agentray.ids import AgentId
@@ -38,9 +38,18 @@ class RemoteAction:
         self._handle = handle
         self._name = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        """Run the action; await what this returns for its value."""
-        return self._handle.call_by_name(self._name, args, kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the action.
+
+        Returns:
+            A coroutine of its value; of an action that yields, an asynchronous iterator.
+        """
+        handle = self._handle
+        caller = handle.caller
+        if caller.streams(handle.id, self._name):
+            return caller.stream(handle.id, self._name, args, kwargs, timeout=handle.timeout_s)
+        # Handed through, not awaited: each coroutine in between would cost every call.
+        return caller.call(handle.id, self._name, args, kwargs, timeout=handle.timeout_s)
 
     async def tell(self, *args: Any, **kwargs: Any) -> None:
         """Run the action without waiting for it; returns when it is queued at the agent."""
@@ -53,14 +62,17 @@ class RemoteAction:
 class Handle(Generic[A]):
     """A reference to an agent, wherever it runs. Small, picklable, and never out of date.
 
-    `await handle.greet("ada")` runs the action `greet`. `await handle.call(Greeter.greet, "ada")`
-    does the same with arguments and value that a type checker follows.
+    `await handle.greet("ada")` runs the action `greet`; `async for word in handle.words("ada")`
+    reads what an action yields. `await handle.call(Greeter.greet, "ada")` and
+    `handle.stream(Greeter.words, "ada")` do the same with types that a checker follows.
 
     Attributes:
         id: the agent's identity.
+        timeout_s: the deadline of its calls, and the longest wait for a stream's next value, in
+            seconds; None: as long as it takes.
     """
 
-    __slots__ = ("_caller", "_timeout", "id")
+    __slots__ = ("__dict__", "_caller", "_inherits", "id", "timeout_s")
 
     def __init__(
         self,
@@ -71,7 +83,8 @@ class Handle(Generic[A]):
     ) -> None:
         self.id = agent_id
         self._caller = caller
-        self._timeout = timeout
+        self._inherits = isinstance(timeout, _Inherit)
+        self.timeout_s = DEFAULT_TIMEOUT_S if isinstance(timeout, _Inherit) else timeout
 
     @property
     def caller(self) -> contexts.Caller:
@@ -82,16 +95,29 @@ class Handle(Generic[A]):
         if name.startswith("_"):
             # copy, pickle and inspect probe for these; no action has such a name.
             raise AttributeError(name)
-        return RemoteAction(self, name)
+        # Kept, so that the next call finds it without coming here.
+        action = self.__dict__[name] = RemoteAction(self, name)
+        return action
 
-    async def call(
+    @overload
+    def call(
         self,
-        action: Callable[Concatenate[A, P], Awaitable[R]],
+        action: Callable[Concatenate[A, P], Coroutine[Any, Any, R]],
         /,
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> R:
+    ) -> Coroutine[Any, Any, R]: ...
+    @overload
+    def call(
+        self, action: Callable[Concatenate[A, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Coroutine[Any, Any, R]: ...
+    def call(
+        self, action: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, Any]:
         """Run an action that is given as the agent class's method.
+
+        A cancelled call ends when the handler, and all that it called, has ended, at most 2 s
+        later.
 
         Raises:
             DeadlineExceeded: no reply in time.
@@ -99,17 +125,35 @@ class Handle(Generic[A]):
             UnknownAgentType, UnknownAction, AgentFailed, Overloaded, PayloadError, RemoteError:
                 as their names say; and whatever the action itself raised.
         """
-        return await self.call_by_name(action.__name__, args, dict(kwargs))
+        return self.call_by_name(action.__name__, args, kwargs)
 
     def call_by_name(
         self, action: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Coroutine[Any, Any, Any]:
         """Run an action by its name; the same as `handle.<action>(*args, **kwargs)`."""
-        timeout = self._timeout
-        if isinstance(timeout, _Inherit):
-            timeout = DEFAULT_TIMEOUT_S
-        # Handed through, not awaited: each coroutine in between would cost every call.
-        return self.caller.call(self.id, action, args, kwargs or {}, timeout=timeout)
+        return self.caller.call(self.id, action, args, kwargs or {}, timeout=self.timeout_s)
+
+    def stream(
+        self,
+        action: Callable[Concatenate[A, P], AsyncIterator[R]]
+        | Callable[Concatenate[A, P], Iterator[R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> AsyncIterator[R]:
+        """Read what an action yields: `async for word in handle.stream(Greeter.words, "ada")`.
+
+        The agent may be a bounded number of values ahead of the reader. Leaving the iterator
+        before its end cancels the action.
+
+        Raises, while it is read:
+            DeadlineExceeded: the next value did not come in time.
+            HostDied: its host died meanwhile; an `idempotent` action begins again if nothing of it
+                had come.
+            Exception: as for `call`; what the action raised comes after what it had yielded.
+        """
+        timeout_s = self.timeout_s
+        return self.caller.stream(self.id, action.__name__, args, dict(kwargs), timeout=timeout_s)
 
     def with_timeout(self, timeout: float | None) -> Handle[A]:
         """Return this handle with another deadline for its calls.
@@ -123,11 +167,29 @@ class Handle(Generic[A]):
         """Return the seconds of a round trip to the agent's host, without the agent itself."""
         return await self.caller.ping(self.id, timeout=timeout)
 
+    async def status(self, timeout: float = 5.0) -> dict[str, Any]:
+        """Return how the agent is, without activating it.
+
+        Returns:
+            `agent`, `type`, `host`, `status` (`not in memory`, `starting`, `idle`, `running` or
+            `failed`), `queued`, `last_error`; while it is in memory also `active_s` and `idle_s`,
+            the seconds since it was activated and last used.
+        """
+        return await self.caller.inspect(self.id, "status", timeout=timeout)
+
+    async def describe(self, timeout: float = 5.0) -> dict[str, Any]:
+        """Return what the agent can do: its actions with JSON schemas and docstrings.
+
+        Returns:
+            See `agentray.schema.describe_agent_type`.
+        """
+        return await self.caller.inspect(self.id, "describe", timeout=timeout)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # The connection stays behind; the receiving process has its own.
         return _restore, (
             self.id,
-            None if isinstance(self._timeout, _Inherit) else (self._timeout,),
+            None if self._inherits else (self.timeout_s,),
         )
 
     def __eq__(self, other: object) -> bool:

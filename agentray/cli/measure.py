@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from agentray import event_loop
 from agentray.cli import console
 
 
@@ -29,7 +29,7 @@ def microbenchmark(
     def report(what: str) -> None:
         console.err().print(f"measuring {what} …")
 
-    rows = asyncio.run(run.run(quick=quick, report=report))
+    rows = event_loop.run(run.run(quick=quick, report=report))
     console.out().print(run.table(rows))
     if json is not None:
         run.write_json(rows, json)

@@ -6,7 +6,6 @@ As a Ray job: `ray job submit -- python -m agentray.examples.driver`.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     files: list[Path] = parser.parse_args(arguments).files
     try:
         texts = {str(file): file.read_text(encoding="utf-8") for file in files}
-        asyncio.run(_drive(texts or {"a sample": SAMPLE}))
+        agentray.run(_drive(texts or {"a sample": SAMPLE}))
     except (AgentrayError, OSError, UnicodeDecodeError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

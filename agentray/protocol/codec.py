@@ -64,6 +64,19 @@ def decode(data: bytes) -> Any:
         ) from error
 
 
+def encode_result(value: Any, action: str) -> bytes:
+    """Serialise what an action returned.
+
+    Raises:
+        PayloadError: it cannot be serialised; the message names the action.
+    """
+    try:
+        data = pickle.dumps(value, protocol=5)
+    except Exception:  # noqa: BLE001 - a value's own __reduce__ may raise anything
+        return _encode_by_value(value, f"result of {action}()")
+    return _encode_by_value(value, f"result of {action}()") if b"__main__" in data else data
+
+
 def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], action: str) -> bytes:
     """Serialise a call's arguments; an error names the argument that is to blame.
 

@@ -22,13 +22,16 @@ class Kind(IntEnum):
     TELL = 2  # run an action, reply when it was queued
     EVENT = 3  # handle an event, reply when it and all that it emitted are done
     LAUNCH = 4  # keep constructor arguments, activate, reply when on_start is done
-    CANCEL = 5  # cancel the message whose id is in `name`; no reply
+    CANCEL = 5  # cancel the message whose id is in `name`; that one is replied to
     RUN = 6  # work on an admitted run, reply with the ended run
     ADMIT = 7  # admit a run on behalf of a process without a Store, then as RUN
     JOIN = 8  # reply with a run when it has ended
     WATCH = 9  # reply with a run's next events
     PROGRESS = 10  # add an event to a run that is under way here
     PING = 11  # reply at once, without the agent
+    STREAM = 12  # run an action that yields, reply with its chunks
+    CREDIT = 13  # `name` is "id:n": of the stream `id`, all batches up to n are read; no reply
+    INSPECT = 14  # reply with what `name` asks about the agent, without activating it
 
 
 class RunMode(StrEnum):
@@ -47,6 +50,8 @@ class ReplyKind(IntEnum):
     MOVED = 3  # not done: this host does not lease the slot
     OPEN = 4  # the value is there, what the handler emitted is not done yet
     SETTLED = 5  # follows OPEN: now all is done
+    CHUNK = 6  # a part of a stream: (number of the part, its items, pickled); more follows
+    CANCELLED = 7  # it was cancelled, as its sender wanted, and so is all that it waited for
 
 
 class Envelope(NamedTuple):
@@ -86,6 +91,10 @@ class Envelope(NamedTuple):
     def target(self) -> AgentId:
         """The agent that this is for."""
         return AgentId(self.type, self.key)
+
+
+NO_MESSAGE = Envelope(0, Kind.TELL, "", "", "", None)
+"""Stands for the message where an agent does something by itself."""
 
 
 class Outcome(NamedTuple):

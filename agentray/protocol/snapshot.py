@@ -36,6 +36,8 @@ class TypeView:
     prompts: bool  # it handles Prompt events
     idempotent: frozenset[str] = frozenset()  # actions that may be sent again after a host's death
     stopped: bool = False  # its app is stopped
+    streams: frozenset[str] = frozenset()  # actions that yield
+    actions: frozenset[str] = frozenset()  # all that can be called
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from agentray.errors import ConfigurationError
-from agentray.protocol.deployment import AppSpec, PoolSpec
+from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
 from agentray.protocol.snapshot import Subscription, TypeView
 from agentray.store.base import AppRow, Store
 
@@ -118,11 +118,18 @@ class Catalog:
     def types(self) -> dict[str, TypeView]:
         """Return all agent types."""
         return {
-            name: TypeView(
-                name, app.spec.name, pool, prompts, frozenset(idempotent), stopped=app.stopped
+            spec.name: TypeView(
+                spec.name,
+                app.spec.name,
+                spec.pool,
+                spec.prompts,
+                frozenset(spec.idempotent),
+                stopped=app.stopped,
+                streams=frozenset(spec.streams),
+                actions=frozenset(spec.actions),
             )
             for app in self._apps.values()
-            for name, pool, prompts, idempotent in app.spec.types
+            for spec in (TypeSpec(*fields) for fields in app.spec.types)
         }
 
     def subscriptions(self) -> dict[str, tuple[Subscription, ...]]:

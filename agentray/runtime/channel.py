@@ -8,11 +8,10 @@ when its deadline passes, when its host dies, or when the channel is closed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Protocol
 
 from agentray import context as contexts
-from agentray.context import Context
 from agentray.errors import (
     AgentrayError,
     ChannelClosed,
@@ -24,19 +23,25 @@ from agentray.errors import (
 )
 from agentray.events import Event
 from agentray.ids import AgentId
-from agentray.protocol.codec import decode, encode, encode_arguments, error_of
+from agentray.protocol.codec import NO_ARGUMENTS, decode, encode, encode_arguments
 from agentray.protocol.envelope import Kind, Reply, ReplyKind, RunMode
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.deadlines import Deadlines
-from agentray.runtime.link import AnyLink, Link, Message, Origin
+from agentray.runtime.link import AnyLink, Link
+from agentray.runtime.message import Message, Request, ScopedRequest
 from agentray.runtime.ports import Connector
-from agentray.runtime.scope import failure_of, scope_of
+from agentray.runtime.streams import Stream, StreamMessage
 from agentray.runtime.tasks import TaskSet
 
-_RESENT = frozenset({Kind.RUN, Kind.ADMIT, Kind.JOIN, Kind.WATCH, Kind.PING, Kind.LAUNCH})
+_RESENT = frozenset(
+    {Kind.RUN, Kind.ADMIT, Kind.JOIN, Kind.WATCH, Kind.PING, Kind.LAUNCH, Kind.INSPECT}
+)
 """Kinds that do no harm when they run twice: the host or the Store recognises them."""
 
-_VALUE = int(ReplyKind.VALUE)
+_CALL = int(Kind.CALL)
+
+CANCEL_GRACE_S = 2.0
+"""How long a cancelled call waits to hear that the handler, and all that it called, has ended."""
 
 _MAX_ROUTES = 65_536
 """Agents whose way is remembered."""
@@ -122,18 +127,17 @@ class Channel:
         *,
         timeout: float | None,
     ) -> Any:
-        """Run an action and return its value; see `Handle.call` for the errors."""
-        payload = encode_arguments(args, kwargs, action)
-        future, message = self._send(Kind.CALL, target, action, payload, timeout)
+        """Run an action and return its value; see `Handle.call` for the errors.
+
+        A cancelled call ends when its handler has, at most `CANCEL_GRACE_S` later.
+        """
+        payload = encode_arguments(args, kwargs, action) if args or kwargs else NO_ARGUMENTS
+        message = self._send(_CALL, target, action, payload, timeout)
         try:
-            reply = await future
+            return decode(await message.future)
         except asyncio.CancelledError:
-            self.cancel(message)
+            await self._give_up(message)
             raise
-        if reply.kind == _VALUE:
-            message.closed = True
-            return decode(reply.payload)
-        return decode(self._received(message, reply).payload)
 
     async def tell(
         self, target: AgentId, action: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -142,16 +146,40 @@ class Channel:
         payload = encode_arguments(args, kwargs, action)
         await self.request(Kind.TELL, target, action, payload, timeout=60.0)
 
+    def streams(self, target: AgentId, action: str) -> bool | None:
+        """Return whether an action yields; None: its agent type is not known (yet)."""
+        view = self.snapshot.types.get(target.type)
+        return None if view is None else action in view.streams
+
+    def stream(
+        self,
+        target: AgentId,
+        action: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        timeout: float | None,
+    ) -> AsyncIterator[Any]:
+        """Run an action that yields; see `Handle.stream`."""
+        payload = encode_arguments(args, kwargs, action)
+        message = StreamMessage(target, action, payload)
+        self.post(message)
+        return Stream(message, self, timeout)
+
     async def ping(self, target: AgentId, *, timeout: float) -> float:
         """Return the seconds of a round trip to the agent's host."""
         start = self._loop.time()
         await self.request(Kind.PING, target, "", None, timeout=timeout)
         return self._loop.time() - start
 
+    async def inspect(self, target: AgentId, what: str, *, timeout: float) -> dict[str, Any]:
+        """Ask a host about an agent, which is not activated for it."""
+        return decode(await self.request(Kind.INSPECT, target, what, None, timeout=timeout))
+
     async def request(
         self, kind: int, target: AgentId, name: str, payload: Any, *, timeout: float | None
-    ) -> Reply:
-        """Send a message and return its reply.
+    ) -> Any:
+        """Send a message and return its reply's payload, as it is on the wire.
 
         The deadline is the sooner of `timeout` and that of the message that is being handled here.
         Cancelling this call cancels the handler.
@@ -159,56 +187,61 @@ class Channel:
         Raises:
             AgentrayError: whatever became of it, if not a value; or the handler's own exception.
         """
-        future, message = self._send(kind, target, name, payload, timeout)
+        message = self._send(int(kind), target, name, payload, timeout)
         try:
-            reply = await future
+            return await message.future
         except asyncio.CancelledError:
-            self.cancel(message)
+            await self._give_up(message)
             raise
-        return self._received(message, reply)
 
     def _send(
         self, kind: int, target: AgentId, name: str, payload: Any, timeout: float | None
-    ) -> tuple[asyncio.Future[Reply], Message]:
+    ) -> Request:
         """Send a message whose reply somebody waits for."""
-        future: asyncio.Future[Reply] = self._loop.create_future()
+        loop = self._loop
         context = contexts.current.get()
-        on_reply = _Waiter(future) if context is None else _ReportingWaiter(future, context)
-        message = Message(kind, target, name, payload, on_reply, self.on_gone)
-        if context is not None:
-            inherit(message, context)
-        now = self._loop.time()
-        if timeout is not None:
-            own, inherited = now + timeout, message.deadline
-            message.deadline = own if inherited is None else min(own, inherited)
+        now = loop.time()
+        if context is None:
+            message = Request(kind, target, name, payload, loop.create_future())
+            if timeout is not None:
+                message.deadline = now + timeout
+        else:
+            message = ScopedRequest(kind, target, name, payload, loop.create_future(), context)
+            if timeout is not None:
+                own, inherited = now + timeout, message.deadline
+                message.deadline = own if inherited is None else min(own, inherited)
         self._deadlines.add(message, now)
         link = self._routes.get(target)
         if link is None or link.blocked:
             self._route(message, attempt=0)
         else:
             link.send(message)
-        return future, message
-
-    def _received(self, message: Message, reply: Reply) -> Reply:
-        """Note that a reply has come; raise the error that it carries."""
-        if reply.kind == ReplyKind.OPEN:
-            message.deadline = None  # the caller has its value; the rest ends when it ends
-            return reply
-        message.closed = True
-        if reply.kind == ReplyKind.ERROR:
-            raise error_of(reply)
-        return reply
+        return message
 
     def post(self, message: Message) -> None:
         """Send a message; what becomes of it reaches its callbacks."""
         self._deadlines.add(message, self._loop.time())
         self._route(message, attempt=0)
 
-    def cancel(self, message: Message) -> None:
-        """Give a message up: its handler is cancelled, its reply ignored."""
+    async def _give_up(self, message: Request) -> None:
+        """Cancel a message's handler and wait until it has ended, at most for the grace."""
+        ended = message.given_up()
+        if message.link is not None and message.link.cancel(message):
+            await asyncio.wait((ended,), timeout=CANCEL_GRACE_S)
+
+    def cancel(self, message: Message) -> bool:
+        """Give a message up: its handler is cancelled, its value ignored.
+
+        Returns:
+            Whether a reply will come when its handler has ended.
+        """
         message.closed = True
-        if message.link is not None:
-            message.link.cancel(message)
+        return message.link is not None and message.link.cancel(message)
+
+    def abandon(self, message: Message) -> None:
+        """Give a message up, from any thread; harmless when the event loop has ended."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.cancel, message)
 
     def _route(self, message: Message, attempt: int) -> None:
         link = self._routes.get(message.target)
@@ -259,7 +292,13 @@ class Channel:
     def _link(self, host: HostRef) -> Link:
         link = self._links.get(host.id)
         if link is None:
-            link = Link(host, self._connector.connect(host), self._tasks, self.moved)
+            link = Link(
+                host,
+                self._connector.connect(host),
+                self._tasks,
+                on_moved=self.moved,
+                on_gone=self.on_gone,
+            )
             self._links[host.id] = link
         return link
 
@@ -267,6 +306,9 @@ class Channel:
 
     def moved(self, message: Message) -> None:
         """Send a message again that a host refused because it does not lease the slot."""
+        if message.closed:
+            message.on_reply(Reply(message.id, ReplyKind.CANCELLED))
+            return
         if message.kind == Kind.RUN and message.name == RunMode.FRESH:
             # The host may have begun it and lost the slot then.
             message.name = RunMode.AGAIN
@@ -291,23 +333,32 @@ class Channel:
     def on_gone(self, message: Message, reason: str, may_have_run: bool) -> None:
         """Send a message of a lost host again if that does no harm, else fail it."""
         if message.closed:
+            message.on_reply(Reply(message.id, ReplyKind.CANCELLED))
             return
-        view = self.snapshot.types.get(message.target.type)
-        again = (
-            not may_have_run
-            or message.kind in _RESENT
-            or (message.kind == Kind.CALL and view is not None and message.name in view.idempotent)
-        )
-        if again:
+        if self._closed:
+            self._fail(message, ChannelClosed())
+            return
+        if message.kind == Kind.RUN and message.name == RunMode.FRESH and may_have_run:
+            message.name = RunMode.AGAIN  # the next host must look into the Store first
+        if not may_have_run or message.kind in _RESENT or self._idempotent(message):
             self._park(message, 1)
         else:
             host = getattr(message.link, "host", None)
             host_id = host.id if isinstance(host, HostRef) else "?"
             self._fail(message, HostDied(str(message.target), host_id, reason))
 
+    def _idempotent(self, message: Message) -> bool:
+        """Whether a message may run twice; a stream may not once a part of it has come."""
+        view = self.snapshot.types.get(message.target.type)
+        if view is None or message.name not in view.idempotent:
+            return False
+        if isinstance(message, StreamMessage):
+            return message.untouched
+        return message.kind == _CALL
+
     def _fail(self, message: Message, error: AgentrayError) -> None:
         message.closed = True
-        message.on_reply(Reply(message.id, ReplyKind.ERROR, error))
+        message.on_reply(Reply(0, ReplyKind.ERROR, error))
 
     def _open_messages(self) -> Iterable[Message]:
         for link in self._links.values():
@@ -335,48 +386,3 @@ class Channel:
             self._fail(message, ChannelClosed())
         self._parked.clear()
         await self._tasks.close()
-
-
-def inherit(message: Message, context: Context) -> None:
-    """Let a message belong to the one that is being handled: conversation, deadline, chain."""
-    message.origin = Origin(
-        context.correlation_id, context.cause_id, context.agent, context.chain, context.root
-    )
-    message.deadline = context.deadline
-
-
-class _Waiter:
-    """Gives the first reply to whoever waits."""
-
-    __slots__ = ("_future",)
-
-    def __init__(self, future: asyncio.Future[Reply]) -> None:
-        self._future = future
-
-    def __call__(self, reply: Reply) -> None:
-        if not self._future.done():
-            self._future.set_result(reply)
-
-
-class _ReportingWaiter(_Waiter):
-    """Also tells the message that is being handled what a message of its own came to."""
-
-    __slots__ = ("_context", "_open")
-
-    def __init__(self, future: asyncio.Future[Reply], context: Context) -> None:
-        super().__init__(future)
-        self._context = context
-        self._open = False
-
-    def __call__(self, reply: Reply) -> None:
-        if reply.kind == ReplyKind.OPEN:
-            self._open = True
-            scope_of(self._context).hold()
-        elif self._open:
-            # The call itself succeeded; what it had set off has ended now, or was lost.
-            self._open = False
-            failed = reply.kind == ReplyKind.ERROR
-            scope_of(self._context).release(failure_of(reply) if failed else reply.outcome)
-        elif reply.outcome is not None:
-            scope_of(self._context).absorb(reply.outcome)
-        super().__call__(reply)

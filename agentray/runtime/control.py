@@ -15,6 +15,7 @@ from agentray.protocol.envelope import Kind, ReplyKind, RunMode
 from agentray.protocol.runs import Run
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.turn import Turn
+from agentray.schema import describe_agent_type
 from agentray.store.base import LaunchedAgent, NewRun, StoredRun
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Control:
         envelope = turn.envelope
         if envelope.kind == Kind.PING:
             turn.reply(ReplyKind.VALUE)
+        elif envelope.kind == Kind.INSPECT:
+            self._inspect(turn)
         elif envelope.kind == Kind.PROGRESS:
             run_id, kind, data = decode(envelope.payload)
             active = self._host.runs.get(run_id.partition("#")[0])  # of whichever attempt
@@ -60,7 +63,7 @@ class Control:
         except asyncio.CancelledError:
             if not turn.cancelled:
                 raise
-            turn.drop()
+            turn.reply(ReplyKind.CANCELLED)
         except Exception as error:  # noqa: BLE001 - whatever it is, the sender gets to know it
             turn.reply(ReplyKind.ERROR, encode_error(error))
 
@@ -118,6 +121,14 @@ class Control:
         turn.reply(ReplyKind.VALUE, encode(await self._host.runs.events(run_id, after, wait_s)))
 
     # Agents
+
+    def _inspect(self, turn: Turn) -> None:
+        agent_id = turn.envelope.target
+        if turn.envelope.name == "describe":
+            told = describe_agent_type(self._host.types[agent_id.type].type)
+        else:
+            told = self._host.status_of(agent_id)
+        turn.reply(ReplyKind.VALUE, encode(told))
 
     async def _launch(self, turn: Turn) -> None:
         agent_id = AgentId(turn.envelope.type, turn.envelope.key)

@@ -11,7 +11,7 @@ import asyncio
 import heapq
 from collections.abc import Callable, Iterable
 
-from agentray.runtime.link import Message
+from agentray.runtime.message import Message
 
 NEAR_S = 1.0
 """A deadline sooner than this is waited for exactly."""
@@ -22,7 +22,7 @@ SWEEP_S = 0.5
 class Deadlines:
     """Calls back for each message that is still open when its deadline has passed."""
 
-    __slots__ = ("_heap", "_loop", "_on_expired", "_open", "_sweeper", "_tie", "_timer")
+    __slots__ = ("_heap", "_loop", "_near", "_on_expired", "_open", "_sweeper", "_tie", "_timer")
 
     def __init__(
         self, on_expired: Callable[[Message], None], open_messages: Callable[[], Iterable[Message]]
@@ -40,6 +40,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._tie = 0
+        self._near: set[Message] = set()  # those on the heap
 
     def add(self, message: Message, now: float) -> None:
         """Watch a message that is about to be sent; one without a deadline needs no watching."""
@@ -52,7 +53,7 @@ class Deadlines:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
     def _watch(self, message: Message, deadline: float) -> None:
-        message.watched = True
+        self._near.add(message)
         self._tie += 1
         heapq.heappush(self._heap, (deadline, self._tie, message))
         self._arm()
@@ -62,7 +63,7 @@ class Deadlines:
         near = self._loop.time() + NEAR_S
         far = False
         for message in list(self._open()):
-            if message.deadline is None or message.closed or message.watched:
+            if message.deadline is None or message.closed or message in self._near:
                 continue
             if message.deadline < near:
                 self._watch(message, message.deadline)
@@ -84,6 +85,7 @@ class Deadlines:
         now = self._loop.time()
         while self._heap and (self._heap[0][0] <= now or self._heap[0][2].closed):
             message = heapq.heappop(self._heap)[2]
+            self._near.discard(message)
             # A message that got its value, but is not settled yet, has lost its deadline.
             if not message.closed and message.deadline is not None:
                 self._on_expired(message)
@@ -96,3 +98,4 @@ class Deadlines:
             if timer is not None:
                 timer.cancel()
         self._heap.clear()
+        self._near.clear()

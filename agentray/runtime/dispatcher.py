@@ -11,7 +11,7 @@ from agentray.protocol.codec import decode, encode, error_of
 from agentray.protocol.envelope import Kind, Reply, ReplyKind, RunMode
 from agentray.protocol.runs import Run, RunEvent
 from agentray.runtime.channel import Channel
-from agentray.runtime.link import Message
+from agentray.runtime.message import Post
 from agentray.runtime.ports import Place
 from agentray.store.base import NewRun
 
@@ -60,11 +60,6 @@ class ChannelDispatcher:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Run] = loop.create_future()
 
-        def on_gone(message: Message, reason: str, may_have_run: bool) -> None:
-            if may_have_run:
-                message.name = RunMode.AGAIN  # the next host must look into the Store first
-            self._channel.on_gone(message, reason, may_have_run)
-
         def on_reply(reply: Reply) -> None:
             if future.done():
                 return
@@ -73,19 +68,18 @@ class ChannelDispatcher:
             else:
                 future.set_result(Run.model_validate_json(reply.payload))
 
-        message = Message(Kind.RUN, agent, name, payload, on_reply, on_gone)
-        self._channel.post(message)
+        self._channel.post(Post(Kind.RUN, agent, name, payload, on_reply))
         return await future
 
     async def watch(self, agent: AgentId, run_id: str, after: int, wait_s: float) -> list[RunEvent]:
         """Return stored events above `after`, waiting for the first; see `ports.RunDispatcher`."""
         payload = encode((run_id, after, wait_s))
-        reply = await self._channel.request(
+        events = await self._channel.request(
             Kind.WATCH, agent, "", payload, timeout=wait_s + _WATCH_SLACK_S
         )
-        return decode(reply.payload)
+        return decode(events)
 
     async def join(self, agent: AgentId, run_id: str) -> Run:
         """Return a run when it has ended; see `ports.RunDispatcher`."""
-        reply = await self._channel.request(Kind.JOIN, agent, "", encode(run_id), timeout=None)
-        return Run.model_validate_json(reply.payload)
+        run = await self._channel.request(Kind.JOIN, agent, "", encode(run_id), timeout=None)
+        return Run.model_validate_json(run)

@@ -53,7 +53,8 @@ logger = logging.getLogger(__name__)
 MAX_COMMITS = 256
 """Effects in one transaction: beyond it, the fsync is shared well enough."""
 
-_FOR_AGENTS = frozenset({int(Kind.CALL), int(Kind.TELL), int(Kind.EVENT)})
+_FOR_AGENTS = frozenset({int(Kind.CALL), int(Kind.TELL), int(Kind.EVENT), int(Kind.STREAM)})
+_UNANSWERED = frozenset({int(Kind.CANCEL), int(Kind.CREDIT)})
 _RUNS = frozenset({int(Kind.RUN), int(Kind.ADMIT)})
 _CANCEL = int(Kind.CANCEL)
 
@@ -104,7 +105,8 @@ class Host:
         self._activator = Activator(self)
         self._publisher = Publisher(self)
         self._control = Control(self)
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        self.turns: dict[asyncio.Task[None], Incarnation] = {}  # what handles messages
         self._handled = 0  # messages
         self._requests = 0  # that brought them, or fetched replies
         self.tasks.spawn(self._sweep(), name="sweep")
@@ -127,7 +129,7 @@ class Host:
 
     def now(self) -> float:
         """Return the event loop's time, in seconds."""
-        return self._loop.time()
+        return self.loop.time()
 
     # What the manager asks
 
@@ -197,27 +199,30 @@ class Host:
 
     def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """Return agents in memory, the most recently used first."""
-        now = self.now()
         found: list[dict[str, Any]] = []
         for agent_id in reversed(self._agents):
             if agent_type is not None and agent_id.type != agent_type:
                 continue
-            agent = self._agents[agent_id]
-            found.append(
-                {
-                    "agent": str(agent_id),
-                    "type": agent_id.type,
-                    "host": self.host_id,
-                    "status": agent.status,
-                    "queued": agent.queued,
-                    "active_s": round(now - agent.since, 3),
-                    "idle_s": round(now - agent.used, 3),
-                    "last_error": agent.failure,
-                }
-            )
+            found.append(self.status_of(agent_id))
             if len(found) >= limit:
                 break
         return found
+
+    def status_of(self, agent_id: AgentId) -> dict[str, Any]:
+        """Return how an agent is, without activating it."""
+        about = {"agent": str(agent_id), "type": agent_id.type, "host": self.host_id}
+        agent = self._agents.get(agent_id)
+        if agent is None:
+            return {**about, "status": "not in memory", "queued": 0, "last_error": None}
+        now = self.now()
+        return {
+            **about,
+            "status": agent.status,
+            "queued": agent.queued,
+            "active_s": round(now - agent.since, 3),
+            "idle_s": round(now - agent.used, 3),
+            "last_error": agent.failure,
+        }
 
     async def stop(self, grace_s: float) -> None:
         """Finish what is under way within the grace, then let go of everything."""
@@ -225,6 +230,7 @@ class Host:
         await asyncio.gather(*(self._drain(a, grace_s) for a in list(self._agents.values())))
         await self.runs.close()
         await self.channel.close()
+        await self._end_turns()
         await self.tasks.close()
         await self.commits.close()
 
@@ -233,7 +239,14 @@ class Host:
         self._epochs = {}
         await self.runs.close()
         await self.channel.close()
+        await self._end_turns()
         await self.tasks.close()
+
+    async def _end_turns(self) -> None:
+        turns = list(self.turns)
+        for task in turns:
+            task.cancel()
+        await asyncio.gather(*turns, return_exceptions=True)
 
     # Messages from other processes
 
@@ -246,9 +259,10 @@ class Host:
             return NOTHING
         outbox.acknowledged(request)
         envelopes = request.envelopes() if new else []
-        delivery = outbox.begin({e.id for e in envelopes if e.kind != _CANCEL})
+        delivery = outbox.begin({e.id for e in envelopes if e.kind not in _UNANSWERED})
+        now = self.now()
         for envelope in envelopes:
-            self.accept(envelope, outbox)
+            self.accept(envelope, outbox, now)
         only_runs = all(envelope.kind in _RUNS for envelope in envelopes)
         await outbox.after_grace(delivery, RUN_GRACE_S if only_runs else GRACE_S)
         return outbox.answer(request)
@@ -270,19 +284,34 @@ class Host:
 
     # Messages, from wherever
 
-    def accept(self, envelope: Envelope, sink: ReplySink) -> None:
-        """Take a message in; its reply goes to `sink`."""
+    def accept(self, envelope: Envelope, sink: ReplySink, now: float) -> None:
+        """Take a message in that came `now`; its reply goes to `sink`."""
         self._handled += 1
-        if envelope.kind == _CANCEL:
-            turn = sink.active.get(int(envelope.name))
-            if turn is not None:
-                self._cancel(turn)
-        elif envelope.kind in _FOR_AGENTS:
-            self.deliver_turn(Turn(envelope, sink))
+        kind = envelope.kind
+        if kind in _FOR_AGENTS:
+            # A plain tuple is equal to an `AgentId`, and made in a tenth of the time.
+            agent = self._agents.get((envelope.type, envelope.key))  # pyright: ignore[reportArgumentType]
+            if agent is None:
+                self.deliver_turn(Turn(envelope, sink, now))
+            else:
+                agent.offer(Turn(envelope, sink, now))
+        elif kind in _UNANSWERED:
+            self._about(envelope, sink)
         else:
-            turn = Turn(envelope, sink)
+            turn = Turn(envelope, sink, now)
             if not self._refused(turn):
                 self._control.handle(turn)
+
+    def _about(self, envelope: Envelope, sink: ReplySink) -> None:
+        """Take in what a sender says about a message that is under way."""
+        message_id, _, parts = envelope.name.partition(":")
+        turn = sink.active.get(int(message_id))
+        if turn is None:
+            return  # it has ended meanwhile
+        if envelope.kind == _CANCEL:
+            self.cancel(turn)
+        elif turn.writer is not None:
+            turn.writer.read(int(parts))
 
     def deliver_turn(self, turn: Turn) -> None:
         """Hand a message to its agent, which is activated if need be."""
@@ -308,13 +337,15 @@ class Host:
             return True
         return False
 
-    def _cancel(self, turn: Turn) -> None:
+    def cancel(self, turn: Turn) -> None:
+        """Cancel what handles a message; its sender hears when that has ended."""
         turn.cancelled = True
         if turn.task is not None:
             turn.task.cancel()
-        elif (agent := self._agents.get(turn.envelope.target)) is not None:
+            return
+        if (agent := self._agents.get(turn.envelope.target)) is not None:
             agent.withdraw(turn)
-        turn.drop()
+        turn.reply(ReplyKind.CANCELLED)
 
     # Leases
 

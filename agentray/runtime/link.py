@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from agentray.ids import AgentId, new_id
+from agentray.ids import new_id
 from agentray.protocol.envelope import Frame, Kind, Reply, ReplyKind
 from agentray.protocol.snapshot import HostRef
+from agentray.runtime.message import Message
 from agentray.runtime.outbox import read_response
 from agentray.runtime.ports import HostGone, HostPort, HostUnreachable
 from agentray.runtime.tasks import TaskSet
@@ -30,107 +31,13 @@ MAX_OPEN = 100_000
 """Messages of one link without a reply; beyond it senders get `Overloaded`."""
 
 # Members of an enum are looked up through its class, which shows at this rate.
-_OPEN, _SETTLED = int(ReplyKind.OPEN), int(ReplyKind.SETTLED)
-_MOVED = int(ReplyKind.MOVED)
+_VALUE, _MOVED = int(ReplyKind.VALUE), int(ReplyKind.MOVED)
+_OPEN, _SETTLED, _CHUNK = int(ReplyKind.OPEN), int(ReplyKind.SETTLED), int(ReplyKind.CHUNK)
+
+_URGENT = frozenset({int(Kind.PING), int(Kind.INSPECT)})
+"""Kinds that do not wait behind the messages of agents."""
 
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-
-
-class Origin(NamedTuple):
-    """What a message inherits from the one that is being handled when it is sent.
-
-    Attributes:
-        correlation_id: the conversation.
-        cause_id: id of the cause in the trace.
-        sender: the agent that sends.
-        chain: the agents whose turns wait.
-        root: the agent that the run was given to.
-    """
-
-    correlation_id: str | None = None
-    cause_id: str | None = None
-    sender: AgentId | None = None
-    chain: tuple[AgentId, ...] = ()
-    root: AgentId | None = None
-
-
-OUTSIDE = Origin()
-"""Origin of messages that no agent sends."""
-
-
-class Message:
-    """A message on its way, from the sender's side.
-
-    Attributes:
-        on_reply: called once with the reply (twice for `OPEN`, then `SETTLED`).
-        on_gone: called instead when the host ended before it replied; the flag tells whether the
-            host may have begun to work on it.
-        deadline: in seconds of the event loop's clock; None: none.
-        closed: nobody waits for it any more.
-        watched: its deadline is near, and waited for.
-        opened: its `OPEN` has been handed on.
-        settled: a `SETTLED` that overtook its `OPEN`.
-    """
-
-    __slots__ = (
-        "closed",
-        "deadline",
-        "id",
-        "kind",
-        "link",
-        "name",
-        "on_gone",
-        "on_reply",
-        "opened",
-        "origin",
-        "payload",
-        "sent",
-        "settled",
-        "target",
-        "watched",
-    )
-
-    def __init__(
-        self,
-        kind: int,
-        target: AgentId,
-        name: str,
-        payload: Any,
-        on_reply: Callable[[Reply], None],
-        on_gone: Callable[[Message, str, bool], None],
-    ) -> None:
-        self.kind = int(kind)  # an enum's member would be pickled by name, ten times as slowly
-        self.target = target
-        self.name = name
-        self.payload = payload
-        self.on_reply = on_reply
-        self.on_gone = on_gone
-        self.deadline: float | None = None
-        self.origin = OUTSIDE
-        self.id = 0
-        self.link: AnyLink | None = None
-        self.sent = False
-        self.closed = False
-        self.watched = False
-        self.opened = False
-        self.settled: Reply | None = None
-
-    def envelope(self, now: float) -> tuple[Any, ...]:
-        """Return the fields of its `Envelope`, with the time that is left at `now`.
-
-        Without those that have their defaults: most messages come from outside of agents.
-        """
-        target, deadline = self.target, self.deadline
-        fields = (
-            self.id,
-            self.kind,
-            target.type,
-            target.key,
-            self.name,
-            self.payload,
-            None if deadline is None else deadline - now,
-        )
-        return fields if self.origin is OUTSIDE else fields + self.origin
 
 
 class AnyLink(Protocol):
@@ -147,8 +54,16 @@ class AnyLink(Protocol):
         """Send a message; its reply comes through its callback."""
         ...
 
-    def cancel(self, message: Message) -> None:
-        """Cancel a message that was sent; its reply is ignored."""
+    def cancel(self, message: Message) -> bool:
+        """Let a message's handler be cancelled.
+
+        Returns:
+            Whether a reply will come when it has ended; False: it never left, or its host is gone.
+        """
+        ...
+
+    def tell_host(self, kind: int, message: Message, name: str) -> None:
+        """Send something about a message that is under way; no reply comes."""
         ...
 
 
@@ -160,10 +75,23 @@ class Link:
         host: HostRef,
         port: HostPort,
         tasks: TaskSet,
+        *,
         on_moved: Callable[[Message], None],
+        on_gone: Callable[[Message, str, bool], None],
     ) -> None:
+        """Make a link.
+
+        Args:
+            host: on the other side.
+            port: the way there.
+            tasks: owns the link's.
+            on_moved: called with a message that the host refused: it does not lease the slot.
+            on_gone: called with each open message when the host has ended, the reason, and
+                whether the host may have begun to work on it.
+        """
         self.host = host
         self._on_moved = on_moved
+        self._on_gone = on_gone
         self.gone = False
         self.blocked = False  # it takes no messages: too many are open, or its host is gone
         self._port = port
@@ -174,6 +102,8 @@ class Link:
         self._next_batch = 0
         self._queue: deque[Message] = deque()
         self._open: dict[int, Message] = {}
+        self._opened: set[int] = set()  # of the open ones, those whose `OPEN` was handed on
+        self._settled: dict[int, Reply] = {}  # each overtook its `OPEN`
         self._sent = 0  # of the open ones, those that have left
         self._travelling = 0  # messages whose delivery has not been answered
         self._batches = 0
@@ -196,23 +126,34 @@ class Link:
         self._open[message.id] = message
         if len(self._open) >= MAX_OPEN:
             self.blocked = True
-        self._queue.append(message)
+        if message.kind in _URGENT:
+            self._queue.appendleft(message)
+        else:
+            self._queue.append(message)
         if not self._flush_scheduled:
             self._schedule_flush()
 
-    def cancel(self, message: Message) -> None:
-        """Forget a message; if it has left, tell the host to stop working on it."""
-        if self._open.pop(message.id, None) is None:
-            return
-        self.blocked = self.gone or len(self._open) >= MAX_OPEN
-        if not message.sent or self.gone:
-            return
-        self._sent -= 1
+    def cancel(self, message: Message) -> bool:
+        """Forget a message that has not left; else tell the host to stop working on it."""
+        if self.gone or message.id not in self._open:
+            return False
+        if not message.sent:
+            self._forget(message)
+            return False
+        self.tell_host(Kind.CANCEL, message, str(message.id))
+        return True
+
+    def tell_host(self, kind: int, message: Message, name: str) -> None:
+        """Send something about a message, before all that waits."""
+        told = Message(int(kind), message.target, name, None)
         self._next_id += 1
-        stop = Message(Kind.CANCEL, message.target, str(message.id), None, _ignore, _ignore)
-        stop.id = self._next_id  # not in _open: no reply comes
-        self._queue.append(stop)
+        told.id = self._next_id  # not in _open: no reply comes
+        self._queue.appendleft(told)
         self._schedule_flush()
+
+    def _forget(self, message: Message) -> None:
+        del self._open[message.id]
+        self.blocked = self.gone or len(self._open) >= MAX_OPEN
 
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled and self._batches < WINDOW and not self.gone:
@@ -231,7 +172,7 @@ class Link:
             if message.closed:
                 continue  # given up while it waited
             message.sent = True
-            self._sent += message.id in self._open  # a cancellation is not: no reply comes
+            self._sent += message.id in self._open  # what is told about a message is not
             batch.append(message.envelope(now))
             size += len(message.payload or b"")
         if not batch:
@@ -277,7 +218,7 @@ class Link:
         request: Callable[[bytes], Awaitable[bytes]],
         batch_number: int | None,
         batch: Sequence[tuple[Any, ...]],
-    ) -> list[Reply]:
+    ) -> Sequence[tuple[Any, ...]]:
         """Make a request, again while the host is unreachable; no replies when it is gone."""
         attempt = 0
         while not self.gone:
@@ -301,29 +242,40 @@ class Link:
                 return replies
         return []
 
-    def _take(self, replies: list[Reply]) -> None:
-        for reply in replies:
-            message = self._open.get(reply.id)
+    def _take(self, replies: Sequence[tuple[Any, ...]]) -> None:
+        open_messages = self._open
+        for fields in replies:
+            message_id, kind, payload, outcome = fields
+            message = open_messages.get(message_id)
             if message is None:
                 continue  # given up meanwhile, or answered by an earlier copy of this reply
-            if reply.kind == _OPEN:
-                self._take_open(message, reply)
-            elif reply.kind == _SETTLED and not message.opened:
-                message.settled = reply  # kept until its OPEN comes, by another response
+            if kind == _VALUE and outcome is None:
+                del open_messages[message_id]
+                self._sent -= 1
+                message.on_value(payload)
             else:
-                self._end(message, reply)
-        self.blocked = self.gone or len(self._open) >= MAX_OPEN
+                self._take_other(message, Reply._make(fields))
+        self.blocked = self.gone or len(open_messages) >= MAX_OPEN
 
-    def _take_open(self, message: Message, reply: Reply) -> None:
-        if message.opened:
-            return
-        message.opened = True
-        message.on_reply(reply)
-        if message.settled is not None:
-            self._end(message, message.settled)
+    def _take_other(self, message: Message, reply: Reply) -> None:
+        if reply.kind == _CHUNK:
+            message.on_reply(reply)
+        elif reply.kind == _OPEN:
+            if reply.id in self._opened:
+                return  # an earlier copy has come
+            self._opened.add(reply.id)
+            message.on_reply(reply)
+            early = self._settled.pop(reply.id, None)
+            if early is not None:
+                self._end(message, early)
+        elif reply.kind == _SETTLED and reply.id not in self._opened:
+            self._settled[reply.id] = reply  # kept until its OPEN comes, by another response
+        else:
+            self._end(message, reply)
 
     def _end(self, message: Message, reply: Reply) -> None:
         del self._open[message.id]
+        self._opened.discard(message.id)
         self._sent -= 1
         if reply.kind == _MOVED:
             self._on_moved(message)
@@ -337,10 +289,8 @@ class Link:
         self.gone = self.blocked = True
         self._queue.clear()
         messages, self._open = list(self._open.values()), {}
+        self._opened.clear()
+        self._settled.clear()
         self._sent = 0
         for message in messages:
-            message.on_gone(message, reason, message.sent)
-
-
-def _ignore(*_: Any) -> None:
-    """Take no notice."""
+            self._on_gone(message, reason, message.sent)

@@ -6,12 +6,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from agentray.protocol.envelope import Envelope, Kind, Outcome, Reply, ReplyKind
-from agentray.runtime.link import Message
+from agentray.runtime.message import Message
 from agentray.runtime.turn import Turn
 
 if TYPE_CHECKING:
     from agentray.runtime.channel import Channel
     from agentray.runtime.host import Host
+
+
+_VALUE = int(ReplyKind.VALUE)
+_MORE_FOLLOWS = frozenset({int(ReplyKind.OPEN), int(ReplyKind.CHUNK)})
 
 
 class LocalLink:
@@ -37,23 +41,35 @@ class LocalLink:
         message.link = self
         message.sent = True
         self._open[message.id] = message
-        self._host.accept(Envelope(*message.envelope(self._host.now())), self)
+        now = self._host.now()
+        self._host.accept(Envelope(*message.envelope(now)), self, now)
 
     def open_messages(self) -> Iterable[Message]:
         """Return what has been sent and not answered."""
         return self._open.values()
 
-    def cancel(self, message: Message) -> None:
-        """Cancel a message; its reply is ignored."""
-        if self._open.pop(message.id, None) is not None:
-            stop = Envelope(0, Kind.CANCEL, *message.target, str(message.id), None)
-            self._host.accept(stop, self)
+    def cancel(self, message: Message) -> bool:
+        """Cancel a message; True: a reply comes when its handler has ended."""
+        if message.id not in self._open:
+            return False
+        self.tell_host(Kind.CANCEL, message, str(message.id))
+        return True
+
+    def tell_host(self, kind: int, message: Message, name: str) -> None:
+        """Send something about a message that is under way."""
+        told = Envelope(0, int(kind), *message.target, name, None)
+        self._host.accept(told, self, self._host.now())
 
     def reply(
         self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None
     ) -> None:
         """Take a reply to its sender."""
-        if kind == ReplyKind.OPEN:
+        if kind == _VALUE and outcome is None:
+            message = self._open.pop(message_id, None)
+            if message is not None:
+                message.on_value(payload)
+            return
+        if kind in _MORE_FOLLOWS:
             message = self._open.get(message_id)
         else:
             message = self._open.pop(message_id, None)

@@ -169,10 +169,10 @@ class ManagerClient:
             idempotency_key=idempotency_key,
             digest=hashlib.sha256(f"{type_name}/{key}:{text}".encode()).hexdigest(),
         )
-        reply = await self._channel.request(
+        ended = await self._channel.request(
             Kind.ADMIT, place.agent, "", encode(new), timeout=timeout
         )
-        return Run.model_validate_json(reply.payload)
+        return Run.model_validate_json(ended)
 
 
 def _prompt_target(agent: AgentId | type[Agent] | str | None) -> tuple[str | None, str | None]:

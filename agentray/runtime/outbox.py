@@ -15,7 +15,7 @@ import asyncio
 import pickle
 from typing import Any
 
-from agentray.protocol.envelope import Frame, Outcome, Reply
+from agentray.protocol.envelope import Frame, Outcome
 
 GRACE_S = 0.002
 """How long a delivery waits for its own replies."""
@@ -83,7 +83,8 @@ class Outbox:
         self._ready.append((message_id, int(kind), payload, outcome))
         if self._delivering:
             for delivery in self._delivering:
-                delivery.answered(message_id)
+                if message_id in delivery.waiting:
+                    delivery.answered(message_id)
         else:
             self._wake_collector()
 
@@ -183,7 +184,6 @@ class Delivery:
             self.done.set_result(None)
 
 
-def read_response(data: bytes) -> tuple[int, list[Reply]]:
-    """Read what `Outbox.take` packed: the response's number and its replies."""
-    sequence, replies = pickle.loads(data)  # noqa: S301 - cluster only
-    return sequence, [Reply._make(fields) for fields in replies]
+def read_response(data: bytes) -> tuple[int, list[tuple[Any, ...]]]:
+    """Read what `Outbox.take` packed: the response's number, and the fields of its replies."""
+    return pickle.loads(data)  # noqa: S301 - cluster only

@@ -11,7 +11,7 @@ from pathlib import Path
 from agentray.agent import Agent
 from agentray.app import App
 from agentray.protocol.codec import encode
-from agentray.protocol.deployment import AppSpec, PoolSpec
+from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
 
 
 def pack_app(app: App, import_string: str = "") -> AppSpec:
@@ -35,11 +35,13 @@ def pack_app(app: App, import_string: str = "") -> AppSpec:
         python_path=_python_path([t.cls for t in types]),
         digest=_digest(app),
         types=tuple(
-            (
+            TypeSpec(
                 t.name,
                 t.options.pool,
                 t.prompts,
-                tuple(a.name for a in t.actions.values() if a.idempotent),
+                idempotent=tuple(a.name for a in t.actions.values() if a.idempotent),
+                streams=tuple(a.name for a in t.actions.values() if a.streams),
+                actions=tuple(t.actions),
             )
             for t in types
         ),

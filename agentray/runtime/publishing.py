@@ -13,7 +13,7 @@ from agentray.events import Event, TerminateEvent
 from agentray.ids import AgentId, new_id
 from agentray.protocol.codec import as_json, encode
 from agentray.protocol.envelope import Kind, Reply, ReplyKind
-from agentray.runtime.link import Message, Origin
+from agentray.runtime.message import Origin, Post
 from agentray.runtime.scope import Scope, failure_of, scope_of
 from agentray.store.base import DeadLetter
 
@@ -55,14 +55,7 @@ class Publisher:
 
     def _send(self, event: Event, target: AgentId, context: Context, scope: Scope) -> None:
         channel = self._host.channel
-        message = Message(
-            Kind.EVENT,
-            target,
-            event.event_type,
-            event,
-            _acknowledge(scope, target),
-            channel.on_gone,
-        )
+        message = Post(Kind.EVENT, target, event.event_type, event, _acknowledge(scope, target))
         # No turn waits for an event, nor does a caller: neither chain nor deadline.
         message.origin = Origin(
             event.correlation_id, context.cause_id, context.agent, (), context.root
@@ -98,7 +91,7 @@ class Publisher:
             return
         payload = encode((context.correlation_id, kind, as_json(data, "progress")), "progress")
         channel = self._host.channel
-        message = Message(Kind.PROGRESS, context.root, "", payload, _ignore, channel.on_gone)
+        message = Post(Kind.PROGRESS, context.root, "", payload, _ignore)
         channel.post(message)
 
 

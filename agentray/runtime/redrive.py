@@ -17,7 +17,7 @@ from agentray.protocol.codec import encode
 from agentray.protocol.envelope import Kind, Reply, RunMode
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.channel import Channel
-from agentray.runtime.link import Message
+from agentray.runtime.message import Post
 from agentray.runtime.tasks import TaskSet
 from agentray.store.base import Store, StoredRun
 
@@ -65,14 +65,8 @@ class Redriver:
     def _ensure(self, runs: Sequence[StoredRun]) -> None:
         for stored in runs:
             payload = encode((stored.run.id,))
-            message = Message(
-                Kind.RUN,
-                stored.agent,
-                RunMode.ENSURE,
-                payload,
-                _Noted(stored.run.id),
-                self._channel.on_gone,
-            )
+            noted = _Noted(stored.run.id)
+            message = Post(Kind.RUN, stored.agent, RunMode.ENSURE, payload, noted)
             message.deadline = asyncio.get_running_loop().time() + _TIMEOUT_S
             self._channel.post(message)
 

@@ -93,7 +93,7 @@ class RunBook:
             return known
         active = ActiveRun(stored, self)
         self._active[stored.run.id] = active
-        self._deliver(Turn(_prompt(stored), active, active))
+        self._deliver(Turn(_prompt(stored), active, run=active))
         if self._flusher is None or self._flusher.done():
             self._flusher = self._tasks.spawn(self._flush_while_active(), name="flush run events")
         return active

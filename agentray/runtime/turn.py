@@ -10,6 +10,7 @@ from agentray.protocol.envelope import Envelope, Outcome, ReplyKind
 
 if TYPE_CHECKING:
     from agentray.runtime.active_run import ActiveRun
+    from agentray.runtime.streams import PartWriter
 
 
 class ReplySink(Protocol):
@@ -31,17 +32,36 @@ class Turn:
     """A message that an agent handles, or will.
 
     Attributes:
+        deadline: when its sender gives up, in seconds of the event loop's clock; None: never.
         run: the run whose prompt this is; None for every other message.
+        writer: of what it yields; None for every other message.
         task: what handles it; None before its handler begins and after it has ended.
         cancelled: its sender gave it up.
     """
 
-    __slots__ = ("cancelled", "envelope", "run", "sink", "task")
+    __slots__ = ("cancelled", "deadline", "envelope", "run", "sink", "task", "writer")
 
-    def __init__(self, envelope: Envelope, sink: ReplySink, run: ActiveRun | None = None) -> None:
+    def __init__(
+        self,
+        envelope: Envelope,
+        sink: ReplySink,
+        received: float = 0.0,
+        run: ActiveRun | None = None,
+    ) -> None:
+        """Take a message in.
+
+        Args:
+            envelope: the message.
+            sink: where its reply goes.
+            received: when it came, in seconds of the event loop's clock.
+            run: the run whose prompt it is.
+        """
+        timeout_s = envelope.timeout_s
+        self.deadline = None if timeout_s is None else received + timeout_s
         self.envelope = envelope
         self.sink = sink
         self.run = run
+        self.writer: PartWriter | None = None
         self.task: asyncio.Task[Any] | None = None
         self.cancelled = False
         sink.active[envelope.id] = self

@@ -1,0 +1,332 @@
+"""Handling one message: the user's method is called, its effects committed, its sender answered.
+
+An incarnation decides when; this module does it. Whatever the method does, raising, yielding or
+being cancelled, the sender hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable
+from contextlib import aclosing, closing
+from datetime import UTC, datetime
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, cast
+
+from agentray import context as contexts
+from agentray.agent import ActionSpec
+from agentray.context import Context
+from agentray.errors import (
+    ConfigurationError,
+    Fenced,
+    HostDied,
+    NoHandler,
+    PayloadError,
+    UnknownAction,
+)
+from agentray.events import Event, Prompt
+from agentray.ids import new_id
+from agentray.protocol.codec import (
+    NO_ARGUMENTS,
+    as_json,
+    decode,
+    encode_error,
+    encode_result,
+    text_of,
+)
+from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome, ReplyKind
+from agentray.runtime.scope import Scope, scope_of
+from agentray.runtime.streams import PartWriter
+from agentray.runtime.tasks import being_cancelled
+from agentray.runtime.turn import Turn
+
+if TYPE_CHECKING:
+    from agentray.runtime.incarnation import Incarnation
+
+# Members of an enum are looked up through its class, which shows at this rate.
+_TELL, _EVENT, _STREAM = int(Kind.TELL), int(Kind.EVENT), int(Kind.STREAM)
+_VALUE = int(ReplyKind.VALUE)
+
+
+async def handle(agent: Incarnation, turn: Turn) -> None:
+    """Handle a message that it is the agent's turn for.
+
+    Raises:
+        CancelledError: the task was cancelled for another reason than this message's cancellation.
+    """
+    envelope = turn.envelope
+    context = Context(agent.id, agent.host, envelope, turn.deadline)
+    started: datetime | None = None
+    if envelope.root is not None:
+        context.cause_id = new_id("span")
+        started = datetime.now(UTC)
+    token = contexts.current.set(context)
+    error: BaseException | None = None
+    try:
+        kind = envelope.kind
+        if kind == _EVENT:
+            await _handle_event(agent, turn, context, started)
+        elif kind == _STREAM:
+            await _handle_stream(agent, turn, context, started)
+        else:
+            await _handle_call(agent, turn, context, started)
+    except asyncio.CancelledError as raised:
+        if not turn.cancelled and not being_cancelled():
+            error = raised
+        elif not _cancelled(agent, turn):
+            raise
+    except Fenced:
+        # Nothing was written: the agent lives elsewhere, the sender shall ask there.
+        agent.host.evict_fenced(agent)
+        turn.reply(ReplyKind.MOVED)
+    except BaseException as raised:  # noqa: BLE001 - an exit of user's code is not the host's
+        error = raised
+    finally:
+        contexts.current.reset(token)
+    if error is not None:
+        agent.restore_state()
+        _failed(agent, turn, context, started, error)
+
+
+def _cancelled(agent: Incarnation, turn: Turn) -> bool:
+    """Answer for a handler that was cancelled; False: the whole task was, not its message."""
+    agent.restore_state()
+    if turn.cancelled:
+        # The message was given up, not this task: it goes on with the next one.
+        cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
+        turn.reply(ReplyKind.CANCELLED)
+        return True
+    spec = agent.type.actions.get(turn.envelope.name)
+    if turn.envelope.kind == _EVENT or (spec is not None and spec.idempotent):
+        turn.reply(ReplyKind.MOVED)  # its next host does it again
+    else:
+        reason = "the agent had to leave before its handler was done"
+        turn.fail(HostDied(str(agent.id), agent.host.host_id, reason))
+    return False
+
+
+def _not_called(agent: Incarnation, name: str, spec: ActionSpec | None) -> Exception:
+    if spec is None:
+        return UnknownAction(str(agent.id), name, tuple(sorted(agent.type.actions)))
+    return ConfigurationError(
+        f"{agent.id}.{name} yields its values: read them with `async for value in "
+        f"handle.{name}(...)`, or with `handle.stream`."
+    )
+
+
+# Calls
+
+
+async def _handle_call(
+    agent: Incarnation, turn: Turn, context: Context, started: datetime | None
+) -> None:
+    name, payload = turn.envelope.name, turn.envelope.payload
+    spec = agent.type.actions.get(name)
+    if spec is None or spec.streams:
+        raise _not_called(agent, name, spec)
+    method = getattr(agent.agent, name)
+    if payload == NO_ARGUMENTS:
+        value: Any = method()
+    else:
+        args, kwargs = decode(payload)
+        value = method(*args, **kwargs)
+    # The exact type first: the general test takes as long as a short handler.
+    if type(value) is CoroutineType or inspect.isawaitable(value):
+        value = cast("object", await value)
+    result = encode_result(value, name)
+    if agent.type.state_model is not None:
+        await agent.commit_state()
+    if started is not None or context.scope is not None:
+        _reply_from_run(agent, turn, context, started, result)
+    else:
+        turn.reply(_VALUE, result)
+
+
+def _reply_from_run(
+    agent: Incarnation, turn: Turn, context: Context, started: datetime | None, result: Any
+) -> None:
+    """Answer a call that belongs to a run, or that set something off."""
+    if started is not None:
+        _trace(agent, context, turn.envelope, started, None)
+    scope = cast("Scope | None", context.scope)
+    if scope is None:
+        turn.reply(_VALUE, result)
+    elif scope.idle:
+        turn.reply(_VALUE, result, scope.outcome())
+    else:
+        scope.on_done(lambda outcome: turn.reply(ReplyKind.SETTLED, None, outcome))
+        turn.reply(ReplyKind.OPEN, result)
+
+
+# Streams
+
+
+async def _handle_stream(
+    agent: Incarnation, turn: Turn, context: Context, started: datetime | None
+) -> None:
+    envelope = turn.envelope
+    spec = agent.type.actions.get(envelope.name)
+    if spec is None:
+        raise _not_called(agent, envelope.name, spec)
+    if not spec.streams:
+        raise ConfigurationError(
+            f"{agent.id}.{envelope.name} yields nothing: await it, or call it with `handle.call`."
+        )
+    args, kwargs = decode(envelope.payload)
+    writer = turn.writer = PartWriter(turn)
+    error: bytes | None = None
+    try:
+        values = getattr(agent.agent, envelope.name)(*args, **kwargs)
+        await _write_all(values, writer)
+        parts = writer.finish()
+        if agent.type.state_model is not None:
+            await agent.commit_state()
+    except Exception as raised:
+        if isinstance(raised, Fenced) or writer.parts == 0:
+            raise  # nothing has been handed out: an error like that of a call
+        # What was yielded before it is read before it.
+        agent.restore_state()
+        error, parts = encode_error(raised), writer.parts
+    if started is not None:
+        _trace(agent, context, envelope, started, None if error is None else "failed")
+    end = (parts, error)
+    scope = cast("Scope | None", context.scope)
+    if scope is None or scope.idle:
+        turn.reply(_VALUE, end, scope and scope.outcome())
+    else:
+        scope.on_done(lambda outcome: turn.reply(_VALUE, end, outcome))
+
+
+async def _write_all(values: Any, writer: PartWriter) -> None:
+    if inspect.isasyncgen(values):
+        async with aclosing(cast("AsyncGenerator[Any]", values)) as items:
+            async for item in items:
+                if not writer.put(item):
+                    await writer.until_room()
+        return
+    with closing(cast("Generator[Any]", values)) as items:
+        for item in items:
+            if not writer.put(item):
+                await writer.until_room()
+
+
+# Events
+
+
+async def _handle_event(
+    agent: Incarnation, turn: Turn, context: Context, started: datetime | None
+) -> None:
+    envelope = turn.envelope
+    event = envelope.payload
+    if isinstance(event, bytes):
+        event = decode(event)
+    handler = agent.type.handlers.get(envelope.name)
+    if handler is None or not isinstance(event, Event):
+        raise NoHandler(str(agent.id), envelope.name)
+    context.event = event
+    scope = scope_of(context)
+    scope.hold()  # the handler itself
+    await _emit_all(agent, getattr(agent.agent, handler.method)(event), context)
+    if started is not None:
+        _trace(agent, context, envelope, started, None)
+    run = turn.run
+    if run is not None and scope.only_one_held:
+        # A prompt whose work is done: its state and its result in one transaction.
+        await run.end(scope.outcome(), agent.changed_state())
+        turn.drop()
+        return
+    await agent.commit_state()
+    scope.on_done(lambda outcome: turn.reply(_VALUE, None, _along(outcome, envelope)))
+    scope.release()
+
+
+async def _emit_all(agent: Incarnation, result: Any, context: Context) -> None:
+    """Publish what a handler returned or yields."""
+    if inspect.isasyncgen(result):
+        async for item in cast("AsyncIterator[Any]", result):
+            _emit(agent, item, context)
+        return
+    if inspect.isawaitable(result):
+        result = await result
+    if result is None:
+        return
+    if isinstance(result, list | tuple) or inspect.isgenerator(result):
+        for item in cast("Iterable[Any]", result):
+            _emit(agent, item, context)
+    else:
+        _emit(agent, result, context)
+
+
+def _emit(agent: Incarnation, item: Any, context: Context) -> None:
+    if isinstance(item, Event):
+        agent.host.publish(item, context)
+    elif isinstance(context.event, Prompt):
+        # Asked directly, an agent may answer directly.
+        scope_of(context).answer(as_json(item, "answer"))
+    elif item is not None:
+        raise PayloadError(
+            f"{agent.type.cls.__name__} returned {type(item).__name__} for "
+            f"{type(context.event).__name__}; handlers return events, lists of events, or None."
+        )
+
+
+# Errors and traces
+
+
+def _failed(
+    agent: Incarnation,
+    turn: Turn,
+    context: Context,
+    started: datetime | None,
+    error: BaseException,
+) -> None:
+    envelope = turn.envelope
+    if envelope.kind == _TELL:
+        context.log.error(
+            "%s failed, nobody waits for it",
+            envelope.name,
+            exc_info=error,
+            extra={"action": "tell_failed"},
+        )
+        turn.drop()
+        return
+    if started is not None:
+        told = f"{type(error).__name__}: {text_of(error)}"
+        _trace(agent, context, envelope, started, told)
+    if envelope.kind != _EVENT:
+        turn.reply(ReplyKind.ERROR, encode_error(error), (context.scope or Scope()).outcome())
+        return
+    scope = scope_of(context)
+    if scope.idle:
+        scope.hold()  # it failed before its handler was called
+    scope.fail(Failure(type(error).__name__, text_of(error), str(agent.id), ()))
+    scope.on_done(lambda outcome: turn.reply(_VALUE, None, _along(outcome, envelope)))
+    scope.release()
+
+
+def _trace(
+    agent: Incarnation, context: Context, envelope: Envelope, started: datetime, error: str | None
+) -> None:
+    duration_ms = (datetime.now(UTC) - started).total_seconds() * 1000
+    size = len(envelope.payload) if isinstance(envelope.payload, bytes) else None
+    scope_of(context).span(
+        context.cause_id,
+        envelope.cause_id,
+        envelope.name,
+        str(agent.id),
+        agent.host.host_id,
+        started,
+        round(duration_ms, 3),
+        size,
+        error,
+    )
+
+
+def _along(outcome: Outcome, envelope: Envelope) -> Outcome:
+    """Put this message in front of the path of causes of each error below it."""
+    if not outcome.errors:
+        return outcome
+    step = f"{envelope.name.rpartition('.')[2]} at {envelope.type}/{envelope.key}"
+    errors = tuple(error._replace(path=(step, *error.path)) for error in outcome.errors)
+    return outcome._replace(errors=errors)
