@@ -90,6 +90,9 @@ class _LocalHost:
         """See `ports.HostPort`."""
         return await self._until(self._running.collect(frame))
 
+    def close(self) -> None:
+        """See `ports.HostPort`."""
+
     async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
         """See `ports.HostControl`."""
         await self._until(self._running.update(snapshot, epochs))

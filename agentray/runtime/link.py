@@ -287,6 +287,7 @@ class Link:
         if self.gone:
             return
         self.gone = self.blocked = True
+        self._port.close()
         self._queue.clear()
         messages, self._open = list(self._open.values()), {}
         self._opened.clear()

@@ -43,6 +43,10 @@ class HostPort(Protocol):
         """Wait until there are replies and return them, as `deliver` does."""
         ...
 
+    def close(self) -> None:
+        """Let go of the way there; the host itself goes on."""
+        ...
+
 
 class HostControl(HostPort, Protocol):
     """A host as the manager sees it."""

@@ -32,6 +32,7 @@ from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.channel import Channel
 from agentray.runtime.host import Host
 from agentray.runtime.local_cluster import is_loopback
+from agentray.runtime.machine_socket import SocketPort, SocketServer
 from agentray.runtime.manager import Manager
 from agentray.runtime.ports import HostControl, HostGone, HostUnreachable, ManagerUnavailable
 from agentray.runtime.redrive import Redriver
@@ -70,6 +71,7 @@ class HostActor:
     def __init__(self, host_id: str) -> None:
         self._host_id = host_id
         self._host: Host | None = None
+        self._server: SocketServer | None = None
 
     @property
     def _running(self) -> Host:
@@ -86,6 +88,8 @@ class HostActor:
             await store.open()
             self._host = Host(self._host_id, store, RayConnector())
             bind_process(self._host.channel)
+            self._server = SocketServer(self._host.deliver, self._host.collect)
+            await self._server.start(self._host_id)
         node = ray.get_runtime_context().get_node_id()
         return {"node_id": node, "pid": os.getpid()}
 
@@ -129,6 +133,8 @@ class HostActor:
         """See `ports.HostControl`."""
         host, self._host = self._running, None
         await host.stop(grace_s)
+        if self._server is not None:
+            self._server.close()
         await host.store.close()
 
 
@@ -139,6 +145,8 @@ class RayHost:
         self._ref = ref
         self._handle = handle
         self._methods: dict[str, Any] = {}  # Ray makes a new object at each access
+        self._socket: SocketPort | None = None  # past Ray, on the same machine
+        self._looked_for_socket = False
 
     async def _call(self, method: str, *args: Any) -> Any:
         try:
@@ -167,11 +175,23 @@ class RayHost:
 
     async def deliver(self, frame: bytes) -> bytes:
         """See `ports.HostPort`."""
+        if not self._looked_for_socket:
+            self._looked_for_socket = True
+            self._socket = await SocketPort.connect(self._ref.id)
+        if self._socket is not None and not self._socket.lost:
+            return await self._socket.deliver(frame)
         return await self._call("deliver", frame)
 
     async def collect(self, frame: bytes) -> bytes:
         """See `ports.HostPort`."""
+        if self._socket is not None and not self._socket.lost:
+            return await self._socket.collect(frame)
         return await self._call("collect", frame)
+
+    def close(self) -> None:
+        """See `ports.HostPort`."""
+        if self._socket is not None:
+            self._socket.close()
 
     async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
         """See `ports.HostControl`."""

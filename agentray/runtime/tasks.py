@@ -48,6 +48,11 @@ class TaskSet:
                 extra={"action": "task_failed", "owner": self._owner},
             )
 
+    def cancel(self) -> None:
+        """Cancel all tasks without waiting for their end."""
+        for task in self._tasks:
+            task.cancel()
+
     async def close(self) -> None:
         """Cancel all tasks and wait until they have ended."""
         me = asyncio.current_task()

@@ -446,7 +446,7 @@ async def test_a_handle_to_a_subclass_takes_the_actions_of_its_base() -> None:
 
 def test_a_type_checker_refuses_an_action_of_another_agent() -> None:
     def never_called(handle: Handle[Bare]) -> object:
-        return handle.call(Greeter.greet, "ada")  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
+        return handle.call(Greeter.greet, "ada")  # pyright: ignore[reportCallIssue, reportArgumentType, reportUnknownVariableType]
 
     assert callable(never_called)
 

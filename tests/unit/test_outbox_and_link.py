@@ -263,7 +263,7 @@ class LossyWire:
 
     def __init__(
         self,
-        host: HostPort,
+        host: Host,
         chance: random.Random,
         *,
         losses: int = 0,
@@ -280,6 +280,9 @@ class LossyWire:
     def dead(self) -> bool:
         """Whether the host has been killed."""
         return self._dead.done()
+
+    def close(self) -> None:
+        pass
 
     async def deliver(self, frame: bytes) -> bytes:
         return await self._pass(self._host.deliver, frame)
@@ -470,9 +473,12 @@ def test_one_slow_handler_does_not_hold_back_the_fast_ones_of_its_batch() -> Non
 class FirstLost:
     """Loses the response of the first delivery."""
 
-    def __init__(self, host: HostPort) -> None:
+    def __init__(self, host: Host) -> None:
         self._host = host
         self._first = True
+
+    def close(self) -> None:
+        pass
 
     async def deliver(self, frame: bytes) -> bytes:
         first, self._first = self._first, False
@@ -494,11 +500,14 @@ def test_a_batch_that_comes_again_after_many_others_is_handled_once() -> None:
 class Ghosts:
     """Of the first request of a kind its sender hears no more, though it arrives, after a while."""
 
-    def __init__(self, host: HostPort, kind: str, delay_s: float) -> None:
+    def __init__(self, host: Host, kind: str, delay_s: float) -> None:
         self._host = host
         self._kind = kind
         self._delay_s = delay_s
         self.ghost: asyncio.Task[bytes] | None = None
+
+    def close(self) -> None:
+        pass
 
     async def deliver(self, frame: bytes) -> bytes:
         return await self._pass("deliver", self._host.deliver, frame)
@@ -551,6 +560,9 @@ class HeldWire:
         self.delivered: list[Frame] = []
         self.waiting: list[tuple[Frame, asyncio.Future[bytes]]] = []
         self.collects: list[asyncio.Future[bytes]] = []
+
+    def close(self) -> None:
+        pass
 
     async def deliver(self, frame: bytes) -> bytes:
         request = Frame.unpack(frame)
