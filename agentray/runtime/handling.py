@@ -183,11 +183,12 @@ async def _handle_stream(
         if agent.type.state_model is not None:
             await agent.commit_state()
     except Exception as raised:
-        if isinstance(raised, Fenced) or writer.parts == 0:
+        parts = writer.end()
+        if isinstance(raised, Fenced) or not parts:
             raise  # nothing has been handed out: an error like that of a call
         # What was yielded before it is read before it.
         agent.restore_state()
-        error, parts = encode_error(raised), writer.parts
+        error = encode_error(raised)
     if started is not None:
         _trace(agent, context, envelope, started, None if error is None else "failed")
     end = (parts, error)

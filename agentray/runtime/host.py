@@ -40,7 +40,7 @@ from agentray.runtime.control import Control
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.local_link import LocalLink
-from agentray.runtime.outbox import GRACE_S, NOTHING, RUN_GRACE_S, Outbox
+from agentray.runtime.outbox import COLLECT_S, GRACE_S, NOTHING, RUN_GRACE_S, Outbox
 from agentray.runtime.ports import Connector
 from agentray.runtime.publishing import Publisher
 from agentray.runtime.run_book import RunBook
@@ -60,6 +60,7 @@ _CANCEL = int(Kind.CANCEL)
 
 _SWEEP_S = 1.0
 _OUTBOX_IDLE_S = 600.0
+_READER_GONE_S = 3 * COLLECT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,11 +447,18 @@ class Host:
                     self.tasks.spawn(self._evict(agent), name=f"evict {agent.id}")
                 else:
                     del self._agents[agent.id]
-            for name in [
-                n for n, o in self._outboxes.items() if now - o.last_used > _OUTBOX_IDLE_S
-            ]:
-                if self._outboxes[name].disposable:
-                    del self._outboxes[name]
+            self._sweep_outboxes(now)
+
+    def _sweep_outboxes(self, now: float) -> None:
+        for name, outbox in list(self._outboxes.items()):
+            silent_s = now - outbox.last_used
+            if silent_s > _READER_GONE_S:
+                # A sender that waits asks again every 20 s: this one is gone. Its calls go on, for
+                # their effects; nobody will read its streams, which wait for that.
+                for turn in [t for t in outbox.active.values() if t.writer is not None]:
+                    self.cancel(turn)
+            if silent_s > _OUTBOX_IDLE_S and outbox.disposable:
+                del self._outboxes[name]
 
     def _long_idle(self, now: float, shortest_s: float) -> list[Incarnation]:
         found: list[Incarnation] = []

@@ -20,6 +20,9 @@ from agentray.protocol.envelope import Frame, Outcome
 GRACE_S = 0.002
 """How long a delivery waits for its own replies."""
 
+COLLECT_S = 20.0
+"""How long a `collect` waits for replies before its sender has to ask again."""
+
 RUN_GRACE_S = 0.010
 """The same for a batch of nothing but runs: they end with a commit, and no quick reply waits for
 the response, so that it may as well take them along."""
@@ -106,24 +109,30 @@ class Outbox:
         finally:
             self._delivering.remove(delivery)
 
-    async def until_ready(self, number: int) -> bool:
+    async def until_ready(self, number: int, patience_s: float = COLLECT_S) -> bool:
         """Wait until there is a reply that no delivery will take along.
 
         Args:
             number: of the request; a newer one ends an older one.
+            patience_s: the longest wait. Its sender asks again then, and is known to live.
 
         Returns:
-            False when the request is not the newest, and gets nothing.
+            False when the request is not the newest, or when there is nothing yet.
         """
         if number < self._collect_number:
             return False
         self._collect_number = number
         self._wake_collector()
         while number == self._collect_number and not self._ready:
-            waiting = self._collector = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            waiting = self._collector = loop.create_future()
+            timer = loop.call_later(patience_s, _finish, waiting)
             try:
                 await waiting
+                if not self._ready:
+                    return False
             finally:
+                timer.cancel()
                 if self._collector is waiting:
                     self._collector = None
             # One loop turn more: handlers that finish together answer together.
@@ -161,6 +170,11 @@ class Outbox:
 
 NOTHING = pickle.dumps((0, []), protocol=5)
 """The response to a request that nobody waits for any more."""
+
+
+def _finish(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 class Delivery:

@@ -240,9 +240,9 @@ class PartWriter:
             raise self._error
         return self._number
 
-    @property
-    def parts(self) -> int:
-        """How many parts have left."""
+    def end(self) -> int:
+        """Send what was taken before the action failed, and return how many parts there are."""
+        self._flush()
         return self._number
 
     def _flush_soon(self) -> None:

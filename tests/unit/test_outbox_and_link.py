@@ -23,7 +23,7 @@ from agentray.protocol.snapshot import HostRef, PoolView, Snapshot, TypeView
 from agentray.runtime.host import Host
 from agentray.runtime.link import MAX_BATCH, MAX_BATCH_BYTES, MAX_OPEN, WINDOW, Link
 from agentray.runtime.message import Message
-from agentray.runtime.outbox import NOTHING, Outbox, read_response
+from agentray.runtime.outbox import COLLECT_S, NOTHING, Outbox, read_response
 from agentray.runtime.packing import pack_app
 from agentray.runtime.ports import HostGone, HostPort, HostUnreachable
 from agentray.runtime.tasks import TaskSet
@@ -118,6 +118,18 @@ def test_a_newer_collector_ends_the_older_one_and_gets_the_replies() -> None:
     run(scenario())
 
 
+def test_a_collector_without_replies_is_sent_away_so_that_its_sender_shows_that_it_lives() -> None:
+    async def scenario() -> None:
+        outbox = Outbox(now=0.0)
+        assert not await outbox.until_ready(1)
+        assert asyncio.get_running_loop().time() == COLLECT_S
+        assert outbox.disposable
+        outbox.reply(1, ReplyKind.VALUE)
+        assert await outbox.until_ready(2)
+
+    run(scenario())
+
+
 def test_a_newer_collector_survives_the_end_of_the_older_one() -> None:
     async def scenario() -> None:
         outbox = Outbox(now=0.0)
@@ -187,7 +199,7 @@ def test_a_delivery_does_not_wait_for_slow_replies_which_a_collector_gets() -> N
         await outbox.after_grace(outbox.begin({1, 2}))
         assert number_and_ids(outbox.take()) == (1, [1])
         collector = asyncio.create_task(outbox.until_ready(1))
-        await asyncio.sleep(30.0)
+        await asyncio.sleep(15.0)
         assert not collector.done()
         outbox.reply(2, ReplyKind.VALUE)
         outbox.reply(3, ReplyKind.VALUE)
