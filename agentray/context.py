@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextvars import ContextVar
@@ -15,6 +16,11 @@ from agentray.protocol.envelope import NO_MESSAGE, Envelope
 
 class Caller(Protocol):
     """Sends messages to agents. A `Channel` does it over the wire, tests in one process."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it belongs to."""
+        ...
 
     async def call(
         self,

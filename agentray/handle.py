@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from agentray import context as contexts
+from agentray.blocking import SyncHandle
 from agentray.ids import AgentId
 
 if TYPE_CHECKING:
@@ -162,6 +163,11 @@ class Handle(Generic[A]):
             timeout: seconds; None waits for as long as it takes.
         """
         return Handle(self.id, self._caller, timeout=timeout)
+
+    @property
+    def sync(self) -> SyncHandle[A]:
+        """This handle for code that does not await, in another thread than the event loop's."""
+        return SyncHandle(self)
 
     async def ping(self, timeout: float = 5.0) -> float:
         """Return the seconds of a round trip to the agent's host, without the agent itself."""

@@ -86,7 +86,7 @@ class Channel:
         self._connector = connector
         self._request_refresh = request_refresh or (lambda: None)
         self._local = local
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._tasks = TaskSet("channel")
         self._links: dict[str, Link] = {}
         self._routes: dict[AgentId, AnyLink] = {}  # by agent, for the present snapshot
@@ -168,9 +168,9 @@ class Channel:
 
     async def ping(self, target: AgentId, *, timeout: float) -> float:
         """Return the seconds of a round trip to the agent's host."""
-        start = self._loop.time()
+        start = self.loop.time()
         await self.request(Kind.PING, target, "", None, timeout=timeout)
-        return self._loop.time() - start
+        return self.loop.time() - start
 
     async def inspect(self, target: AgentId, what: str, *, timeout: float) -> dict[str, Any]:
         """Ask a host about an agent, which is not activated for it."""
@@ -198,7 +198,7 @@ class Channel:
         self, kind: int, target: AgentId, name: str, payload: Any, timeout: float | None
     ) -> Request:
         """Send a message whose reply somebody waits for."""
-        loop = self._loop
+        loop = self.loop
         context = contexts.current.get()
         now = loop.time()
         if context is None:
@@ -220,7 +220,7 @@ class Channel:
 
     def post(self, message: Message) -> None:
         """Send a message; what becomes of it reaches its callbacks."""
-        self._deadlines.add(message, self._loop.time())
+        self._deadlines.add(message, self.loop.time())
         self._route(message, attempt=0)
 
     async def _give_up(self, message: Request) -> None:
@@ -240,8 +240,8 @@ class Channel:
 
     def abandon(self, message: Message) -> None:
         """Give a message up, from any thread; harmless when the event loop has ended."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.cancel, message)
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self.cancel, message)
 
     def _route(self, message: Message, attempt: int) -> None:
         link = self._routes.get(message.target)
@@ -319,7 +319,7 @@ class Channel:
         self._parked.append((message, attempt))
         self._request_refresh()
         if self._unpark_timer is None:
-            self._unpark_timer = self._loop.call_later(_PARKED_S, self._unpark)
+            self._unpark_timer = self.loop.call_later(_PARKED_S, self._unpark)
 
     def _unpark(self) -> None:
         if self._unpark_timer is not None:

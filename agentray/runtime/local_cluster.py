@@ -227,6 +227,7 @@ def start_local_cluster(
     try:
         ours = {**driver_environment(_LOOPBACK), **serve_environment(runtime_dir), _MARK: mark}
         ours |= {name: str(_free_port()) for name in _METRICS_PORTS}
+        ours["RAY_START_HOOK"] = "agentray.runtime.start_hook.without_client_server"
         _run_start(command, {**_outer(env), **ours}, runtime_dir / "ray-start.log", timeout_s)
         gcs_address, session_dir = _read_raylet(mark)
     except BaseException:  # an interrupt, too, must leave nothing running
@@ -268,8 +269,10 @@ def _start_command(
     command += [f"--node-ip-address={_LOOPBACK}", f"--port={gcs_port}"]
     command += ["--include-dashboard=true", f"--dashboard-host={_LOOPBACK}"]
     command += [f"--dashboard-port={dashboard_port}", "--disable-usage-stats"]
-    # These have fixed numbers by default, so a second cluster would find them taken.
-    command += ["--dashboard-agent-listen-port=0", f"--ray-client-server-port={_free_port()}"]
+    # It has a fixed number by default, so a second cluster would find it taken.
+    command += ["--dashboard-agent-listen-port=0"]
+    # The autoscaler has nothing to scale on one machine, and costs a second of the start.
+    command += ["--no-monitor"]
     # By default workers claim 10002 to 19999, and Ray refuses any other port of ours in there.
     command += ["--min-worker-port=0", "--max-worker-port=0"]
     if temp_dir is not None:
