@@ -64,8 +64,8 @@ class SyncHandle(Generic[A]):
 
         def blocking(*args: Any, **kwargs: Any) -> Any:
             async def begin() -> Any:
-                begun = method(*args, **kwargs)
-                return begun if isinstance(begun, AsyncIterator) else await begun
+                begun: Any = method(*args, **kwargs)
+                return cast("Any", begun) if isinstance(begun, AsyncIterator) else await begun
 
             begun = wait_for(begin(), loop)
             if isinstance(begun, AsyncIterator):
