@@ -102,6 +102,9 @@ class AgentType:
     handlers: Mapping[str, EventHandler]
     state_model: type[BaseModel] | None
     takes_arguments: bool  # its constructor does: they are kept, and looked up at activation
+    keeps_state: bool = False  # it has a state model, or hooks that say what is kept
+    saves_by_itself: bool = False  # it has a save_state of its own
+    state_version: int = 1
 
     @property
     def prompts(self) -> bool:
@@ -191,9 +194,12 @@ class Agent:
         options: how agents of this type are run.
         state: annotate it with a pydantic model in the subclass, all of whose fields have defaults;
             it is loaded before the first message and committed after each handler that changed it.
+        state_version: of what is kept as state; raise it when `migrate_state` must turn what older
+            code kept into what this code reads.
     """
 
     options: ClassVar[AgentOptions] = AgentOptions()
+    state_version: ClassVar[int] = 1
     agent_type: ClassVar[AgentType]
     state: Any = None
 
@@ -237,6 +243,40 @@ class Agent:
     async def on_stop(self) -> None:
         """Clean up before the agent leaves memory: stopped, moved, or idle for long."""
 
+    # State: what is kept, and how it is read
+
+    def save_state(self) -> Mapping[str, Any]:
+        """Return what is kept of this agent, as JSON values or what has a JSON form.
+
+        Called after each handler; what is equal to what is kept is not written again. Override it
+        together with `load_state`, to keep other things than the fields of `state`.
+        """
+        return cast("BaseModel", self.state).model_dump(mode="json")
+
+    def load_state(self, data: dict[str, Any]) -> None:
+        """Take in what `save_state` returned: before `on_start`, and after a handler that failed.
+
+        Raises:
+            pydantic.ValidationError: it does not fit; the agent is failed with the field's name.
+        """
+        model = type(self).agent_type.state_model
+        if model is not None:
+            self.state = model.model_validate(data)
+
+    @classmethod
+    def migrate_state(cls, data: dict[str, Any], version: int) -> dict[str, Any]:
+        """Turn a state that older code kept into one of this code's `state_version`.
+
+        Called before `load_state` when the kept version is lower. As it is, it changes nothing: new
+        fields get their defaults.
+
+        Args:
+            data: what was kept.
+            version: it was kept with.
+        """
+        del version
+        return data
+
 
 def bind(agent: Agent, agent_id: AgentId, caller: contexts.Caller) -> None:
     """Tell an agent who it is and through what it calls others; its host does, at its start."""
@@ -264,31 +304,87 @@ def describe(cls: type[Agent]) -> AgentType:
                 )
             handlers[name] = handler
     name = cls.options.name if "options" in vars(cls) else None
+    model = _state_model(cls)
+    saves_by_itself = _saves_by_itself(cls, model)
     return AgentType(
         name=check_type_name(name or _snake_case(cls.__name__)),
         cls=cls,
         options=cls.options,
         actions=actions,
         handlers=handlers,
-        state_model=_state_model(cls),
+        state_model=model,
         takes_arguments=len(inspect.signature(cls.__init__).parameters) > 1
         and cls.__init__ is not object.__init__,
+        keeps_state=saves_by_itself or model is not None,
+        saves_by_itself=saves_by_itself,
+        state_version=_state_version(cls),
     )
 
 
 def _methods(cls: type[Agent]) -> Iterator[Callable[..., Any]]:
     for name, member in inspect.getmembers_static(cls):
-        if inspect.isfunction(member) and not name.startswith("__"):
+        if name.startswith("__"):
+            continue
+        if inspect.isfunction(member):
             yield member
+        elif _is_marked(member):
+            raise ConfigurationError(
+                f"{cls.__name__}.{name} is a {type(member).__name__}: @action and @on are for "
+                "methods that take self, with no other decorator above or below that hides them."
+            )
+
+
+def _is_marked(member: Any) -> bool:
+    """Whether a decorator hides a method that was marked as an action or handler."""
+    inner = (getattr(member, name, None) for name in ("__func__", "fget", "func"))
+    return any(
+        mark in getattr(function, "__dict__", {})
+        for function in (member, *inner)
+        for mark in (_ACTION, _EVENTS)
+    )
+
+
+def _saves_by_itself(cls: type[Agent], model: type[BaseModel] | None) -> bool:
+    saves = cls.save_state is not Agent.save_state
+    loads = cls.load_state is not Agent.load_state
+    if model is None and saves != loads:
+        missing = "load_state" if saves else "save_state"
+        raise ConfigurationError(
+            f"{cls.__name__} has no {missing} of its own: without a state model, override "
+            "save_state and load_state together."
+        )
+    return saves
+
+
+def _state_version(cls: type[Agent]) -> int:
+    version = cls.state_version
+    if type(version) is not int or version < 1:
+        raise ConfigurationError(f"{cls.__name__}.state_version must be 1 or more: {version!r}.")
+    return version
 
 
 def _state_model(cls: type[Agent]) -> type[BaseModel] | None:
-    if not any(
-        "state" in vars(c).get("__annotations__", {}) for c in cls.__mro__ if c is not Agent
-    ):
+    owner = next(
+        (
+            c
+            for c in cls.__mro__
+            if c is not Agent and "state" in vars(c).get("__annotations__", {})
+        ),
+        None,
+    )
+    if owner is None:
         return None
+    # Of this annotation only: others may name what is imported for type checkers alone.
+    only: Any = type(
+        owner.__name__,
+        (),
+        {
+            "__annotations__": {"state": vars(owner)["__annotations__"]["state"]},
+            "__module__": owner.__module__,
+        },
+    )
     try:
-        model = get_type_hints(cls).get("state")
+        model = get_type_hints(only, localns=dict(vars(owner))).get("state")
     except NameError as error:
         raise ConfigurationError(
             f"{cls.__name__}.state: {error}. Define its class above, at module level."

@@ -13,6 +13,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+MAX_STATE_BYTES = 16 * 1024 * 1024
+"""Largest state of one agent, where nothing else is set."""
+
 
 class Settings(BaseSettings):
     """Everything that an operator can set."""
@@ -38,6 +41,9 @@ class Settings(BaseSettings):
     replicas: PositiveInt = Field(default=1, description="Replicas of the gateway.")
     max_body_bytes: PositiveInt = Field(
         default=1_048_576, description="Largest request body that the gateway reads."
+    )
+    max_state_bytes: PositiveInt = Field(
+        default=MAX_STATE_BYTES, description="Largest state of one agent, in bytes of JSON."
     )
     max_wait_s: PositiveFloat = Field(
         default=60.0, description="Longest time that a prompt request waits for its run's end."

@@ -5,6 +5,11 @@
     AgentrayError
     ├── ConfigurationError (ValueError)     the user's app, settings or import string are wrong
     ├── PayloadError (TypeError)            a value that cannot cross a process boundary
+    │   └── UnknownPayload                  its type is not registered at the receiver
+    ├── StateError (ValueError)             the state of an agent
+    │   ├── StateRefused                    a handler left one that cannot be kept
+    │   ├── StateInvalid                    what is kept does not fit the code
+    │   └── StateTooNew                     what is kept was written by newer code
     ├── AddressError (LookupError)          the message has nowhere to go
     │   ├── UnknownAgentType
     │   ├── UnknownAction
@@ -50,6 +55,12 @@ def _rebuild(cls: type[_E], args: tuple[Any, ...], fields: dict[str, Any]) -> _E
     return error
 
 
+def _agent_in(target: str) -> str:
+    """Return a target that is an agent's id, maybe with an action; "" when it is something else."""
+    agent_type, slash, _ = target.partition("/")
+    return target if slash and " " not in agent_type else ""
+
+
 class AgentrayError(Exception):
     """Something went wrong in agentray."""
 
@@ -67,6 +78,65 @@ class ConfigurationError(AgentrayError, ValueError):
 
 class PayloadError(AgentrayError, TypeError):
     """A value cannot be serialised, or is larger than its limit."""
+
+    def __init__(self, message: str | None = None, *, what: str = "", path: str = "") -> None:
+        super().__init__(message)
+        self.what = what  # such as `argument 1 of submit()`; "" where nobody said
+        self.path = path  # of the part that is to blame, such as `.config.lock`; "": all of it
+
+
+class UnknownPayload(PayloadError):
+    """A value's type is not registered in the process that received it."""
+
+    def __init__(self, name: str, module: str) -> None:
+        super().__init__(
+            f"A value of the registered type {name!r} cannot be read here: importing {module!r} "
+            "does not register it. Call agentray.payloads.register() at the top of that module."
+        )
+        self.type_name, self.module = name, module
+
+
+class StateError(AgentrayError, ValueError):
+    """The state of an agent cannot be kept, or cannot be taken in."""
+
+    def __init__(self, agent: str, why: str) -> None:
+        super().__init__(f"The state of {agent} {why}")
+        self.agent = agent
+
+
+class StateRefused(StateError):
+    """A handler left a state that cannot be kept; the one before it stays."""
+
+    def __init__(self, agent: str, why: str) -> None:
+        super().__init__(agent, f"cannot be kept: {why}")
+        self.why = why
+
+
+class StateInvalid(StateError):
+    """The kept state does not fit the code; it is kept as it is.
+
+    Attributes:
+        agent: whose it is.
+        version: that it was kept with.
+        field: that does not fit, such as `orders.0`; "" where no single one does.
+    """
+
+    def __init__(self, agent: str, version: int, field: str, why: str) -> None:
+        where = f"{field}: " if field else ""
+        super().__init__(agent, f"(version {version}) does not fit the code: {where}{why}")
+        self.version, self.field, self.why = version, field, why
+
+
+class StateTooNew(StateError):
+    """The kept state was written by newer code; deploy that, or restore an older state."""
+
+    def __init__(self, agent: str, version: int, known: int) -> None:
+        super().__init__(
+            agent,
+            f"has version {version}, and this code knows versions up to {known}: deploy the newer "
+            "code again.",
+        )
+        self.version, self.known = version, known
 
 
 class AddressError(AgentrayError, LookupError):
@@ -118,6 +188,7 @@ class DeadlineExceeded(CallError, TimeoutError):
         after = "" if timeout_s is None else f" within {timeout_s:g} s"
         super().__init__(f"{target} did not reply{after}.")
         self.target, self.timeout_s = target, timeout_s
+        self.agent, _, self.action = (_agent_in(target) or ".").rpartition(".")
 
 
 class HostDied(CallError):
@@ -131,6 +202,7 @@ class HostDied(CallError):
         why = f" ({reason})" if reason else ""
         super().__init__(f"The host {host} died{why} while a message to {target} was under way.")
         self.target, self.host, self.reason = target, host, reason
+        self.agent = target
 
 
 class Overloaded(CallError):
@@ -139,6 +211,7 @@ class Overloaded(CallError):
     def __init__(self, target: str, retry_after_s: float = 1.0) -> None:
         super().__init__(f"{target} has too many messages waiting; retry in {retry_after_s:g} s.")
         self.target, self.retry_after_s = target, retry_after_s
+        self.agent = _agent_in(target)  # "": it is not an agent's queue
 
 
 class DeploymentStopped(CallError):
@@ -147,6 +220,7 @@ class DeploymentStopped(CallError):
     def __init__(self, target: str, retry_after_s: float = 2.0, why: str = "is stopped") -> None:
         super().__init__(f"The deployment of {target} {why}.")
         self.target, self.retry_after_s = target, retry_after_s
+        self.agent = _agent_in(target)  # "": a whole type, or the entry
 
 
 class AgentFailed(CallError):

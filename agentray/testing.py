@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+from agentray.config import MAX_STATE_BYTES
 from agentray.context import bind_process
 from agentray.ids import AgentId
 from agentray.protocol.snapshot import HostRef, Snapshot
@@ -79,7 +80,12 @@ class _LocalHost:
     async def start(self, setup: bytes) -> dict[str, Any]:
         """Make the host."""
         del setup
-        self._host = Host(self._ref.id, self._runtime.store, self._runtime.network)
+        self._host = Host(
+            self._ref.id,
+            self._runtime.store,
+            self._runtime.network,
+            max_state_bytes=self._runtime.max_state_bytes,
+        )
         return {"node_id": "local", "pid": os.getpid()}
 
     async def deliver(self, frame: bytes) -> bytes:
@@ -189,13 +195,21 @@ class LocalRuntime:
         store: what it keeps things in.
     """
 
-    def __init__(self, *, hosts: int = 2, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        hosts: int = 2,
+        store: Store | None = None,
+        max_state_bytes: int = MAX_STATE_BYTES,
+    ) -> None:
         """Make one.
 
         Args:
             hosts: of the pool `default`.
             store: open; None: a new `MemoryStore`.
+            max_state_bytes: of one agent's state as JSON; more is refused.
         """
+        self.max_state_bytes = max_state_bytes
         self.store: Store = store or MemoryStore()
         self.network = _Network(self)
         self._wanted = hosts

@@ -231,7 +231,12 @@ class Stack:
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its lines would break ours
         manager = ray_adapter.RayManager.create(
-            ray_adapter.Setup(database_url, self._settings.hosts, self._settings.log_level)
+            ray_adapter.Setup(
+                database_url,
+                self._settings.hosts,
+                self._settings.log_level,
+                self._settings.max_state_bytes,
+            )
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)
 

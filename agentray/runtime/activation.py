@@ -16,7 +16,7 @@ from agentray import context as contexts
 from agentray.agent import Agent
 from agentray.context import Context
 from agentray.core.supervision import Backoff
-from agentray.errors import ConfigurationError, StoreUnavailable
+from agentray.errors import ConfigurationError, StateError, StoreUnavailable
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, text_of
 from agentray.runtime.group_commit import GroupCommit
@@ -55,9 +55,7 @@ class Activator:
         """Start an agent; it takes messages when it is ready, and refuses them when that fails."""
         kind = agent.type
         needs_task = (
-            kind.takes_arguments
-            or kind.state_model is not None
-            or kind.cls.on_start is not Agent.on_start
+            kind.takes_arguments or kind.keeps_state or kind.cls.on_start is not Agent.on_start
         )
         if needs_task:
             self._host.tasks.spawn(self._start(agent), name=f"start {agent.id}")
@@ -89,7 +87,7 @@ class Activator:
             self._log(agent, error)
             if isinstance(error, StoreUnavailable):
                 wait_s: float | None = _STORE_RETRY_S  # not the agent's fault
-            elif isinstance(error, ConfigurationError):
+            elif isinstance(error, ConfigurationError | StateError):
                 wait_s = None  # no attempt will go better
             else:
                 wait_s = backoff.failed(self._host.now(), random.random())  # noqa: S311 - jitter
@@ -110,12 +108,13 @@ class Activator:
     async def _begin(self, agent: Incarnation) -> None:
         instance = await self._construct(agent)
         state = None
-        if agent.type.state_model is not None:
+        if agent.type.keeps_state:
             state = await self._states.submit(agent.id)
         agent.begin(instance, state)
         token = contexts.current.set(Context(agent.id, self._host))
         try:
             await instance.on_start()
+            agent.begun()
         finally:
             contexts.current.reset(token)
 

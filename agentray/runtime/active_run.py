@@ -113,26 +113,30 @@ class ActiveRun:
             case _:
                 self._book.spawn(self.end(outcome or Outcome()))
 
-    async def end(self, outcome: Outcome, states: Sequence[StateWrite] = ()) -> None:
+    async def end(self, outcome: Outcome, states: Sequence[StateWrite] = ()) -> bool:
         """Commit the run's end, and the agent's state with it, then tell everybody.
+
+        Returns:
+            False when it is tried again instead: nothing was written.
 
         Raises:
             Fenced: this host no longer leases the agent; nothing was written.
         """
         if self._ended:
-            return  # it was let go meanwhile
+            return False  # it was let go meanwhile
         errors = outcome.errors
         if outcome.answer is None and not errors and self._book.agents_moved(outcome.spans):
             # An agent took a part of this run with it: that nothing failed means nothing.
             await self._book.again(self, "an agent that took part has moved")
-            return
+            return False
         if errors and all(error.type in _INFRASTRUCTURE for error in errors):
             await self._book.again(self, str(errors[0].message))
-            return
+            return False
         status = RunStatus.FAILED if errors else RunStatus.SUCCEEDED
         result = outcome.answer[0] if outcome.answer is not None and not errors else None
         error = _run_error(errors) if errors else None
         await self.finish(status, result, error, spans=outcome.spans, states=states)
+        return True
 
     async def finish(
         self,

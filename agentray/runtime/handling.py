@@ -135,7 +135,7 @@ async def _handle_call(
     if type(value) is CoroutineType or inspect.isawaitable(value):
         value = cast("object", await value)
     result = encode_result(value, name)
-    if agent.type.state_model is not None:
+    if agent.type.keeps_state:
         await agent.commit_state()
     if started is not None or context.scope is not None:
         _reply_from_run(agent, turn, context, started, result)
@@ -180,7 +180,7 @@ async def _handle_stream(
         values = getattr(agent.agent, envelope.name)(*args, **kwargs)
         await _write_all(values, writer)
         parts = writer.finish()
-        if agent.type.state_model is not None:
+        if agent.type.keeps_state:
             await agent.commit_state()
     except Exception as raised:
         parts = writer.end()
@@ -234,7 +234,7 @@ async def _handle_event(
     run = turn.run
     if run is not None and scope.only_one_held:
         # A prompt whose work is done: its state and its result in one transaction.
-        await run.end(scope.outcome(), agent.changed_state())
+        await agent.end_run(run, scope.outcome())
         turn.drop()
         return
     await agent.commit_state()

@@ -18,6 +18,7 @@ from typing import Any
 
 from agentray.agent import AgentType
 from agentray.app import App
+from agentray.config import MAX_STATE_BYTES
 from agentray.context import Context
 from agentray.errors import (
     AgentFailed,
@@ -75,15 +76,24 @@ class Loaded:
 class Host:
     """Runs agents."""
 
-    def __init__(self, host_id: str, store: Store, connector: Connector) -> None:
+    def __init__(
+        self,
+        host_id: str,
+        store: Store,
+        connector: Connector,
+        *,
+        max_state_bytes: int = MAX_STATE_BYTES,
+    ) -> None:
         """Make a host without leases; needs a running event loop.
 
         Args:
             host_id: unique in the cluster.
             store: opened; closed by whoever opened it.
             connector: finds the other hosts.
+            max_state_bytes: of one agent's state as JSON; more is refused.
         """
         self.host_id = host_id
+        self.max_state_bytes = max_state_bytes
         self.store = store
         self.tasks = TaskSet(f"host {host_id}")
         self.link = LocalLink(self)

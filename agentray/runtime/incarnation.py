@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any, cast
 
 from agentray.agent import Agent, AgentType, bind
 from agentray.core.mailbox import Mailbox, Offer
-from agentray.errors import AgentFailed, Overloaded
+from agentray.errors import AgentFailed, Fenced, Overloaded
 from agentray.ids import AgentId
-from agentray.protocol.envelope import Kind, ReplyKind
+from agentray.protocol.envelope import Kind, Outcome, ReplyKind
+from agentray.runtime import state as states
 from agentray.runtime.handling import handle
 from agentray.runtime.tasks import being_cancelled
 from agentray.runtime.turn import Turn
 from agentray.store.base import StateWrite
 
 if TYPE_CHECKING:
+    from agentray.runtime.active_run import ActiveRun
     from agentray.runtime.host import Host
 
 # Members of an enum are looked up through its class, which shows at this rate.
@@ -89,10 +90,13 @@ class Incarnation:
         """Give it its object and its kept state."""
         bind(agent, self.id, self.host.channel)
         self._agent = agent
-        model = self.type.state_model
-        if model is not None:
-            agent.state = model() if state is None else model.model_validate(state.state)
-            self._committed = None if state is None else agent.state.model_dump_json().encode()
+        if self.type.keeps_state:
+            self._committed = states.take_in(agent, self.type, state)
+
+    def begun(self) -> None:
+        """Note its state after `on_start`, where only the agent itself knows what that is."""
+        if self.type.saves_by_itself and self._committed is None:
+            self._committed = states.dump(self.agent, self.type)
 
     def ready(self) -> None:
         """Let the messages in that came meanwhile."""
@@ -181,36 +185,60 @@ class Incarnation:
     # State
 
     def changed_state(self) -> list[StateWrite]:
-        """Return the state when it differs from what the Store has."""
-        if self.type.state_model is None:
+        """Return the state when it differs from what the Store has.
+
+        Raises:
+            StateRefused: it cannot be kept.
+            Fenced: the agent was let go: its successor may have changed the state already.
+        """
+        if not self.type.keeps_state:
             return []
-        data = self.agent.state.model_dump_json().encode()
+        data = states.dump(self.agent, self.type)
         if data == self._committed:
             return []
-        # Taken as committed from here on: when the commit fails, the incarnation ends.
+        write = states.to_write(self.agent, self.type, data, self.host.max_state_bytes)
+        if self.host.find(self.id) is not self:
+            raise Fenced
         self._committed = data
-        return [StateWrite(self.id, json.loads(data))]
+        return [write]
 
     async def commit_state(self) -> None:
         """Commit the state if a handler has changed it.
 
         Raises:
+            StateRefused: it cannot be kept.
             Fenced: the agent lives elsewhere; nothing was written.
         """
-        states = self.changed_state()
-        if states:
-            await self.host.commit_states(self.id, states)
+        before = self._committed
+        writes = self.changed_state()
+        if not writes:
+            return
+        try:
+            await self.host.commit_states(self.id, writes)
+        except Exception:
+            # Whether it was written is unknown; as its caller is told of an error, it was not.
+            self._committed = before
+            raise
+
+    async def end_run(self, run: ActiveRun, outcome: Outcome) -> None:
+        """Commit a run's end together with the state."""
+        before = self._committed
+        if not await run.end(outcome, self.changed_state()):
+            self._committed = before  # it is tried again: as if it had not been
+            self.restore_state()
 
     def restore_state(self) -> None:
         """Undo what a failed handler did to the state.
 
         Only where handlers do not interleave: else it would undo another one's work.
         """
-        model = self.type.state_model
-        if model is not None and self.type.options.concurrency == 1 and self._agent is not None:
-            self._agent.state = (
-                model() if self._committed is None else model.model_validate_json(self._committed)
-            )
+        kind = self.type
+        if kind.keeps_state and kind.options.concurrency == 1 and self._agent is not None:
+            try:
+                states.restore(self._agent, kind, self._committed)
+            except Exception as error:  # noqa: BLE001 - a load_state of the user's
+                self.host.log_agent_error(self.id, "state_not_restored", error)
+                self.host.evict_fenced(self)  # its successor reads what is kept
 
     # End
 

@@ -24,6 +24,7 @@ from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from agentray import logs
+from agentray.config import MAX_STATE_BYTES
 from agentray.context import bind_process
 from agentray.errors import ClusterNotRunning, StoreUnavailable
 from agentray.protocol.codec import decode, encode
@@ -55,11 +56,13 @@ class Setup:
         database_url: DSN of the Store.
         default_hosts: hosts of the pool `default`.
         log_level: of agentray's loggers.
+        max_state_bytes: of one agent's state.
     """
 
     database_url: str
     default_hosts: int
     log_level: str = "INFO"
+    max_state_bytes: int = MAX_STATE_BYTES
 
 
 # Hosts
@@ -86,7 +89,9 @@ class HostActor:
             logs.configure(options.log_level, process=self._host_id)
             store = PostgresStore(options.database_url)
             await store.open()
-            self._host = Host(self._host_id, store, RayConnector())
+            self._host = Host(
+                self._host_id, store, RayConnector(), max_state_bytes=options.max_state_bytes
+            )
             bind_process(self._host.channel)
             self._server = SocketServer(self._host.deliver, self._host.collect)
             await self._server.start(self._host_id)

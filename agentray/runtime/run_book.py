@@ -74,11 +74,11 @@ class RunBook:
         """Return a run that is under way here."""
         return self._active.get(run_id)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Run something that belongs to a run under way."""
         self._tasks.spawn(self._guarded(coroutine))
 
-    async def _guarded(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         try:
             await coroutine
         except Fenced:

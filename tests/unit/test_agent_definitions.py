@@ -480,3 +480,40 @@ def test_two_pools_of_the_same_name_are_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="two pools"):
         App("pools", [Lonely], pools=[Pool(name="gpu"), Pool(name="gpu", hosts=1)])
+
+
+def test_only_the_states_own_annotation_is_read() -> None:
+    class Modest(Agent):
+        cache: OnlyForTypeCheckers  # noqa: F821 # pyright: ignore[reportUndefinedVariable, reportUnknownVariableType]
+        state: Counts
+
+    assert Modest.agent_type.state_model is Counts
+
+    class Heir(Modest):
+        other: AlsoUnknown  # noqa: F821 # pyright: ignore[reportUndefinedVariable, reportUnknownVariableType]
+
+    assert Heir.agent_type.state_model is Counts
+
+
+@pytest.mark.parametrize("hides", [staticmethod, classmethod, property])
+def test_a_decorator_that_hides_an_action_or_handler_is_refused(hides: Any) -> None:
+    async def serve(self: Any) -> None: ...
+
+    def above() -> None:
+        type("Hider", (Agent,), {"serve": hides(action(serve))})
+
+    def event() -> None:
+        type("Hider", (Agent,), {"serve": hides(on(Happened)(serve))})
+
+    for define in (above, event):
+        with pytest.raises(ConfigurationError, match=rf"Hider\.serve is a {hides.__name__}"):
+            define()
+
+
+def test_a_static_method_that_is_marked_itself_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"Hider\.serve is a staticmethod"):
+
+        class Hider(Agent):  # pyright: ignore[reportUnusedClass]
+            @action
+            @staticmethod
+            async def serve() -> None: ...

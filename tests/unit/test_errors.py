@@ -26,6 +26,12 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.AgentFailed: ("greeter/ada", "ValueError: no"),
     errors.RunFailed: ("run_1", "failed", "ValueError: no"),
     errors.RemoteError: ("OddError", "1 and 2", "Traceback …"),
+    errors.PayloadError: ("The argument 1 of submit() cannot be serialised: it is a generator.",),
+    errors.UnknownPayload: ("shop.Money", "shop.money"),
+    errors.StateError: ("account/ada", "is lost."),
+    errors.StateRefused: ("account/ada", "total is not a number."),
+    errors.StateInvalid: ("account/ada", 1, "orders.0", "Input should be a valid integer."),
+    errors.StateTooNew: ("account/ada", 3, 2),
     errors.IdempotencyConflict: ("key-1", "run_1"),
     errors.PortTaken: (8080, "the gateway", "AGENTRAY_PORT"),
     errors.IllegalTransition: ("Run run_1", "dead", "running", ("queued", "dead")),
@@ -55,7 +61,9 @@ def tree_of(module: ModuleType) -> list[type[AgentrayError]]:
 
 ALL = [*tree_of(errors), *tree_of(client_errors)]
 OWN_CONSTRUCTOR = [cls for cls in ALL if "__init__" in vars(cls)]
-MESSAGE_ONLY = [cls for cls in ALL if cls.__init__ is AgentrayError.__init__]
+MESSAGE_ONLY = [
+    cls for cls in ALL if cls.__init__ in (AgentrayError.__init__, errors.PayloadError.__init__)
+]
 
 
 def make(cls: type[AgentrayError]) -> AgentrayError:
@@ -97,6 +105,32 @@ def test_what_an_error_is_about_is_in_its_message_or_its_fields(cls: type[Agentr
     error = make(cls)
     told = f"{error} {error.__dict__}"
     assert [arg for arg in SAMPLES[cls] if isinstance(arg, str) and arg not in told] == []
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        errors.UnknownAction,
+        errors.NoHandler,
+        errors.DeadlineExceeded,
+        errors.HostDied,
+        errors.Overloaded,
+        errors.DeploymentStopped,
+        errors.AgentFailed,
+    ],
+)
+def test_an_error_about_an_agent_has_its_id_also_after_its_way(cls: type[AgentrayError]) -> None:
+    copy: Any = pickle.loads(pickle.dumps(make(cls)))
+    assert copy.agent == "greeter/ada"
+
+
+def test_other_ids_are_fields_too() -> None:
+    late = errors.DeadlineExceeded("greeter/a.b/c.greet", 1.0)
+    assert (late.agent, late.action) == ("greeter/a.b/c", "greet")
+    assert errors.DeadlineExceeded("The model openai/gpt", 1.0).agent == ""
+    assert errors.Overloaded("The link to host-1").agent == ""
+    assert errors.HostDied("greeter/ada", "host-1").host == "host-1"
+    assert errors.PayloadError("No.", what="result of x()", path=".lock").path == ".lock"
 
 
 @pytest.mark.parametrize("cls", MESSAGE_ONLY)

@@ -1,0 +1,120 @@
+"""The state of an agent in memory: read from what is kept, and made into what will be.
+
+Nothing here waits or writes: the incarnation decides when, its host commits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from agentray.agent import Agent, AgentType
+from agentray.errors import PayloadError, StateInvalid, StateRefused, StateTooNew
+from agentray.ids import AgentId
+from agentray.protocol.codec import as_json, text_of
+from agentray.store.base import StateWrite
+
+
+def take_in(agent: Agent, kind: AgentType, kept: StateWrite | None) -> bytes | None:
+    """Give an agent its kept state, or a new one.
+
+    Returns:
+        What `dump` will give as long as nothing changes; None: nothing is kept yet.
+
+    Raises:
+        StateTooNew: it was kept by newer code.
+        StateInvalid: it does not fit this code, or its migration failed.
+    """
+    if kept is None:
+        if kind.state_model is not None:
+            agent.state = kind.state_model()
+        return None
+    name, version = str(agent.id), kept.schema_version
+    if version > kind.state_version:
+        raise StateTooNew(name, version, kind.state_version)
+    data = dict(kept.state)
+    try:
+        if version < kind.state_version:
+            data = kind.cls.migrate_state(data, version)
+        agent.load_state(data)
+        return dump(agent, kind)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise StateInvalid(name, version, field, f"{first['msg']}.") from error
+    except Exception as error:
+        why = f"{type(error).__name__}: {text_of(error)}"
+        raise StateInvalid(name, version, "", why) from error
+
+
+def dump(agent: Agent, kind: AgentType) -> bytes:
+    """Return what is to be kept of an agent, as JSON.
+
+    Raises:
+        StateRefused: it has no JSON form.
+    """
+    if not kind.saves_by_itself and type(agent.state) is kind.state_model:
+        try:
+            return cast("BaseModel", agent.state).model_dump_json(warnings="error").encode()
+        except (PydanticSerializationError, UnicodeEncodeError):
+            return _dump_with_care(agent, cast("type[BaseModel]", kind.state_model))
+    if not kind.saves_by_itself and not isinstance(agent.state, kind.state_model or BaseModel):
+        raise StateRefused(str(agent.id), f"it is a {type(agent.state).__name__}, not its model.")
+    value: Any = agent.save_state()
+    if not isinstance(value, Mapping):
+        raise StateRefused(
+            str(agent.id), f"save_state returned a {type(value).__name__}, not a dict."
+        )
+    return json.dumps(_as_json(agent.id, cast("object", value))).encode()
+
+
+def _dump_with_care(agent: Agent, model: type[BaseModel]) -> bytes:
+    """Dump a state in which something has not the type that its model says.
+
+    A tuple where a list belongs is read back as one; what would not be read back is refused now,
+    with the handler that put it there, and not when the agent is needed the next time.
+    """
+    plain = _as_json(agent.id, agent.state)
+    try:
+        model.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise StateRefused(str(agent.id), f"{field}: {first['msg']}.") from error
+    return json.dumps(plain).encode()
+
+
+def _as_json(agent: AgentId, value: object) -> Any:
+    try:
+        return as_json(value, "state")
+    except PayloadError as error:
+        raise StateRefused(str(agent), str(error)) from error
+
+
+def to_write(agent: Agent, kind: AgentType, data: bytes, max_bytes: int) -> StateWrite:
+    """Return what is written to the Store for a state that has changed.
+
+    Raises:
+        StateRefused: it is larger than `max_bytes`, or JSON has no word for a number in it.
+    """
+    if len(data) > max_bytes:
+        raise StateRefused(
+            str(agent.id),
+            f"it is {len(data):,} bytes of JSON, and AGENTRAY_MAX_STATE_BYTES is {max_bytes:,}. "
+            "Keep large values elsewhere, and their names in the state.",
+        )
+    if b"null" in data and not kind.saves_by_itself:
+        _as_json(agent.id, agent.state)  # pydantic writes NaN and infinities as null
+    return StateWrite(agent.id, json.loads(data), kind.state_version)
+
+
+def restore(agent: Agent, kind: AgentType, data: bytes | None) -> None:
+    """Undo what a handler did: give an agent the state that was dumped before."""
+    if data is not None:
+        agent.load_state(json.loads(data))
+    elif kind.state_model is not None:
+        agent.state = kind.state_model()
