@@ -292,6 +292,41 @@ class Store(Protocol):
         """Return the kept states of those agents that have one."""
         ...
 
+    # What operators do with states
+
+    async def list_states(
+        self, agent_type: str, *, after: str = "", limit: int = 500, max_bytes: int = 8_388_608
+    ) -> list[StateWrite]:
+        """Return kept states of a type with a key above `after`, in the order of their keys.
+
+        Args:
+            agent_type: whose agents.
+            after: key of the last one already seen.
+            limit: most of them.
+            max_bytes: of JSON, after which no further one is begun; one that is there is returned.
+        """
+        ...
+
+    async def put_states(self, states: Sequence[StateWrite]) -> None:
+        """Keep states, all of them or none; replaces earlier ones. Not fenced.
+
+        Whoever calls it has made sure that no host writes states of these agents meanwhile.
+
+        Raises:
+            PayloadError: one has no JSON, or a key cannot be stored; nothing was written.
+        """
+        ...
+
+    async def delete_state(self, host: str, agent: AgentId, lease: SlotLease) -> CommitOutcome:
+        """Forget an agent's state, if `host` may write it: fenced as `commit` is.
+
+        Args:
+            host: that asks.
+            agent: whose state; harmless when it has none.
+            lease: the slot and epoch that the host believes to hold.
+        """
+        ...
+
     # Placement
 
     async def put_host(self, host: HostRow) -> None:

@@ -38,6 +38,7 @@ from agentray.store.codec import (
     check_leases,
     check_letter,
     check_run,
+    check_text,
     decode,
     decode_error,
     decode_event,
@@ -272,6 +273,37 @@ class MemoryStore:
             agent: StateWrite(agent, decode(state), version)
             for agent, (state, version) in found.items()
         }
+
+    # What operators do with states
+
+    async def list_states(
+        self, agent_type: str, *, after: str = "", limit: int = 500, max_bytes: int = 8_388_608
+    ) -> list[StateWrite]:
+        """Return kept states of a type with a key above `after`, in the order of their keys."""
+        keys = sorted(a.key for a in self._states if a.type == agent_type and a.key > after)
+        found: list[StateWrite] = []
+        size = 0
+        for key in keys[:limit]:
+            if size >= max_bytes:
+                break
+            agent = AgentId(agent_type, key)
+            text, version = self._states[agent]
+            found.append(StateWrite(agent, decode(text), version))
+            size += len(text)  # of ASCII
+        return found
+
+    async def put_states(self, states: Sequence[StateWrite]) -> None:
+        """Keep states, all of them or none; replaces earlier ones. Not fenced."""
+        for state in states:
+            check_text("agent key", state.agent.key)
+        self._states.update({w.agent: (encode(dict(w.state)), w.schema_version) for w in states})
+
+    async def delete_state(self, host: str, agent: AgentId, lease: SlotLease) -> CommitOutcome:
+        """Forget an agent's state, if `host` may write it: fenced as `commit` is."""
+        if not self._may_commit(host, Effects(lease.pool, lease.slot, lease.epoch)):
+            return CommitOutcome.FENCED
+        self._states.pop(agent, None)
+        return CommitOutcome.COMMITTED
 
     # Placement
 

@@ -36,6 +36,7 @@ from agentray.store.codec import (
     check_leases,
     check_letter,
     check_run,
+    check_text,
     decode_event,
     decode_trace,
     queued_run,
@@ -190,6 +191,28 @@ class PostgresStore:
         """Return the kept states of those agents that have one."""
         found = await self._database.fetch("load_states", *rows.columns(agents, 2))
         return {rows.agent_of(row): rows.state_of(row) for row in found}
+
+    # What operators do with states
+
+    async def list_states(
+        self, agent_type: str, *, after: str = "", limit: int = 500, max_bytes: int = 8_388_608
+    ) -> list[StateWrite]:
+        """Return kept states of a type with a key above `after`, in the order of their keys."""
+        found = await self._database.fetch("list_states", agent_type, after, limit, max_bytes)
+        return [rows.state_of(row) for row in found]
+
+    async def put_states(self, states: Sequence[StateWrite]) -> None:
+        """Keep states, all of them or none; replaces earlier ones. Not fenced."""
+        for state in states:
+            check_text("agent key", state.agent.key)
+        await self._database.execute("put_states", *rows.state_columns(states))
+
+    async def delete_state(self, host: str, agent: AgentId, lease: SlotLease) -> CommitOutcome:
+        """Forget an agent's state, if `host` may write it: fenced as `commit` is."""
+        may = await self._database.fetch_value(
+            "delete_state", host, lease.pool, lease.slot, lease.epoch, *agent
+        )
+        return CommitOutcome.COMMITTED if may else CommitOutcome.FENCED
 
     # Placement
 

@@ -49,6 +49,11 @@ def launched_columns(agents: Iterable[LaunchedAgent]) -> list[list[Any]]:
     return columns(new, 5)
 
 
+def state_columns(states: Iterable[StateWrite]) -> list[list[Any]]:
+    """Return the arguments of `put_states`."""
+    return columns(((*w.agent, encode(dict(w.state)), w.schema_version) for w in states), 4)
+
+
 def letter_columns(letters: Iterable[DeadLetter]) -> list[list[Any]]:
     """Return the arguments of `add_dead_letters`."""
     return columns(
