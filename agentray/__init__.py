@@ -20,6 +20,7 @@ from agentray.errors import (
     Overloaded,
     PayloadError,
     RemoteError,
+    StateError,
     UnknownAction,
     UnknownAgentType,
 )
@@ -28,6 +29,7 @@ from agentray.events import Event, Prompt, TerminateEvent
 from agentray.handle import Handle, RemoteAction
 from agentray.ids import AgentId
 from agentray.protocol.runs import Run, RunEvent, RunStatus
+from agentray.protocol.states import StateRecord
 from agentray.runtime.connection import connect
 from agentray.runtime.manager_client import ManagerClient
 
@@ -61,6 +63,8 @@ __all__ = [
     "RunEvent",
     "RunStatus",
     "Settings",
+    "StateError",
+    "StateRecord",
     "TerminateEvent",
     "UnknownAction",
     "UnknownAgentType",

@@ -14,7 +14,8 @@
     │   ├── UnknownAgentType
     │   ├── UnknownAction
     │   ├── NoHandler
-    │   └── UnknownRun
+    │   ├── UnknownRun
+    │   └── UnknownState
     ├── CallError                           a message that was sent and got no value back
     │   ├── DeadlineExceeded (TimeoutError)
     │   ├── HostDied
@@ -175,6 +176,14 @@ class UnknownRun(AddressError):
     def __init__(self, run_id: str) -> None:
         super().__init__(f"There is no run {run_id!r}.")
         self.run_id = run_id
+
+
+class UnknownState(AddressError):
+    """Nothing is kept of this agent."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(f"No state of {agent} is kept.")
+        self.agent = agent
 
 
 class CallError(AgentrayError):

@@ -32,6 +32,7 @@ class Kind(IntEnum):
     STREAM = 12  # run an action that yields, reply with its chunks
     CREDIT = 13  # `name` is "id:n": of the stream `id`, all batches up to n are read; no reply
     INSPECT = 14  # reply with what `name` asks about the agent, without activating it
+    STATE = 16  # load or delete the agent's state, between its handlers
 
 
 class RunMode(StrEnum):

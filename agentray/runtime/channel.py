@@ -275,7 +275,7 @@ class Channel:
             if last_chance:
                 raise UnknownAgentType(target.type, tuple(sorted(self.snapshot.types)))
             return None  # it may have been deployed a moment ago: look again with a fresh snapshot
-        if view.stopped and message.origin.sender is None:
+        if view.stopped and message.origin.sender is None and message.kind != Kind.STATE:
             raise DeploymentStopped(str(target))
         host = self.snapshot.host_of(target)
         if host is None:

@@ -14,6 +14,7 @@ from agentray.protocol.codec import decode, encode, encode_error
 from agentray.protocol.envelope import Kind, ReplyKind, RunMode
 from agentray.protocol.runs import Run
 from agentray.runtime.active_run import ActiveRun
+from agentray.runtime.state_changes import StateChanges
 from agentray.runtime.turn import Turn
 from agentray.schema import describe_agent_type
 from agentray.store.base import LaunchedAgent, NewRun, StoredRun
@@ -33,6 +34,7 @@ class Control:
             Kind.JOIN: self._join,
             Kind.WATCH: self._watch,
             Kind.LAUNCH: self._launch,
+            Kind.STATE: StateChanges(host).handle,
         }
 
     def handle(self, turn: Turn) -> None:

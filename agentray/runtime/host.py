@@ -171,11 +171,15 @@ class Host:
         return failures
 
     async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
-        """Take the newest snapshot and leases; agents of lost slots leave at once."""
+        """Take the newest snapshot and leases; agents of lost slots leave at once.
+
+        So do those of slots that are leased anew: somebody else may have written their states.
+        """
         if snapshot.version < self.channel.snapshot.version:
             return
-        self._epochs = dict(epochs)
-        for agent_id in [a for a in self._agents if not self._leases(a)]:
+        before, self._epochs = self._epochs, dict(epochs)
+        same = {lease for lease, epoch in before.items() if epochs.get(lease) == epoch}
+        for agent_id in [a for a in self._agents if (self._pool_of(a), slot_of(a)) not in same]:
             self._let_go(self._agents[agent_id])
         self.channel.update(snapshot)
 
@@ -439,10 +443,19 @@ class Host:
         """Let an idle agent leave memory; what comes during its clean-up starts it anew."""
         agent.hold()
         await agent.stop()
+        self.succeed(agent)
+
+    def succeed(self, agent: Incarnation) -> None:
+        """Drop an agent that has been stopped; what came meanwhile starts its successor."""
         if self._agents.get(agent.id) is agent:
             del self._agents[agent.id]
         for turn in agent.dismiss():
             self.deliver_turn(turn)
+
+    def reserve(self, agent_id: AgentId, agent_type: AgentType) -> Incarnation:
+        """Let the messages for an agent that is not in memory wait, until `succeed`."""
+        agent = self._agents[agent_id] = Incarnation(agent_id, agent_type, self, self.now())
+        return agent
 
     async def _sweep(self) -> None:
         """Evict agents that have been idle for long, and outboxes of senders that are gone."""

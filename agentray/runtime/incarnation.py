@@ -68,7 +68,8 @@ class Incarnation:
     @property
     def idle(self) -> bool:
         """Whether it does nothing and nothing waits for it."""
-        return self._busy == 0 and not self._early and not self._mailbox
+        started = self._early is None or self.failure is not None
+        return self._busy == 0 and started and not self._mailbox
 
     @property
     def status(self) -> str:
@@ -122,7 +123,7 @@ class Incarnation:
 
     def offer(self, turn: Turn) -> None:
         """Take a message: handle it now, let it wait, or refuse it."""
-        if self._early is not None:
+        if self._early is not None and not (self._busy and self.id in turn.envelope.chain):
             self._offer_early(turn)
             return
         envelope = turn.envelope
@@ -251,14 +252,25 @@ class Incarnation:
         """Let every further message wait: it is about to leave."""
         self._early = []
 
+    def pause(self) -> None:
+        """Let every message wait, also those that wait already; `ready` lets them in again."""
+        self._early = self._mailbox.clear()
+
+    async def until_quiet(self) -> None:
+        """Wait until it does nothing."""
+        if not self._busy:
+            return
+        if self._quiet is None or self._quiet.done():
+            self._quiet = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._quiet)
+
     async def until_idle(self, grace_s: float) -> None:
         """Wait until it does nothing, at most for the grace; then cancel what it does."""
         if not self._busy:
             return
-        self._quiet = asyncio.get_running_loop().create_future()
         await asyncio.sleep(0)  # a task that is cancelled before it began answers nobody
         try:
-            await asyncio.wait_for(self._quiet, grace_s)
+            await asyncio.wait_for(self.until_quiet(), grace_s)
         except TimeoutError:
             for task, agent in self.host.turns.items():
                 if agent is self:

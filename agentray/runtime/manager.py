@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,8 +23,8 @@ from agentray.core.reconcile import (
     StopHost,
     reconcile,
 )
-from agentray.errors import AgentrayError, ConfigurationError, StartFailed
-from agentray.ids import new_id
+from agentray.errors import AgentrayError, ConfigurationError, StartFailed, UnknownAgentType
+from agentray.ids import AgentId, new_id, slot_of
 from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.catalog import STOPPED, Catalog
@@ -33,7 +33,7 @@ from agentray.runtime.placements import RELEASE_GRACE_S, Placements, PoolState, 
 from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.tasks import TaskSet
-from agentray.store.base import HostRow, Store
+from agentray.store.base import HostRow, StateWrite, Store
 
 logger = logging.getLogger(__name__)
 
@@ -341,6 +341,39 @@ class Manager:
         await self._catalog.set_status(name, STOPPED)
         await self._placements.announce()
         return self._placements.snapshot
+
+    async def list_states(self, agent_type: str, after: str) -> list[StateWrite]:
+        """Return a page of kept states of a type, with keys above `after`."""
+        return await self._store.list_states(agent_type, after=after)
+
+    async def get_state(self, agent: AgentId) -> StateWrite | None:
+        """Return what is kept of an agent."""
+        return (await self._store.load_states([agent])).get(agent)
+
+    async def import_states(self, states: Sequence[StateWrite]) -> None:
+        """Keep states of many agents, all or none; those in memory leave it and read them.
+
+        Their slots are leased anew first, which fences whatever their hosts are about to write.
+
+        Raises:
+            UnknownAgentType: of an agent that no app has.
+            PayloadError: one of them cannot be kept; nothing was written.
+        """
+        async with self._reconciling:
+            slots: dict[str, set[int]] = {}
+            types = self._catalog.types()
+            for state in states:
+                view = types.get(state.agent.type)
+                if view is None:
+                    raise UnknownAgentType(state.agent.type, tuple(sorted(types)))
+                slots.setdefault(view.pool, set()).add(slot_of(state.agent))
+            await self._placements.renew(slots)
+            try:
+                await self._store.put_states(states)
+            finally:
+                await self._placements.announce()
+        for pool, moved in slots.items():
+            self._redriver.slots_moved(pool, sorted(moved))
 
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """Return agents in memory of any host."""

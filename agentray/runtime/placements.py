@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,6 +170,18 @@ class Placements:
             pool.epochs[lease.slot] = lease.epoch
         await self.announce(set(to.values()))
         self._redriver.slots_moved(pool_name, list(to))
+
+    async def renew(self, slots: Mapping[str, Collection[int]]) -> None:
+        """Lease slots anew to who has them: until `announce`, nobody can write for their agents.
+
+        Args:
+            slots: by pool.
+        """
+        for name, wanted in slots.items():
+            pool = self.pools[name]
+            leases = [SlotLease(name, slot, pool.slots[slot], 0) for slot in wanted]
+            for lease in await self._store.assign_slots(leases):
+                pool.epochs[lease.slot] = lease.epoch
 
     # Snapshots
 

@@ -27,6 +27,7 @@ from agentray import logs
 from agentray.config import MAX_STATE_BYTES
 from agentray.context import bind_process
 from agentray.errors import ClusterNotRunning, StoreUnavailable
+from agentray.ids import AgentId
 from agentray.protocol.codec import decode, encode
 from agentray.protocol.deployment import AppSpec
 from agentray.protocol.snapshot import HostRef, Snapshot
@@ -37,6 +38,7 @@ from agentray.runtime.machine_socket import SocketPort, SocketServer
 from agentray.runtime.manager import Manager
 from agentray.runtime.ports import HostControl, HostGone, HostUnreachable, ManagerUnavailable
 from agentray.runtime.redrive import Redriver
+from agentray.store.base import StateWrite
 from agentray.store.postgres import PostgresStore
 
 logger = logging.getLogger(__name__)
@@ -324,6 +326,18 @@ class ManagerActor:
     async def stop_app(self, name: str) -> Snapshot:
         """See `Manager.stop_app`."""
         return await (await self._running()).stop_app(name)
+
+    async def list_states(self, agent_type: str, after: str) -> list[StateWrite]:
+        """See `Manager.list_states`."""
+        return await (await self._running()).list_states(agent_type, after)
+
+    async def get_state(self, agent: AgentId) -> StateWrite | None:
+        """See `Manager.get_state`."""
+        return await (await self._running()).get_state(agent)
+
+    async def import_states(self, states: Sequence[StateWrite]) -> None:
+        """See `Manager.import_states`."""
+        await (await self._running()).import_states(states)
 
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """See `Manager.agents`."""

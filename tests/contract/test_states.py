@@ -33,7 +33,7 @@ async def test_states_come_in_pages_in_the_order_of_their_keys(store: Store):
 
 
 async def test_a_page_ends_where_it_grows_large_but_is_never_empty(store: Store):
-    texts = {name: "x" * 1000 for name in "abcd"}
+    texts = dict.fromkeys("abcd", "x" * 1000)
     await store.put_states([StateWrite(AgentId("greeter", k), {"t": t}) for k, t in texts.items()])
     assert await keys(store, max_bytes=1) == ["a"]
     assert await keys(store, max_bytes=1500) == ["a", "b"]

@@ -19,6 +19,7 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.UnknownAction: ("greeter/ada", "sing", ("greet",)),
     errors.NoHandler: ("greeter/ada", "shop.OrderPlaced"),
     errors.UnknownRun: ("run_1",),
+    errors.UnknownState: ("greeter/ada",),
     errors.DeadlineExceeded: ("greeter/ada.greet", 1.5),
     errors.HostDied: ("greeter/ada", "host-1", "killed by the system"),
     errors.Overloaded: ("greeter/ada", 2.5),
