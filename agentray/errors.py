@@ -89,10 +89,12 @@ class PayloadError(AgentrayError, TypeError):
 class UnknownPayload(PayloadError):
     """A value's type is not registered in the process that received it."""
 
-    def __init__(self, name: str, module: str) -> None:
+    def __init__(self, name: str, module: str, why: str = "") -> None:
+        cause = f"fails ({why})" if why else "does not register it"
         super().__init__(
             f"A value of the registered type {name!r} cannot be read here: importing {module!r} "
-            "does not register it. Call agentray.payloads.register() at the top of that module."
+            f"{cause}. Call agentray.payloads.register() at the top of a module that every host "
+            "can import."
         )
         self.type_name, self.module = name, module
 

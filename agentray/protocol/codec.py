@@ -16,6 +16,7 @@ import cloudpickle
 from pydantic_core import to_jsonable_python
 
 from agentray.errors import PayloadError, RemoteError
+from agentray.protocol import blame
 from agentray.protocol.envelope import Reply
 
 NO_ARGUMENTS = pickle.dumps(((), {}), protocol=5)
@@ -44,9 +45,21 @@ def _encode_by_value(value: Any, what: str) -> bytes:
     try:
         return cloudpickle.dumps(value, protocol=5)  # pyright: ignore[reportUnknownMemberType]
     except Exception as error:
-        raise PayloadError(
-            f"The {what} cannot be serialised: {type(error).__name__}: {error}"
-        ) from error
+        raise refused(value, what, error) from error
+
+
+def refused(value: object, what: str, error: Exception) -> PayloadError:
+    """Return the error of a value that cannot be serialised; it names the part that is to blame."""
+    found = blame.find(value, _why_not, error)
+    return PayloadError(f"The {what} cannot be serialised: {found}.", what=what, path=found.path)
+
+
+def _why_not(value: object) -> Exception | None:
+    try:
+        cloudpickle.dumps(value, protocol=5)  # pyright: ignore[reportUnknownMemberType]
+    except Exception as error:  # noqa: BLE001 - a value's own __reduce__ may raise anything
+        return error
+    return None
 
 
 def decode(data: bytes) -> Any:
@@ -57,11 +70,18 @@ def decode(data: bytes) -> Any:
     """
     try:
         return pickle.loads(data)  # noqa: S301 - cluster only
+    except PayloadError:
+        raise  # of a registered type: it says so itself
     except Exception as error:
-        raise PayloadError(
-            f"A payload cannot be read here: {type(error).__name__}: {error}. Is the code that "
-            "defines it importable on every host?"
-        ) from error
+        raise unreadable(error) from error
+
+
+def unreadable(error: Exception) -> PayloadError:
+    """Return the error of a payload that cannot be read."""
+    return PayloadError(
+        f"A payload cannot be read here: {type(error).__name__}: {error}. Is the code that "
+        "defines it importable on every host?"
+    )
 
 
 def encode_result(value: Any, action: str) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from agentray.errors import ConfigurationError
 from agentray.ids import AgentId
@@ -64,7 +64,8 @@ def read_lines(lines: Iterable[str]) -> tuple[str, list[StateRecord]]:
         ConfigurationError: it is no such file, or not all of one; the message has the line.
     """
     parsed = _parse(lines)
-    number, first = next(parsed, (1, {}))
+    nothing: dict[str, Any] = {}
+    number, first = next(parsed, (1, nothing))
     if first.get("format") != FORMAT or not isinstance(first.get("app"), str):
         raise _wrong(number, f"no header of a file of states with format {FORMAT}")
     records: list[StateRecord] = []
@@ -109,7 +110,7 @@ def _record(number: int, fields: Mapping[str, Any]) -> StateRecord:
     if type(version) is not int or version < 1:
         raise _wrong(number, "schema_version is not a number from 1")
     try:
-        return StateRecord(AgentId.parse(agent), state, version)
+        return StateRecord(AgentId.parse(agent), cast("dict[str, Any]", state), version)
     except ConfigurationError as error:
         raise _wrong(number, str(error)) from error
 

@@ -259,7 +259,7 @@ class Channel:
             self._routes[message.target] = link
         if isinstance(message.payload, Event) and isinstance(link, Link):
             try:
-                message.payload = encode(message.payload, message.name)
+                message.payload = encode(message.payload, f"event {message.name}")
             except AgentrayError as error:
                 self._fail(message, error)
                 return

@@ -6,6 +6,8 @@ import asyncio
 import os
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from agentray import Agent, AgentOptions, App, Prompt, TerminateEvent, action, on
 
 _LOOK_EVERY_S = 0.05
@@ -81,4 +83,19 @@ class Named(Agent):
         return self._text, os.getpid()
 
 
-app = App("helpers", [Parrot, Waiter, Named])
+class Tally(BaseModel):
+    total: int = 0
+
+
+class Ledger(Agent):
+    """Keeps a total."""
+
+    state: Tally
+
+    @action
+    async def add(self, amount: int) -> int:
+        self.state.total += amount
+        return self.state.total
+
+
+app = App("helpers", [Parrot, Waiter, Named, Ledger])

@@ -484,13 +484,13 @@ def test_two_pools_of_the_same_name_are_refused() -> None:
 
 def test_only_the_states_own_annotation_is_read() -> None:
     class Modest(Agent):
-        cache: OnlyForTypeCheckers  # noqa: F821 # pyright: ignore[reportUndefinedVariable, reportUnknownVariableType]
+        cache: OnlyForTypeCheckers  # noqa: F821 # pyright: ignore[reportUndefinedVariable]
         state: Counts
 
     assert Modest.agent_type.state_model is Counts
 
     class Heir(Modest):
-        other: AlsoUnknown  # noqa: F821 # pyright: ignore[reportUndefinedVariable, reportUnknownVariableType]
+        other: AlsoUnknown  # noqa: F821 # pyright: ignore[reportUndefinedVariable]
 
     assert Heir.agent_type.state_model is Counts
 

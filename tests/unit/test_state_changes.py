@@ -18,6 +18,7 @@ from agentray import (
     App,
     ConfigurationError,
     DeadlineExceeded,
+    Handle,
     ManagerClient,
     PayloadError,
     StateRecord,
@@ -45,6 +46,7 @@ class Account(Agent):
 
     @classmethod
     def migrate_state(cls, data: dict[str, Any], version: int) -> dict[str, Any]:
+        assert version == 1
         return {"total": data["amount"]}
 
     @action
@@ -124,7 +126,7 @@ async def test_what_is_kept_of_an_agent_is_read_after_its_last_handler(cluster: 
 
 async def test_a_loaded_state_is_seen_by_the_next_message_and_kept(cluster: Cluster) -> None:
     _, manager = cluster
-    account = manager.handle(ADA)
+    account = manager.handle(Account, ADA.key)
     await account.add(7)
     await manager.load_state(ADA, {"total": 100})
     assert Account.stopped == [7]  # it left memory in good order
@@ -175,7 +177,7 @@ async def test_a_handler_under_way_ends_and_is_kept_before_the_state_is_replaced
     cluster: Cluster,
 ) -> None:
     _, manager = cluster
-    account = manager.handle(ADA)
+    account = manager.handle(Account, ADA.key)
     under_way = asyncio.create_task(account.add_when_told(1))
     await Account.reached.wait()
     waiting = [asyncio.create_task(account.add(1)) for _ in range(3)]
@@ -192,7 +194,7 @@ async def test_a_handler_under_way_ends_and_is_kept_before_the_state_is_replaced
 
 async def test_an_agent_that_is_busy_for_too_long_goes_on_as_it_was(cluster: Cluster) -> None:
     _, manager = cluster
-    account = manager.handle(ADA)
+    account = manager.handle(Account, ADA.key)
     under_way = asyncio.create_task(account.add_when_told(1))
     await Account.reached.wait()
     with pytest.raises(DeadlineExceeded):
@@ -221,12 +223,13 @@ async def test_nothing_is_lost_or_mixed_while_states_are_replaced_under_load(
     cluster: Cluster,
 ) -> None:
     _, manager = cluster
-    for agent in (manager.handle(ADA), manager.handle(Busy, "b")):
+    agents: list[Handle[Any]] = [manager.handle(Account, "ada"), manager.handle(Busy, "b")]
+    for agent in agents:
         found: list[int] = []
 
         async def work(agent: Any = agent, found: list[int] = found) -> None:
             for _ in range(40):
-                found.append(await agent.add(1))
+                found += [await agent.add(1)]
 
         workers = [asyncio.create_task(work()) for _ in range(5)]
         for n in range(1, 6):
@@ -282,9 +285,11 @@ async def test_the_state_of_a_stopped_apps_agent_can_be_replaced(cluster: Cluste
 class SmallPages(MemoryStore):
     pages = 0
 
-    async def list_states(self, agent_type: str, **how: Any) -> list[StateWrite]:
+    async def list_states(
+        self, agent_type: str, *, after: str = "", limit: int = 10, max_bytes: int = 10_000
+    ) -> list[StateWrite]:
         self.pages += 1
-        return await super().list_states(agent_type, **{**how, "limit": 10})
+        return await super().list_states(agent_type, after=after, limit=limit, max_bytes=max_bytes)
 
 
 async def records(manager: ManagerClient, *what: str) -> list[StateRecord]:
@@ -325,7 +330,7 @@ async def test_an_app_is_exported_page_by_page_and_imported_elsewhere() -> None:
 
 async def test_an_import_reaches_agents_that_are_in_memory_and_at_work(cluster: Cluster) -> None:
     _, manager = cluster
-    account = manager.handle(ADA)
+    account = manager.handle(Account, ADA.key)
     await account.add(1)
     under_way = asyncio.create_task(account.add_when_told(1))
     await Account.reached.wait()

@@ -1,0 +1,93 @@
+"""Commands about kept states: export and import those of an app."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from agentray.cli import console
+from agentray.cli.command import Command, read_settings
+from agentray.errors import ConfigurationError
+
+group = typer.Typer(
+    help="Export and import what agents keep.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+_FILE = "One line of JSON for each agent"
+
+
+@group.command(name="export", cls=Command)
+def export(
+    app: Annotated[str, typer.Argument(metavar="APP", help="The app's name, see `status`.")],
+    file: Annotated[
+        Path | None, typer.Argument(help=f"{_FILE} (default: standard output).")
+    ] = None,
+    agent_type: Annotated[
+        str | None, typer.Option("--type", help="Only agents of this type.")
+    ] = None,
+) -> None:
+    """Write the kept states of an app's agents to a file that only its owner may read.
+
+    For one moment of the whole app, stop the app first.
+    """
+    settings = read_settings()
+    from agentray.protocol import states
+    from agentray.runtime.connection import connect
+
+    async def write(out: TextIO) -> int:
+        agents = 0
+        async with connect(settings=settings) as manager:
+            out.write(states.header(app) + "\n")
+            async for record in manager.export_state(app, agent_type):
+                out.write(states.line_of(record) + "\n")
+                agents += 1
+        out.write(states.footer(agents) + "\n")
+        return agents
+
+    with _opened(file) as out:
+        agents = asyncio.run(write(out))
+    console.note(f"{app}: {agents} agents exported")
+
+
+@group.command(name="import", cls=Command)
+def import_(
+    file: Annotated[Path, typer.Argument(help=f"{_FILE}, as `state export` writes it.")],
+) -> None:
+    """Keep the states of a file, all of them or none; earlier ones are replaced."""
+    settings = read_settings()
+    from agentray.protocol import states
+    from agentray.runtime.connection import connect
+
+    try:
+        with file.open(encoding="utf-8") as lines:
+            app, records = states.read_lines(lines)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file} cannot be read: {error}") from error
+
+    async def take_in() -> int:
+        async with connect(settings=settings) as manager:
+            return await manager.import_state(app, records)
+
+    console.write(f"{app}: {asyncio.run(take_in())} agents imported")
+
+
+@contextmanager
+def _opened(file: Path | None) -> Generator[TextIO]:
+    if file is None:
+        yield sys.stdout
+        return
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be written: {error}") from error
+    with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+        yield out
