@@ -1,0 +1,74 @@
+"""What logs must not tell: prompts, arguments and keys, whatever becomes of them."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agentray import ManagerClient
+from agentray.client import AsyncAgentClient, ClientError
+from tests.support.cluster import Cluster
+from tests.support.eventually import eventually
+from tests.support.helpers import Ledger, Parrot
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("helper_app")]
+
+_LOG_ENDS = (".log", ".out", ".err", ".txt")
+
+
+def log_files(home: Path) -> Iterator[Path]:
+    """Yield every log below a home: of Ray's session, Serve, the gateway, hosts and the database.
+
+    Not the database's own files, where prompts are kept, nor the key's.
+    """
+    for path in home.rglob("*"):
+        if path.is_file() and (path.suffix in _LOG_ENDS or "logs" in path.parts):
+            yield path
+
+
+async def test_no_log_has_a_prompt_an_argument_or_a_key(cluster: Cluster, manager: ManagerClient):
+    marker, wrong_key = f"marker{secrets.token_hex(8)}", f"ar_{secrets.token_hex(16)}"
+    async with cluster.client() as client:
+        run = await client.prompt(f"{marker} as prompt", "parrot", wait_s=60)
+        assert run.result == {"text": f"{marker} as prompt"}
+        with pytest.raises(ClientError):
+            await client.prompt(f"{marker} to nobody", "nobody")
+        with pytest.raises(ClientError):
+            await client.prompt(marker, "parrot", idempotency_key="k" * 10_000)
+    async with AsyncAgentClient(cluster.url, wrong_key, timeout_s=30) as stranger:
+        with pytest.raises(ClientError):
+            await stranger.prompt(marker, "parrot")
+    parrot = manager.handle(Parrot, "silent")
+    assert await parrot.echo(marker) == marker
+    with pytest.raises(ValueError, match=marker):
+        await parrot.fail(marker)
+    with pytest.raises(TypeError):
+        await parrot.twice(1, marker)
+    await manager.handle(Ledger, "silent").add(7)
+    assert (await manager.prompt(f"{marker} by a driver", agent="parrot")).result is not None
+    assert cluster.agentray("prompt", marker, "--agent", "parrot").exit_code == 0
+
+    home = cluster.home
+    # These are the logs that we mean: the gateway has told of this very run.
+    eventually(lambda: any(run.id in f.read_text(errors="replace") for f in log_files(home)))
+    files = list(log_files(home))
+    assert len(files) > 10
+    telling = {
+        (str(path.relative_to(home)), what)
+        for path in files
+        for what, text in (("prompt", marker), ("key", cluster.key), ("wrong key", wrong_key))
+        if text in path.read_text(errors="replace")
+    }
+    assert telling == set()
+    ours = [
+        json.loads(line)
+        for path in files
+        for line in path.read_text(errors="replace").splitlines()
+        if line.startswith('{"time"')
+    ]
+    assert ours
+    assert all("action" in line for line in ours if line["logger"].startswith("agentray"))
