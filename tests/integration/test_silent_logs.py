@@ -53,8 +53,13 @@ async def test_no_log_has_a_prompt_an_argument_or_a_key(cluster: Cluster, manage
     assert cluster.agentray("prompt", marker, "--agent", "parrot").exit_code == 0
 
     home = cluster.home
-    # These are the logs that we mean: the gateway has told of this very run.
-    eventually(lambda: any(run.id in f.read_text(errors="replace") for f in log_files(home)))
+    # These are the logs that we mean: Serve's have the requests above, the hosts' their start.
+    for known in ("POST /v1/prompts", "host_live", "manager"):
+        eventually(
+            lambda known=known: any(
+                known in path.read_text(errors="replace") for path in log_files(home)
+            )
+        )
     files = list(log_files(home))
     assert len(files) > 10
     telling = {

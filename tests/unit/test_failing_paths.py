@@ -4,6 +4,9 @@ In virtual time, so that "soon" is a number: no case takes two seconds of it, an
 for ever fails at once.
 """
 
+# Closing the channel is what a process does when it goes away.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import asyncio
@@ -37,7 +40,8 @@ from agentray import (
 )
 from agentray.errors import ChannelClosed, StateRefused
 from agentray.protocol.codec import encode
-from agentray.protocol.envelope import Kind
+from agentray.protocol.envelope import Kind, Reply
+from agentray.runtime.message import Post
 from agentray.testing import LocalRuntime
 from tests.support import virtual_time
 from tests.support.eventually import eventually_async
@@ -279,11 +283,14 @@ def test_a_failing_message_is_told_to_its_sender_soon(name: str) -> None:
 
 def test_an_event_that_an_agent_does_not_know_is_told_to_its_sender() -> None:
     async def send(bench: Bench) -> tuple[str, str, str]:
-        event, channel = Nobodys(), bench.runtime._channel
-        reply = await channel.request(
-            Kind.EVENT, bench.worker().id, event.event_type, encode(event), timeout=1.0
+        event, target = Nobodys(), bench.worker().id
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        bench.runtime._channel.post(
+            Post(Kind.EVENT, target, event.event_type, encode(event), answer.set_result)
         )
-        (failure,) = reply.outcome.errors if reply.outcome is not None else ()
+        outcome = (await answer).outcome
+        assert outcome is not None
+        (failure,) = outcome.errors
         return failure.type, failure.message, failure.agent
 
     (kind, message, agent), took_s = virtual_time.run(on_bench(send))
