@@ -22,6 +22,7 @@ from typing import Any
 from agentray.config import MAX_STATE_BYTES
 from agentray.context import bind_process
 from agentray.ids import AgentId
+from agentray.protocol.envelope import Packet
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.channel import Channel
 from agentray.runtime.host import Host
@@ -88,13 +89,13 @@ class _LocalHost:
         )
         return {"node_id": "local", "pid": os.getpid()}
 
-    async def deliver(self, frame: bytes) -> bytes:
+    async def deliver(self, packet: Packet) -> Packet:
         """See `ports.HostPort`."""
-        return await self._until(self._running.deliver(frame))
+        return await self._until(self._running.deliver(packet))
 
-    async def collect(self, frame: bytes) -> bytes:
+    async def collect(self, packet: Packet) -> Packet:
         """See `ports.HostPort`."""
-        return await self._until(self._running.collect(frame))
+        return await self._until(self._running.collect(packet))
 
     def close(self) -> None:
         """See `ports.HostPort`."""

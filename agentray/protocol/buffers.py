@@ -14,12 +14,70 @@ from typing import Any, cast
 import cloudpickle
 
 from agentray.errors import PayloadError
-from agentray.protocol.codec import refused, unreadable
+from agentray.protocol.codec import encode_arguments, refused, unreadable
+from agentray.protocol.envelope import Large
 
 MIN_BYTES = 100 * 1024
 """Smaller buffers stay in the stream: a part of its own costs more than their copy."""
 
 _LIFT_DEPTH = 3
+
+
+def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any], action: str) -> bytes | Large:
+    """Serialise a call's arguments; an error names the argument that is to blame.
+
+    Raises:
+        PayloadError: one of them cannot be serialised.
+    """
+    data = _encode_small((args, kwargs))
+    if data is not None:
+        return data
+    try:
+        return _encode((args, kwargs), f"arguments of {action}()")
+    except PayloadError:
+        encode_arguments(args, kwargs, action)  # tells which one
+        raise
+
+
+def encode_result(value: Any, action: str) -> bytes | Large:
+    """Serialise what an action returned.
+
+    Raises:
+        PayloadError: it cannot be serialised; the message names the action.
+    """
+    data = _encode_small(value)
+    return _encode(value, f"result of {action}()") if data is None else data
+
+
+def _encode_small(value: Any) -> bytes | None:
+    """Serialise a value of few bytes in the quickest way; None: it takes another one."""
+    try:
+        data = pickle.dumps(value, protocol=5, buffer_callback=_only_small)
+    except Exception:  # noqa: BLE001 - a value's own __reduce__ may raise anything
+        return None
+    # See `codec.encode` for what the text means.
+    return None if len(data) > MIN_BYTES or b"__main__" in data else data
+
+
+def _only_small(buffer: pickle.PickleBuffer) -> bool:
+    if buffer.raw().nbytes >= MIN_BYTES:
+        raise BufferError("not a small one")
+    return True
+
+
+def _encode(value: Any, what: str) -> bytes | Large:
+    data, buffers = encode_oob(value, what)
+    if len(data) <= MIN_BYTES and not buffers:
+        return data
+    return Large(data, *map(_kept, buffers))
+
+
+def _kept(buffer: pickle.PickleBuffer) -> bytes:
+    """Return a buffer's bytes as they are now; `bytes` stay the same object."""
+    view = buffer.raw()
+    if type(view.obj) is bytes and view.nbytes == len(view.obj):
+        return view.obj
+    return bytes(view)
 
 
 def encode_oob(value: Any, what: str = "value") -> tuple[bytes, list[pickle.PickleBuffer]]:

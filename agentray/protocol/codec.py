@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 
 from agentray.errors import PayloadError, RemoteError
 from agentray.protocol import blame
-from agentray.protocol.envelope import Reply
+from agentray.protocol.envelope import Large, Reply
 
 NO_ARGUMENTS = pickle.dumps(((), {}), protocol=5)
 
@@ -62,14 +62,16 @@ def _why_not(value: object) -> Exception | None:
     return None
 
 
-def decode(data: bytes) -> Any:
-    """Read what `encode` made.
+def decode(data: bytes | Large) -> Any:
+    """Read what `encode`, `encode_call` or `encode_result` made.
 
     Raises:
         PayloadError: a class is missing here, or its own code failed.
     """
     try:
-        return pickle.loads(data)  # noqa: S301 - cluster only
+        if type(data) is Large:
+            return pickle.loads(data.parts[0], buffers=data.parts[1:])  # noqa: S301
+        return pickle.loads(cast("bytes", data))  # noqa: S301 - cluster only
     except PayloadError:
         raise  # of a registered type: it says so itself
     except Exception as error:
@@ -82,19 +84,6 @@ def unreadable(error: Exception) -> PayloadError:
         f"A payload cannot be read here: {type(error).__name__}: {error}. Is the code that "
         "defines it importable on every host?"
     )
-
-
-def encode_result(value: Any, action: str) -> bytes:
-    """Serialise what an action returned.
-
-    Raises:
-        PayloadError: it cannot be serialised; the message names the action.
-    """
-    try:
-        data = pickle.dumps(value, protocol=5)
-    except Exception:  # noqa: BLE001 - a value's own __reduce__ may raise anything
-        return _encode_by_value(value, f"result of {action}()")
-    return _encode_by_value(value, f"result of {action}()") if b"__main__" in data else data
 
 
 def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], action: str) -> bytes:
@@ -207,7 +196,7 @@ def text_of(error: BaseException) -> str:
         return f"(its text cannot be told: {type(broken).__name__})"
 
 
-def decode_error(data: bytes) -> BaseException:
+def decode_error(data: bytes | Large) -> BaseException:
     """Read what `encode_error` made; a class that is missing here gives a `PayloadError`."""
     try:
         error = decode(data)
@@ -218,4 +207,6 @@ def decode_error(data: bytes) -> BaseException:
 
 def error_of(reply: Reply) -> BaseException:
     """Return the exception of a reply that carries one; inside one process it travels as itself."""
-    return decode_error(reply.payload) if isinstance(reply.payload, bytes) else reply.payload
+    return (
+        decode_error(reply.payload) if isinstance(reply.payload, bytes | Large) else reply.payload
+    )

@@ -98,6 +98,45 @@ NO_MESSAGE = Envelope(0, Kind.TELL, "", "", "", None)
 """Stands for the message where an agent does something by itself."""
 
 
+class Large:
+    """A pickled value of many bytes, in parts that travel beside the frame and not in it.
+
+    Attributes:
+        parts: the pickle stream, then its buffers. They do not change: the value was copied once,
+            because its owner may go on to change it.
+    """
+
+    __slots__ = ("parts",)
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(memoryview(part).nbytes for part in self.parts)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return Large, tuple(pickle.PickleBuffer(part) for part in self.parts)
+
+
+Packet = bytes | list[Any]
+"""A request or a response on its way: a frame, or a list of a frame and the parts beside it."""
+
+
+def pack(value: Any) -> Packet:
+    """Serialise what goes over the wire."""
+    parts: list[Any] = []
+    frame = pickle.dumps(value, protocol=5, buffer_callback=parts.append)
+    return [frame, *parts] if parts else frame
+
+
+def unpack(packet: Packet) -> Any:
+    """Read what `pack` made."""
+    if isinstance(packet, bytes):
+        return pickle.loads(packet)  # noqa: S301 - cluster only
+    frame, *parts = packet
+    return pickle.loads(frame, buffers=parts)  # noqa: S301
+
+
 class Outcome(NamedTuple):
     """What a whole branch of a run came to; travels up along the tree of causes.
 
@@ -159,14 +198,14 @@ class Frame(NamedTuple):
     acks: tuple[int, ...]
     messages: Sequence[tuple[Any, ...]] = ()
 
-    def pack(self) -> bytes:
+    def pack(self) -> Packet:
         """Serialise it for the wire."""
-        return pickle.dumps(tuple(self), protocol=5)
+        return pack(tuple(self))
 
     @classmethod
-    def unpack(cls, data: bytes) -> Frame:
+    def unpack(cls, packet: Packet) -> Frame:
         """Read what `pack` made."""
-        return cls._make(pickle.loads(data))  # noqa: S301 - cluster only
+        return cls._make(unpack(packet))
 
     def envelopes(self) -> list[Envelope]:
         """Return the messages."""

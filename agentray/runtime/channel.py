@@ -23,7 +23,8 @@ from agentray.errors import (
 )
 from agentray.events import Event
 from agentray.ids import AgentId
-from agentray.protocol.codec import NO_ARGUMENTS, decode, encode, encode_arguments
+from agentray.protocol.buffers import encode_call
+from agentray.protocol.codec import NO_ARGUMENTS, decode, encode
 from agentray.protocol.envelope import Kind, Reply, ReplyKind, RunMode
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.deadlines import Deadlines
@@ -131,7 +132,7 @@ class Channel:
 
         A cancelled call ends when its handler has, at most `CANCEL_GRACE_S` later.
         """
-        payload = encode_arguments(args, kwargs, action) if args or kwargs else NO_ARGUMENTS
+        payload = encode_call(args, kwargs, action) if args or kwargs else NO_ARGUMENTS
         message = self._send(_CALL, target, action, payload, timeout)
         try:
             return decode(await message.future)
@@ -143,7 +144,7 @@ class Channel:
         self, target: AgentId, action: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Run an action; return when it is queued at the agent."""
-        payload = encode_arguments(args, kwargs, action)
+        payload = encode_call(args, kwargs, action)
         await self.request(Kind.TELL, target, action, payload, timeout=60.0)
 
     def streams(self, target: AgentId, action: str) -> bool | None:
@@ -161,7 +162,7 @@ class Channel:
         timeout: float | None,
     ) -> AsyncIterator[Any]:
         """Run an action that yields; see `Handle.stream`."""
-        payload = encode_arguments(args, kwargs, action)
+        payload = encode_call(args, kwargs, action)
         message = StreamMessage(target, action, payload)
         self.post(message)
         return Stream(message, self, timeout)

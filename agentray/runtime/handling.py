@@ -27,15 +27,15 @@ from agentray.errors import (
 )
 from agentray.events import Event, Prompt
 from agentray.ids import new_id
+from agentray.protocol.buffers import encode_result
 from agentray.protocol.codec import (
     NO_ARGUMENTS,
     as_json,
     decode,
     encode_error,
-    encode_result,
     text_of,
 )
-from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome, ReplyKind
+from agentray.protocol.envelope import Envelope, Failure, Kind, Large, Outcome, ReplyKind
 from agentray.runtime.scope import Scope, scope_of
 from agentray.runtime.streams import PartWriter
 from agentray.runtime.tasks import being_cancelled
@@ -310,7 +310,8 @@ def _trace(
     agent: Incarnation, context: Context, envelope: Envelope, started: datetime, error: str | None
 ) -> None:
     duration_ms = (datetime.now(UTC) - started).total_seconds() * 1000
-    size = len(envelope.payload) if isinstance(envelope.payload, bytes) else None
+    payload = envelope.payload
+    size = len(payload) if isinstance(payload, bytes | Large) else None
     scope_of(context).span(
         context.cause_id,
         envelope.cause_id,

@@ -33,7 +33,7 @@ from agentray.events import Event
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.codec import decode
 from agentray.protocol.deployment import AppSpec
-from agentray.protocol.envelope import Envelope, Frame, Kind, ReplyKind
+from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, ReplyKind
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.activation import Activator
 from agentray.runtime.channel import Channel
@@ -265,9 +265,9 @@ class Host:
 
     # Messages from other processes
 
-    async def deliver(self, frame: bytes) -> bytes:
+    async def deliver(self, packet: Packet) -> Packet:
         """Take a batch; see `ports.HostPort.deliver`."""
-        request = Frame.unpack(frame)
+        request = Frame.unpack(packet)
         outbox = self._outbox(request)
         new = outbox.is_new(request)
         if new is None:
@@ -282,9 +282,9 @@ class Host:
         await outbox.after_grace(delivery, RUN_GRACE_S if only_runs else GRACE_S)
         return outbox.answer(request)
 
-    async def collect(self, frame: bytes) -> bytes:
+    async def collect(self, packet: Packet) -> Packet:
         """Wait for replies; see `ports.HostPort.collect`."""
-        request = Frame.unpack(frame)
+        request = Frame.unpack(packet)
         outbox = self._outbox(request)
         outbox.acknowledged(request)
         return outbox.take() if await outbox.until_ready(request.number) else NOTHING

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from agentray.ids import new_id
-from agentray.protocol.envelope import Frame, Kind, Reply, ReplyKind
+from agentray.protocol.envelope import Frame, Kind, Packet, Reply, ReplyKind
 from agentray.protocol.snapshot import HostRef
 from agentray.runtime.message import Message
 from agentray.runtime.outbox import read_response
@@ -215,7 +215,7 @@ class Link:
 
     async def _exchange(
         self,
-        request: Callable[[bytes], Awaitable[bytes]],
+        request: Callable[[Packet], Awaitable[Packet]],
         batch_number: int | None,
         batch: Sequence[tuple[Any, ...]],
     ) -> Sequence[tuple[Any, ...]]:

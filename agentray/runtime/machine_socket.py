@@ -16,20 +16,24 @@ import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
+from agentray.protocol.envelope import Packet
 from agentray.runtime.ports import HostUnreachable
 from agentray.runtime.tasks import TaskSet
 
 logger = logging.getLogger(__name__)
 
-_HEADER = struct.Struct("<IQB")
-"""Of each request and response: bytes that follow, number of the request, what it is."""
+_HEADER = struct.Struct("<QBI")
+"""Of each request and response: number of the request, what it is, how many parts it has."""
+
+_SIZE = struct.Struct("<Q")
+"""Of each part, after the header and before the first part."""
 
 _DELIVER, _COLLECT = 1, 2  # requests
 _DONE, _FAILED = 0, 1  # responses
 
-Answering = Callable[[bytes], Awaitable[bytes]]
+Answering = Callable[[Packet], Awaitable[Packet]]
 
 _PEER = struct.Struct("3i")  # process, user, group
 
@@ -51,11 +55,12 @@ def _is_ours(connection: socket.socket) -> bool:
     return _PEER.unpack(peer)[1] == os.getuid()
 
 
-class _Frames(asyncio.Protocol):
-    """Cuts what comes into frames."""
+class _Packets(asyncio.Protocol):
+    """Cuts what comes into packets."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._rest = bytearray()  # the beginning of a packet that has not come whole
+        self._awaited = 0  # bytes of it that are known to be needed
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -64,27 +69,61 @@ class _Frames(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came."""
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        while len(buffer) - start >= _HEADER.size:
-            size, number, what = _HEADER.unpack_from(buffer, start)
-            end = start + _HEADER.size + size
-            if len(buffer) < end:
-                break
-            self.frame_received(number, what, bytes(buffer[start + _HEADER.size : end]))
-            start = end
-        if start:
-            del buffer[:start]
+        if not self._rest:
+            self._rest = bytearray(data[self._take(data) :])
+            return
+        self._rest += data
+        if len(self._rest) >= self._awaited:
+            whole, self._rest = bytes(self._rest), bytearray()
+            self._rest += whole[self._take(whole) :]
 
-    def frame_received(self, number: int, what: int, frame: bytes) -> None:
-        """Take one frame."""
+    def _take(self, data: bytes) -> int:
+        """Take the packets that are whole; return how many bytes these were."""
+        start = 0
+        while len(data) - start >= _HEADER.size:
+            number, what, count = _HEADER.unpack_from(data, start)
+            at = start + _HEADER.size + _SIZE.size * count
+            if len(data) < at:
+                break
+            sizes = [
+                _SIZE.unpack_from(data, start + _HEADER.size + _SIZE.size * index)[0]
+                for index in range(count)
+            ]
+            if len(data) < at + sum(sizes):
+                self._awaited = at + sum(sizes) - start
+                return start
+            parts: list[Any] = []
+            for size in sizes:
+                parts.append(data[at : at + size])
+                at += size
+            self.packet_received(number, what, parts if count > 1 else parts[0])
+            start = at
+        self._awaited = 0
+        return start
+
+    def packet_received(self, number: int, what: int, packet: Packet) -> None:
+        """Take one packet."""
         raise NotImplementedError
 
-    def write(self, number: int, what: int, frame: bytes) -> None:
-        """Send one frame."""
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(_HEADER.pack(len(frame), number, what) + frame)
+    def write(self, number: int, what: int, packet: Packet) -> None:
+        """Send one packet."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        if isinstance(packet, bytes):
+            header = _HEADER.pack(number, what, 1) + _SIZE.pack(len(packet))
+            self.transport.write(header + packet)
+            return
+        views = [memoryview(part).cast("B") for part in packet]
+        header = _HEADER.pack(number, what, len(views))
+        sizes = b"".join(_SIZE.pack(view.nbytes) for view in views)
+        self.transport.writelines([header + sizes, *views])
+
+
+def nbytes(packet: Packet) -> int:
+    """Return how many bytes a packet has."""
+    if isinstance(packet, bytes):
+        return len(packet)
+    return sum(memoryview(part).nbytes for part in packet)
 
 
 # The host's side
@@ -122,7 +161,7 @@ class SocketServer:
             connection.close()
 
 
-class _Served(_Frames):
+class _Served(_Packets):
     """One connection, on the host's side."""
 
     def __init__(self, methods: Mapping[int, Answering], all_: set[_Served]) -> None:
@@ -140,13 +179,13 @@ class _Served(_Frames):
         super().connection_made(transport)
         self._all.add(self)
 
-    def frame_received(self, number: int, what: int, frame: bytes) -> None:
+    def packet_received(self, number: int, what: int, packet: Packet) -> None:
         """Begin to serve a request."""
-        self._tasks.spawn(self._serve(number, what, frame))
+        self._tasks.spawn(self._serve(number, what, packet))
 
-    async def _serve(self, number: int, what: int, frame: bytes) -> None:
+    async def _serve(self, number: int, what: int, packet: Packet) -> None:
         try:
-            self.write(number, _DONE, await self._methods[what](frame))
+            self.write(number, _DONE, await self._methods[what](packet))
         except Exception as error:  # noqa: BLE001 - the other side hears of it, and asks through Ray
             self.write(number, _FAILED, f"{type(error).__name__}: {error}".encode())
 
@@ -165,13 +204,13 @@ class _Served(_Frames):
 # The sender's side
 
 
-class SocketPort(_Frames):
+class SocketPort(_Packets):
     """A host of this machine, as seen from another process."""
 
     def __init__(self) -> None:
         super().__init__()
         self._next = 0
-        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._waiting: dict[int, asyncio.Future[Packet]] = {}
         self.lost = False
 
     @classmethod
@@ -192,36 +231,36 @@ class SocketPort(_Frames):
         _, port = await loop.create_unix_connection(cls, sock=connection)
         return port
 
-    async def deliver(self, frame: bytes) -> bytes:
+    async def deliver(self, packet: Packet) -> Packet:
         """See `ports.HostPort`."""
-        return await self._request(_DELIVER, frame)
+        return await self._request(_DELIVER, packet)
 
-    async def collect(self, frame: bytes) -> bytes:
+    async def collect(self, packet: Packet) -> Packet:
         """See `ports.HostPort`."""
-        return await self._request(_COLLECT, frame)
+        return await self._request(_COLLECT, packet)
 
-    async def _request(self, what: int, frame: bytes) -> bytes:
+    async def _request(self, what: int, packet: Packet) -> Packet:
         if self.lost:
             raise HostUnreachable("The connection to it was lost.")
         self._next += 1
         number = self._next
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Packet] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
-            self.write(number, what, frame)
+            self.write(number, what, packet)
             return await answer
         finally:
             self._waiting.pop(number, None)
 
-    def frame_received(self, number: int, what: int, frame: bytes) -> None:
+    def packet_received(self, number: int, what: int, packet: Packet) -> None:
         """Take a response."""
         answer = self._waiting.get(number)
         if answer is None or answer.done():
             return  # given up meanwhile
         if what == _DONE:
-            answer.set_result(frame)
+            answer.set_result(packet)
         else:
-            answer.set_exception(HostUnreachable(frame.decode()))
+            answer.set_exception(HostUnreachable(cast("bytes", packet).decode()))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let the link ask again, through Ray, which knows whether the host has died."""

@@ -12,10 +12,9 @@ that its own repetition has overtaken gets nothing, for nobody reads what it wou
 from __future__ import annotations
 
 import asyncio
-import pickle
 from typing import Any
 
-from agentray.protocol.envelope import Frame, Outcome
+from agentray.protocol.envelope import Frame, Outcome, Packet, pack, unpack
 
 GRACE_S = 0.002
 """How long a delivery waits for its own replies."""
@@ -152,23 +151,23 @@ class Outbox:
                 self._ready.extend(replies)
             self._unacknowledged.clear()
 
-    def answer(self, request: Frame) -> bytes:
+    def answer(self, request: Frame) -> Packet:
         """Take out all replies for a batch; none when its repetition has overtaken it meanwhile."""
         if self._batches.get(request.number) == request.attempt:
             return self.take()
         self._wake_collector()  # they were left to this delivery
         return NOTHING
 
-    def take(self) -> bytes:
+    def take(self) -> Packet:
         """Take out all replies as a packed response."""
         replies, self._ready = self._ready, []
         self._sequence += 1
         if replies:
             self._unacknowledged[self._sequence] = replies
-        return pickle.dumps((self._sequence, replies), protocol=5)
+        return pack((self._sequence, replies))
 
 
-NOTHING = pickle.dumps((0, []), protocol=5)
+NOTHING = pack((0, []))
 """The response to a request that nobody waits for any more."""
 
 
@@ -198,6 +197,6 @@ class Delivery:
             self.done.set_result(None)
 
 
-def read_response(data: bytes) -> tuple[int, list[tuple[Any, ...]]]:
+def read_response(packet: Packet) -> tuple[int, list[tuple[Any, ...]]]:
     """Read what `Outbox.take` packed: the response's number, and the fields of its replies."""
-    return pickle.loads(data)  # noqa: S301 - cluster only
+    return unpack(packet)

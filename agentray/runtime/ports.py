@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from agentray.errors import AgentrayError
 from agentray.ids import AgentId
+from agentray.protocol.envelope import Packet
 from agentray.protocol.runs import Run, RunEvent
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.store.base import NewRun
@@ -28,18 +29,18 @@ class ManagerUnavailable(AgentrayError):
 class HostPort(Protocol):
     """A host as seen from another process. Every method raises `HostGone` or `HostUnreachable`."""
 
-    async def deliver(self, frame: bytes) -> bytes:
+    async def deliver(self, packet: Packet) -> Packet:
         """Hand over envelopes; answers within a short grace with whatever replies are ready.
 
         Args:
-            frame: a packed `protocol.envelope.Frame`; a batch seen before is not taken in again.
+            packet: a packed `protocol.envelope.Frame`; a batch seen before is not taken in again.
 
         Returns:
             A packed response: its number and replies (`runtime.outbox.read_response`).
         """
         ...
 
-    async def collect(self, frame: bytes) -> bytes:
+    async def collect(self, packet: Packet) -> Packet:
         """Wait until there are replies and return them, as `deliver` does."""
         ...
 

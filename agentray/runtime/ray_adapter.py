@@ -30,11 +30,12 @@ from agentray.errors import ClusterNotRunning, StoreUnavailable
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, encode
 from agentray.protocol.deployment import AppSpec
+from agentray.protocol.envelope import Packet
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.channel import Channel
 from agentray.runtime.host import Host
 from agentray.runtime.local_cluster import is_loopback
-from agentray.runtime.machine_socket import SocketPort, SocketServer
+from agentray.runtime.machine_socket import SocketPort, SocketServer, nbytes
 from agentray.runtime.manager import Manager
 from agentray.runtime.ports import HostControl, HostGone, HostUnreachable, ManagerUnavailable
 from agentray.runtime.redrive import Redriver
@@ -45,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "agentray"
 MANAGER_NAME = "agentray-manager"
+
+_BY_REFERENCE = 4 << 20
+"""Bytes of a request from which on Ray's object store is quicker than the machine's socket."""
 
 _MAX_CONCURRENCY = 10_000
 """Calls that an actor takes at once: each sender needs three, each watcher one."""
@@ -100,11 +104,11 @@ class HostActor:
         node = ray.get_runtime_context().get_node_id()
         return {"node_id": node, "pid": os.getpid()}
 
-    async def deliver(self, frame: bytes) -> bytes:
-        """See `ports.HostPort`."""
-        return await self._running.deliver(frame)
+    async def deliver(self, frame: bytes, *parts: Any) -> Packet:
+        """See `ports.HostPort`; parts that are large come through Ray's object store."""
+        return await self._running.deliver([frame, *parts] if parts else frame)
 
-    async def collect(self, frame: bytes) -> bytes:
+    async def collect(self, frame: bytes) -> Packet:
         """See `ports.HostPort`."""
         return await self._running.collect(frame)
 
@@ -180,20 +184,22 @@ class RayHost:
         """See `ports.HostControl`."""
         return await self._call("start", setup)
 
-    async def deliver(self, frame: bytes) -> bytes:
+    async def deliver(self, packet: Packet) -> Packet:
         """See `ports.HostPort`."""
         if not self._looked_for_socket:
             self._looked_for_socket = True
             self._socket = await SocketPort.connect(self._ref.id)
-        if self._socket is not None and not self._socket.lost:
-            return await self._socket.deliver(frame)
-        return await self._call("deliver", frame)
+        if self._socket is not None and not self._socket.lost and nbytes(packet) < _BY_REFERENCE:
+            return await self._socket.deliver(packet)
+        # Each part is an argument of its own: Ray puts it into the object store, and the host
+        # reads it there without a copy.
+        return await self._call("deliver", *(packet if isinstance(packet, list) else (packet,)))
 
-    async def collect(self, frame: bytes) -> bytes:
+    async def collect(self, packet: Packet) -> Packet:
         """See `ports.HostPort`."""
         if self._socket is not None and not self._socket.lost:
-            return await self._socket.collect(frame)
-        return await self._call("collect", frame)
+            return await self._socket.collect(packet)
+        return await self._call("collect", packet)
 
     def close(self) -> None:
         """See `ports.HostPort`."""

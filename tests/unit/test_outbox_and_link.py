@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from agentray import Agent, AgentId, AgentOptions, App, action
 from agentray.ids import SLOTS
 from agentray.protocol.codec import decode, encode, encode_arguments, error_of
-from agentray.protocol.envelope import Envelope, Frame, Kind, Reply, ReplyKind
+from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, Reply, ReplyKind
 from agentray.protocol.snapshot import HostRef, PoolView, Snapshot, TypeView
 from agentray.runtime.host import Host
 from agentray.runtime.link import MAX_BATCH, MAX_BATCH_BYTES, MAX_OPEN, WINDOW, Link
@@ -33,7 +33,7 @@ from tests.support.virtual_time import run
 HOST = HostRef("host-1", "agentray-host-1")
 
 
-def number_and_ids(response: bytes) -> tuple[int, list[int]]:
+def number_and_ids(response: Packet) -> tuple[int, list[int]]:
     number, replies = read_response(response)
     return number, [message_id for message_id, *_ in replies]
 
@@ -296,20 +296,20 @@ class LossyWire:
     def close(self) -> None:
         pass
 
-    async def deliver(self, frame: bytes) -> bytes:
-        return await self._pass(self._host.deliver, frame)
+    async def deliver(self, packet: Packet) -> Packet:
+        return await self._pass(self._host.deliver, packet)
 
-    async def collect(self, frame: bytes) -> bytes:
-        return await self._pass(self._host.collect, frame)
+    async def collect(self, packet: Packet) -> Packet:
+        return await self._pass(self._host.collect, packet)
 
-    async def _pass(self, request: Callable[[bytes], Awaitable[bytes]], frame: bytes) -> bytes:
+    async def _pass(self, request: Callable[[Packet], Awaitable[Packet]], packet: Packet) -> Packet:
         self._requests += 1
         if self._requests == self._dies_after:
             self._dead.set_result(None)
         fate = self._fate()
         if fate == "request lost":
             raise HostUnreachable("The request was lost.")
-        answering = asyncio.ensure_future(request(frame))  # noqa: TID251 - awaited below
+        answering = asyncio.ensure_future(request(packet))  # noqa: TID251 - awaited below
         await asyncio.wait([answering, self._dead], return_when=asyncio.FIRST_COMPLETED)
         if self._dead.done():
             answering.cancel()
@@ -492,15 +492,15 @@ class FirstLost:
     def close(self) -> None:
         pass
 
-    async def deliver(self, frame: bytes) -> bytes:
+    async def deliver(self, packet: Packet) -> Packet:
         first, self._first = self._first, False
-        response = await self._host.deliver(frame)
+        response = await self._host.deliver(packet)
         if first:
             raise HostUnreachable("The response was lost.")
         return response
 
-    async def collect(self, frame: bytes) -> bytes:
-        return await self._host.collect(frame)
+    async def collect(self, packet: Packet) -> Packet:
+        return await self._host.collect(packet)
 
 
 def test_a_batch_that_comes_again_after_many_others_is_handled_once() -> None:
@@ -516,28 +516,30 @@ class Ghosts:
         self._host = host
         self._kind = kind
         self._delay_s = delay_s
-        self.ghost: asyncio.Task[bytes] | None = None
+        self.ghost: asyncio.Task[Packet] | None = None
 
     def close(self) -> None:
         pass
 
-    async def deliver(self, frame: bytes) -> bytes:
-        return await self._pass("deliver", self._host.deliver, frame)
+    async def deliver(self, packet: Packet) -> Packet:
+        return await self._pass("deliver", self._host.deliver, packet)
 
-    async def collect(self, frame: bytes) -> bytes:
-        return await self._pass("collect", self._host.collect, frame)
+    async def collect(self, packet: Packet) -> Packet:
+        return await self._pass("collect", self._host.collect, packet)
 
     async def _pass(
-        self, kind: str, request: Callable[[bytes], Awaitable[bytes]], frame: bytes
-    ) -> bytes:
+        self, kind: str, request: Callable[[Packet], Awaitable[Packet]], packet: Packet
+    ) -> Packet:
         if kind == self._kind and self.ghost is None:
-            self.ghost = asyncio.create_task(self._later(request, frame))
+            self.ghost = asyncio.create_task(self._later(request, packet))
             raise HostUnreachable("It cannot be reached.")
-        return await request(frame)
+        return await request(packet)
 
-    async def _later(self, request: Callable[[bytes], Awaitable[bytes]], frame: bytes) -> bytes:
+    async def _later(
+        self, request: Callable[[Packet], Awaitable[Packet]], packet: Packet
+    ) -> Packet:
         await asyncio.sleep(self._delay_s)
-        return await request(frame)
+        return await request(packet)
 
 
 SHORTLY_BEFORE_THE_REPETITION = [0.0401, 0.0485, 0.0495, 0.0499]
@@ -570,24 +572,24 @@ class HeldWire:
     def __init__(self) -> None:
         self.outbox = Outbox(now=0.0)
         self.delivered: list[Frame] = []
-        self.waiting: list[tuple[Frame, asyncio.Future[bytes]]] = []
-        self.collects: list[asyncio.Future[bytes]] = []
+        self.waiting: list[tuple[Frame, asyncio.Future[Packet]]] = []
+        self.collects: list[asyncio.Future[Packet]] = []
 
     def close(self) -> None:
         pass
 
-    async def deliver(self, frame: bytes) -> bytes:
-        request = Frame.unpack(frame)
+    async def deliver(self, packet: Packet) -> Packet:
+        request = Frame.unpack(packet)
         self.delivered.append(request)
         self.outbox.acknowledged(request)
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Packet] = asyncio.get_running_loop().create_future()
         self.waiting.append((request, answer))
         return await answer
 
-    async def collect(self, frame: bytes) -> bytes:
-        request = Frame.unpack(frame)
+    async def collect(self, packet: Packet) -> Packet:
+        request = Frame.unpack(packet)
         self.outbox.acknowledged(request)
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Packet] = asyncio.get_running_loop().create_future()
         self.collects.append(answer)
         return await answer
 
@@ -952,7 +954,7 @@ def test_an_open_reply_is_taken_once_when_both_batches_are_lost_and_come_again()
         await asyncio.sleep(0.06)
         (first, to_first), (second, to_second) = bench.wire.waiting
         assert (first.attempt, second.attempt) == (1, 1)
-        responses: list[bytes] = []
+        responses: list[Packet] = []
         for request in (first, second):  # both arrive before either response returns
             outbox.acknowledged(request)
             responses.append(outbox.take())
