@@ -396,7 +396,24 @@ def _state_model(cls: type[Agent]) -> type[BaseModel] | None:
         raise ConfigurationError(
             f"{cls.__name__}.state starts empty: give {model.__name__}.{needed[0]} a default."
         )
+    _check_aliases(cls, model)
     return model
+
+
+def _check_aliases(cls: type[Agent], model: type[BaseModel]) -> None:
+    """Refuse a model that does not read what it writes: a field under its name, by its alias."""
+    config = model.model_config
+    if config.get("populate_by_name") or config.get("validate_by_name"):
+        return
+    for name, info in model.model_fields.items():
+        same = (
+            config.get("serialize_by_alias") and info.serialization_alias == info.validation_alias
+        )
+        if info.validation_alias is not None and not same:
+            raise ConfigurationError(
+                f"{cls.__name__}.state would not be read back: {model.__name__}.{name} has an "
+                "alias. Set validate_by_name=True in the model's configuration."
+            )
 
 
 def _snake_case(name: str) -> str:

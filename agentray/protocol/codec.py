@@ -116,12 +116,27 @@ def as_json(value: Any, what: str) -> Any:
         PayloadError: it has no JSON form; NaN, infinities and lone surrogates have none.
     """
     try:
-        plain = to_jsonable_python(value)
-        # As bytes, because half of a surrogate pair is a character only until it is written.
-        json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
+        return _plain(value)
     except (ValueError, TypeError) as error:  # pydantic's serialisation error is a ValueError
-        raise PayloadError(f"The {what} is not JSON: {error}") from error
+        found = blame.find(value, _why_no_json, error)
+        raise PayloadError(
+            f"The {what} is not JSON: {found}.", what=what, path=found.path
+        ) from error
+
+
+def _plain(value: object) -> Any:
+    plain = to_jsonable_python(value)
+    # As bytes, because half of a surrogate pair is a character only until it is written.
+    json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
     return plain
+
+
+def _why_no_json(value: object) -> Exception | None:
+    try:
+        _plain(value)
+    except (ValueError, TypeError) as error:
+        return error
+    return None
 
 
 def encode_error(error: BaseException) -> bytes:

@@ -57,11 +57,13 @@ def dump(agent: Agent, kind: AgentType) -> bytes:
     Raises:
         StateRefused: it has no JSON form.
     """
-    if not kind.saves_by_itself and type(agent.state) is kind.state_model:
+    state = agent.state
+    if not kind.saves_by_itself and type(state) is kind.state_model:
         try:
-            return cast("BaseModel", agent.state).model_dump_json(warnings="error").encode()
-        except (PydanticSerializationError, UnicodeEncodeError):
-            return _dump_with_care(agent, cast("type[BaseModel]", kind.state_model))
+            # Its types are looked at when it has changed: most handlers change nothing.
+            return state.__pydantic_serializer__.to_json(state, warnings=False)
+        except (ValueError, TypeError):
+            return json.dumps(_plain(agent)).encode()
     if not kind.saves_by_itself and not isinstance(agent.state, kind.state_model or BaseModel):
         raise StateRefused(str(agent.id), f"it is a {type(agent.state).__name__}, not its model.")
     value: Any = agent.save_state()
@@ -72,20 +74,29 @@ def dump(agent: Agent, kind: AgentType) -> bytes:
     return json.dumps(_as_json(agent.id, cast("object", value))).encode()
 
 
-def _dump_with_care(agent: Agent, model: type[BaseModel]) -> bytes:
-    """Dump a state in which something has not the type that its model says.
+def _check_types(agent: Agent, model: type[BaseModel]) -> None:
+    """Refuse a state that would not be read back, with the handler that left it.
 
-    A tuple where a list belongs is read back as one; what would not be read back is refused now,
-    with the handler that put it there, and not when the agent is needed the next time.
+    A tuple where a list belongs is read back as one, a text where a number belongs is not.
     """
-    plain = _as_json(agent.id, agent.state)
+    state: BaseModel = agent.state
     try:
-        model.model_validate(plain)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise StateRefused(str(agent.id), f"{field}: {first['msg']}.") from error
-    return json.dumps(plain).encode()
+        state.__pydantic_serializer__.to_json(state, warnings="error")
+    except PydanticSerializationError:
+        try:
+            model.model_validate(_plain(agent))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise StateRefused(str(agent.id), f"{field}: {first['msg']}.") from error
+
+
+def _plain(agent: Agent) -> Any:
+    try:
+        plain = cast("BaseModel", agent.state).model_dump(mode="json", warnings=False)
+    except (ValueError, TypeError):  # pydantic's and Unicode's errors are ValueErrors
+        plain = agent.state  # `as_json` says which part of it has no JSON
+    return _as_json(agent.id, plain)
 
 
 def _as_json(agent: AgentId, value: object) -> Any:
@@ -99,7 +110,8 @@ def to_write(agent: Agent, kind: AgentType, data: bytes, max_bytes: int) -> Stat
     """Return what is written to the Store for a state that has changed.
 
     Raises:
-        StateRefused: it is larger than `max_bytes`, or JSON has no word for a number in it.
+        StateRefused: it is larger than `max_bytes`, would not be read back, or JSON has no word
+            for a number in it.
     """
     if len(data) > max_bytes:
         raise StateRefused(
@@ -107,8 +119,10 @@ def to_write(agent: Agent, kind: AgentType, data: bytes, max_bytes: int) -> Stat
             f"it is {len(data):,} bytes of JSON, and AGENTRAY_MAX_STATE_BYTES is {max_bytes:,}. "
             "Keep large values elsewhere, and their names in the state.",
         )
-    if b"null" in data and not kind.saves_by_itself:
-        _as_json(agent.id, agent.state)  # pydantic writes NaN and infinities as null
+    if kind.state_model is not None and not kind.saves_by_itself:
+        _check_types(agent, kind.state_model)
+        if b"null" in data:
+            _plain(agent)  # pydantic writes NaN and infinities as null
     return StateWrite(agent.id, json.loads(data), kind.state_version)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, assert_type
 
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from agentray import (
     Agent,
@@ -517,3 +517,28 @@ def test_a_static_method_that_is_marked_itself_is_refused() -> None:
             @action
             @staticmethod
             async def serve() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("config", "fits"),
+    [
+        ({}, False),
+        ({"validate_by_name": True}, True),
+        ({"populate_by_name": True}, True),
+        ({"serialize_by_alias": True}, True),
+    ],
+)
+def test_a_state_must_read_what_it_writes_also_with_aliases(config: Any, fits: bool) -> None:
+    class Aliased(BaseModel):
+        model_config = config
+        total: int = Field(default=0, alias="sum")
+
+    def define() -> Any:
+        return type("Keeper", (Agent,), {"__annotations__": {"state": Aliased}}).agent_type
+
+    if fits:
+        model = define().state_model
+        assert model.model_validate_json(model(sum=5).model_dump_json()).total == 5
+    else:
+        with pytest.raises(ConfigurationError, match=r"Aliased\.total has an alias"):
+            define()
