@@ -6,6 +6,7 @@ driver nor a web framework; `connect` does when it is used.
 
 from agentray.agent import Agent, AgentOptions, RestartPolicy, action, on
 from agentray.app import App, Pool
+from agentray.background import loop, timer
 from agentray.config import Settings
 from agentray.context import Context
 from agentray.errors import (
@@ -70,6 +71,8 @@ __all__ = [
     "UnknownAgentType",
     "action",
     "connect",
+    "loop",
     "on",
     "run",
+    "timer",
 ]

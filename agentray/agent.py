@@ -20,17 +20,18 @@ options say otherwise, so its attributes need no locks.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from agentray import context as contexts
+from agentray.background import BackgroundSpec, background_of
 from agentray.context import Context
 from agentray.errors import ConfigurationError
 from agentray.events import Event, Prompt
@@ -47,7 +48,7 @@ _EVENTS = "__agentray_events__"
 
 
 class RestartPolicy(BaseModel):
-    """What happens after an agent could not be started.
+    """What happens after an agent could not be started, or a loop or timer of its own failed.
 
     Beyond `max_restarts` within `period_s` the agent is failed; the waits between attempts grow
     from `backoff_s` by a factor of two up to `max_backoff_s`, each with up to 20 % of jitter.
@@ -79,6 +80,11 @@ class AgentOptions(BaseModel):
     idle_timeout_s: PositiveFloat = Field(
         default=300.0, description="Seconds without a message after which it leaves memory."
     )
+    background_keeps: bool = Field(
+        default=True,
+        description="Loops and timers keep it in memory; False: it leaves when no message came "
+        "for idle_timeout_s, and they end until the next one.",
+    )
     restart: RestartPolicy = RestartPolicy()
 
 
@@ -105,6 +111,7 @@ class AgentType:
     keeps_state: bool = False  # it has a state model, or hooks that say what is kept
     saves_by_itself: bool = False  # it has a save_state of its own
     state_version: int = 1
+    background: tuple[BackgroundSpec, ...] = ()
 
     @property
     def prompts(self) -> bool:
@@ -234,11 +241,51 @@ class Agent:
         return Handle(AgentId(check_type_name(name), check_key(key)), self._caller)
 
     async def run_sync(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run blocking code in a thread, so that the host's other agents go on meanwhile."""
-        return await asyncio.to_thread(functools.partial(function, *args, **kwargs))
+        """Run blocking code in a thread, so that the host's other agents go on meanwhile.
+
+        A host has `AGENTRAY_THREADS` of them; more calls wait for one. Cancelling this call takes
+        back what has not begun. What has begun goes on to its end, and what it returns is dropped:
+        a thread cannot be interrupted.
+
+        Raises:
+            ConfigurationError: the agent does not run on a host.
+            Exception: whatever the function raised.
+        """
+        call = functools.partial(function, *args, **kwargs)
+        return await self.context.surroundings.run_sync(call)
+
+    def run_async(self, work: Coroutine[Any, Any, R], /) -> R:
+        """Run a coroutine on the host's event loop, from within a thread, and wait for its value.
+
+        The way back from `run_sync` and from loops without `async`: turns and publishing belong to
+        the event loop. For calls of other agents there is `handle.sync`, too.
+
+        Raises:
+            ConfigurationError: it was called on the event loop itself, which it would block.
+            Exception: whatever the coroutine raised.
+        """
+        return self.context.surroundings.run_async(work)
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Return a turn of the agent, for a loop: `async with self.turn(): …`.
+
+        No handler of an agent with `concurrency=1` runs meanwhile. The state is committed at its
+        end; an error in it, or being cancelled, leaves the state as it was.
+
+        Raises:
+            ConfigurationError: on entering; a handler or a timer has its turn already.
+        """
+        return self.context.surroundings.turn(self.context)
 
     async def on_start(self) -> None:
         """Prepare; the first message waits for it. An error here goes to the restart policy."""
+
+    async def on_idle(self) -> None:
+        """Called once no message has come for `idle_timeout_s`, before the agent leaves memory.
+
+        It is a turn: messages wait for it, and what it changed in the state is committed. When
+        one comes meanwhile, the agent stays.
+        """
 
     async def on_stop(self) -> None:
         """Clean up before the agent leaves memory: stopped, moved, or idle for long."""
@@ -318,6 +365,7 @@ def describe(cls: type[Agent]) -> AgentType:
         keeps_state=saves_by_itself or model is not None,
         saves_by_itself=saves_by_itself,
         state_version=_state_version(cls),
+        background=background_of(_methods(cls)),
     )
 
 

@@ -10,7 +10,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MAX_STATE_BYTES = 16 * 1024 * 1024
@@ -50,6 +58,15 @@ class Settings(BaseSettings):
     )
     url: str | None = Field(default=None, description="Gateway that the CLI and clients talk to.")
     api_key: str | None = Field(default=None, description="Key that the CLI and clients send.")
+    threads: PositiveInt | None = Field(
+        default=None,
+        description="Threads of each host for `run_sync`; unset: the CPUs and 4 more, at most 32.",
+    )
+    blocked_warning_s: NonNegativeFloat = Field(
+        default=0.1,
+        description="Seconds that a handler may block its host's event loop before a warning says "
+        "which agent and where; 0: no warning.",
+    )
     log_level: str = Field(default="INFO", description="Level of agentray's loggers.")
 
     @property

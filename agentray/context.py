@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from agentray.errors import ConfigurationError
 from agentray.events import Event
 from agentray.ids import AgentId
 from agentray.protocol.envelope import NO_MESSAGE, Envelope
+
+R = TypeVar("R")
 
 
 class Caller(Protocol):
@@ -68,12 +71,24 @@ class Caller(Protocol):
 class Surroundings(Protocol):
     """What a handler's host does for it."""
 
-    def publish(self, event: Event, context: Context) -> None:
-        """Send an event to its subscribers."""
+    def publish(self, event: Event, context: Context) -> Event:
+        """Send an event to its subscribers; return it as it went out."""
         ...
 
     def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to the run that the context belongs to."""
+        ...
+
+    def turn(self, context: Context) -> AbstractAsyncContextManager[None]:
+        """Return a turn for the loop that the context belongs to."""
+        ...
+
+    async def run_sync(self, function: Callable[[], R]) -> R:
+        """Run blocking code in one of the host's threads."""
+        ...
+
+    def run_async(self, work: Coroutine[Any, Any, R]) -> R:
+        """Run a coroutine on the host's event loop, for a thread that waits for it."""
         ...
 
 
@@ -147,6 +162,17 @@ class Context:
         """A logger that adds the agent and the correlation id to each record."""
         extra = {"agent": str(self.agent), "correlation_id": self.correlation_id}
         return logging.LoggerAdapter(logging.getLogger(f"agentray.agents.{self.agent.type}"), extra)
+
+
+class LoopContext(Context):
+    """The context of an agent's loop, outside of turns: nobody's turn waits for what it calls."""
+
+    __slots__ = ()
+
+    @property
+    def chain(self) -> tuple[AgentId, ...]:
+        """Empty: a call to the agent itself takes a turn, as everybody else's does."""
+        return ()
 
 
 current: ContextVar[Context | None] = ContextVar("agentray_context", default=None)

@@ -235,7 +235,7 @@ class DeploymentStopped(CallError):
 
 
 class AgentFailed(CallError):
-    """The agent could not be started, and its restart policy gave it up."""
+    """The agent could not be started or kept failing, and its restart policy gave it up."""
 
     def __init__(self, agent: str, last_error: str) -> None:
         super().__init__(f"{agent} has failed: {last_error}")

@@ -236,6 +236,8 @@ class Stack:
                 self._settings.hosts,
                 self._settings.log_level,
                 self._settings.max_state_bytes,
+                self._settings.threads,
+                self._settings.blocked_warning_s,
             )
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)

@@ -5,7 +5,8 @@ Rules:
    order in which it came.
 2. A message whose call chain already holds this agent runs at once: its outer turn waits for it,
    and would wait for ever otherwise.
-3. At most `limit` messages wait; the next one is refused. Nothing waits unbounded.
+3. At most `limit` messages wait; the next one is refused. Nothing waits unbounded. An agent's own
+   turns, of which each of its loops and timers has one at most, wait beyond that.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ class Mailbox(Generic[M]):
         # Most agents are idle most of the time: a deque is 600 bytes, None is nothing.
         self._waiting: deque[M] | None = None
 
-    def offer(self, message: M, *, reentrant: bool = False) -> Offer:
+    def offer(self, message: M, *, reentrant: bool = False, own: bool = False) -> Offer:
         """Take a message in.
 
         Args:
             message: whatever the caller keeps for a message.
             reentrant: its call chain holds this agent; it takes no turn (rule 2). Do not call
                 `finished` for it.
+            own: the agent sends it to itself; it is not refused (rule 3).
         """
         if reentrant or self._room is None:
             return Offer.RUN
@@ -51,7 +53,7 @@ class Mailbox(Generic[M]):
             return Offer.RUN
         if self._waiting is None:
             self._waiting = deque()
-        if len(self._waiting) >= self._limit:
+        if len(self._waiting) >= self._limit and not own:
             return Offer.REFUSED
         self._waiting.append(message)
         return Offer.QUEUED

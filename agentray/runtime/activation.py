@@ -77,6 +77,19 @@ class Activator:
         else:
             agent.ready()
 
+    async def restart(self, agent: Incarnation, error: BaseException, backoff: Backoff) -> None:
+        """Start an agent anew after an error of its own loops or timers, or give it up."""
+        if isinstance(error, StoreUnavailable):
+            wait_s: float | None = _STORE_RETRY_S
+        else:
+            wait_s = backoff.failed(self._host.now(), random.random())  # noqa: S311 - jitter
+        if wait_s is None:
+            agent.fail(f"{type(error).__name__}: {text_of(error)}")
+            return
+        agent.stats.restarts += 1
+        await asyncio.sleep(wait_s)
+        await self._start(agent)
+
     async def _retry(self, agent: Incarnation, error: BaseException) -> None:
         """Try again as the restart policy allows, then give up."""
         policy = agent.type.options.restart

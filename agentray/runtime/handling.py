@@ -36,6 +36,7 @@ from agentray.protocol.codec import (
     text_of,
 )
 from agentray.protocol.envelope import Envelope, Failure, Kind, Large, Outcome, ReplyKind
+from agentray.runtime.own_turn import OWN, Unheard
 from agentray.runtime.scope import Scope, scope_of
 from agentray.runtime.streams import PartWriter
 from agentray.runtime.tasks import being_cancelled
@@ -64,13 +65,8 @@ async def handle(agent: Incarnation, turn: Turn) -> None:
     token = contexts.current.set(context)
     error: BaseException | None = None
     try:
-        kind = envelope.kind
-        if kind == _EVENT:
-            await _handle_event(agent, turn, context, started)
-        elif kind == _STREAM:
-            await _handle_stream(agent, turn, context, started)
-        else:
-            await _handle_call(agent, turn, context, started)
+        await _BY_KIND[envelope.kind](agent, turn, context, started)
+        agent.stats.completed += 1
     except asyncio.CancelledError as raised:
         if not turn.cancelled and not being_cancelled():
             error = raised
@@ -85,6 +81,7 @@ async def handle(agent: Incarnation, turn: Turn) -> None:
     finally:
         contexts.current.reset(token)
     if error is not None:
+        agent.stats.error(error)
         agent.restore_state()
         _failed(agent, turn, context, started, error)
 
@@ -157,6 +154,17 @@ def _reply_from_run(
     else:
         scope.on_done(lambda outcome: turn.reply(ReplyKind.SETTLED, None, outcome))
         turn.reply(ReplyKind.OPEN, result)
+
+
+async def _handle_own(
+    agent: Incarnation, turn: Turn, context: Context, started: datetime | None
+) -> None:
+    """Let the agent have its turn: a tick of a timer, what a loop does, `on_idle`."""
+    del started  # it belongs to no run
+    context.scope = Unheard(agent.id)
+    await turn.envelope.payload()
+    await agent.commit_state()
+    turn.reply(_VALUE)
 
 
 # Streams
@@ -332,3 +340,12 @@ def _along(outcome: Outcome, envelope: Envelope) -> Outcome:
     step = f"{envelope.name.rpartition('.')[2]} at {envelope.type}/{envelope.key}"
     errors = tuple(error._replace(path=(step, *error.path)) for error in outcome.errors)
     return outcome._replace(errors=errors)
+
+
+_BY_KIND = {
+    int(Kind.CALL): _handle_call,
+    _TELL: _handle_call,
+    _EVENT: _handle_event,
+    _STREAM: _handle_stream,
+    OWN: _handle_own,
+}

@@ -12,14 +12,17 @@ import logging
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from agentray.agent import AgentType
 from agentray.app import App
+from agentray.blocking import wait_for
 from agentray.config import MAX_STATE_BYTES
 from agentray.context import Context
+from agentray.core.supervision import Backoff
 from agentray.errors import (
     AgentFailed,
     AgentrayError,
@@ -36,6 +39,7 @@ from agentray.protocol.deployment import AppSpec
 from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, ReplyKind
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.activation import Activator
+from agentray.runtime.background import BackgroundWork
 from agentray.runtime.channel import Channel
 from agentray.runtime.control import Control
 from agentray.runtime.group_commit import GroupCommit
@@ -46,10 +50,14 @@ from agentray.runtime.ports import Connector
 from agentray.runtime.publishing import Publisher
 from agentray.runtime.run_book import RunBook
 from agentray.runtime.tasks import TaskSet
+from agentray.runtime.threads import Threads
 from agentray.runtime.turn import ReplySink, Turn
+from agentray.runtime.watchdog import Watchdog
 from agentray.store.base import CommitOutcome, Effects, StateWrite, Store
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 MAX_COMMITS = 256
 """Effects in one transaction: beyond it, the fsync is shared well enough."""
@@ -83,6 +91,8 @@ class Host:
         connector: Connector,
         *,
         max_state_bytes: int = MAX_STATE_BYTES,
+        threads: int | None = None,
+        blocked_warning_s: float = 0.0,
     ) -> None:
         """Make a host without leases; needs a running event loop.
 
@@ -91,11 +101,16 @@ class Host:
             store: opened; closed by whoever opened it.
             connector: finds the other hosts.
             max_state_bytes: of one agent's state as JSON; more is refused.
+            threads: most threads for `run_sync`; None: as many as suit the machine.
+            blocked_warning_s: a handler that blocks the event loop for longer is told; 0: none is.
         """
         self.host_id = host_id
         self.max_state_bytes = max_state_bytes
         self.store = store
         self.tasks = TaskSet(f"host {host_id}")
+        self.threads = Threads(threads, name=f"agentray-{host_id}")
+        self.background = BackgroundWork(self)
+        self._watchdog = Watchdog(blocked_warning_s) if blocked_warning_s else None
         self.link = LocalLink(self)
         self.channel = Channel(connector, local=self)
         self.link.channel = self.channel
@@ -209,6 +224,11 @@ class Host:
             "handled": self._handled,
             "requests": self._requests,
             "commits": self._transactions,
+            "threads_busy": self.threads.busy,
+            "threads_waiting": self.threads.waiting,
+            "blocked": self._watchdog.blocked if self._watchdog else 0,
+            "background_errors": self.background.errors,
+            "missed_ticks": self.background.missed_ticks,
             "version": self.channel.snapshot.version,
         }
 
@@ -243,15 +263,23 @@ class Host:
         """Finish what is under way within the grace, then let go of everything."""
         self._epochs = {}
         await asyncio.gather(*(self._drain(a, grace_s) for a in list(self._agents.values())))
+        self._close_surroundings()
         await self.runs.close()
         await self.channel.close()
         await self._end_turns()
         await self.tasks.close()
         await self.commits.close()
 
+    def _close_surroundings(self) -> None:
+        self.background.close()
+        self.threads.close()
+        if self._watchdog is not None:
+            self._watchdog.close()
+
     async def abandon(self) -> None:
         """End all tasks at once, as the end of the process would; nothing more is written."""
         self._epochs = {}
+        self._close_surroundings()
         await self.runs.close()
         await self.channel.close()
         await self._end_turns()
@@ -428,20 +456,30 @@ class Host:
 
     def _let_go(self, agent: Incarnation) -> None:
         """Drop an agent at once; what waits for it is sent on by its senders."""
+        self.background.cancel(agent)
         if self._agents.get(agent.id) is agent:
             del self._agents[agent.id]
         for turn in agent.dismiss():
             turn.reply(ReplyKind.MOVED)
 
+    async def restart(self, agent: Incarnation, error: BaseException, backoff: Backoff) -> None:
+        """Start an agent anew that has ended because of an error of its own."""
+        await self._activator.restart(agent, error, backoff)
+
     async def _drain(self, agent: Incarnation, grace_s: float) -> None:
         """Let an agent finish what it does, then drop it; what waits goes elsewhere at once."""
+        loops = self.background.cancel(agent)
         self._let_go(agent)
+        await self.background.ended(agent, loops)
         await agent.until_idle(grace_s)
         await agent.stop()
 
     async def _evict(self, agent: Incarnation) -> None:
         """Let an idle agent leave memory; what comes during its clean-up starts it anew."""
+        if not await self.background.on_idle(agent):
+            return
         agent.hold()
+        await self.background.ended(agent, self.background.cancel(agent))
         await agent.stop()
         self.succeed(agent)
 
@@ -466,7 +504,7 @@ class Host:
                 (loaded.type.options.idle_timeout_s for loaded in self.types.values()), default=0.0
             )
             for agent in self._long_idle(now, shortest):
-                if agent.cleans_up:
+                if not agent.leaves_at_once:
                     self.tasks.spawn(self._evict(agent), name=f"evict {agent.id}")
                 else:
                     del self._agents[agent.id]
@@ -488,19 +526,36 @@ class Host:
         for agent in self._agents.values():
             if now - agent.used < shortest_s:
                 break  # ordered by their last use: the rest was used later
-            if agent.idle and now - agent.used >= agent.type.options.idle_timeout_s:
+            long = now - agent.used >= agent.type.options.idle_timeout_s
+            if long and agent.idle and not self.background.keeps(agent):
                 found.append(agent)
         return found
 
     # What handlers ask (Surroundings)
 
-    def publish(self, event: Event, context: Context) -> None:
-        """Send an event to its subscribers; it belongs to the message that is being handled."""
-        self._publisher.publish(event, context)
+    def publish(self, event: Event, context: Context) -> Event:
+        """Send an event to its subscribers; it belongs to the message that is being handled.
+
+        Returns:
+            The event as it went out.
+        """
+        return self._publisher.publish(event, context)
 
     def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to the run that a message belongs to."""
         self._publisher.progress(context, kind, data)
+
+    def turn(self, context: Context) -> AbstractAsyncContextManager[None]:
+        """Return a turn for a loop."""
+        return self.background.turn(context)
+
+    async def run_sync(self, function: Callable[[], R]) -> R:
+        """Run blocking code in one of this host's threads."""
+        return await self.threads.run(function)
+
+    def run_async(self, work: Coroutine[Any, Any, R]) -> R:
+        """Run a coroutine on this host's event loop, for a thread that waits for it."""
+        return wait_for(work, self.loop)
 
     def log_agent_error(self, agent_id: AgentId, action: str, error: BaseException) -> None:
         """Log an error of an agent that reaches nobody else."""

@@ -132,6 +132,10 @@ class HostKeeper:
             self.status = HostStatus.DEAD
             self._on_lost(self, reason)
 
+    async def end_probes(self) -> None:
+        """Watch it no longer: it is dead."""
+        await self._tasks.close()
+
     # Requests
 
     async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
@@ -182,4 +186,6 @@ class HostKeeper:
         }
 
 
-_SHOWN = frozenset({"pid", "node_id", "agents", "runs", "slots", "handled", "requests", "commits"})
+_SHOWN = frozenset(
+    {"pid", "node_id", "agents", "runs", "slots", "handled", "requests", "commits", "blocked"}
+)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
+from agentray import context as contexts
 from agentray.agent import Agent, AgentType, bind
+from agentray.context import Context
 from agentray.core.mailbox import Mailbox, Offer
 from agentray.errors import AgentFailed, Fenced, Overloaded
 from agentray.ids import AgentId
 from agentray.protocol.envelope import Kind, Outcome, ReplyKind
 from agentray.runtime import state as states
+from agentray.runtime.agent_stats import AgentStats
 from agentray.runtime.handling import handle
 from agentray.runtime.tasks import being_cancelled
 from agentray.runtime.turn import Turn
@@ -45,6 +48,7 @@ class Incarnation:
         "host",
         "id",
         "since",
+        "stats",
         "type",
         "used",
     )
@@ -54,6 +58,7 @@ class Incarnation:
         self.type = agent_type
         self.failure: str | None = None  # why it could not be started
         self.since = now
+        self.stats = AgentStats()
         self.used = now
         self.host = host
         self._agent: Agent | None = None
@@ -67,9 +72,15 @@ class Incarnation:
 
     @property
     def idle(self) -> bool:
-        """Whether it does nothing and nothing waits for it."""
-        started = self._early is None or self.failure is not None
-        return self._busy == 0 and started and not self._mailbox
+        """Whether it does nothing and nothing waits for it; failed, it is; starting, it is not."""
+        settled = self._early is None or self.failure is not None
+        return settled and self._busy == 0 and not self._early and not self._mailbox
+
+    @property
+    def leaves_at_once(self) -> bool:
+        """Whether nothing has to be done before it may leave memory."""
+        kind = self.type
+        return not (self.cleans_up or kind.background or kind.cls.on_idle is not Agent.on_idle)
 
     @property
     def status(self) -> str:
@@ -84,6 +95,19 @@ class Incarnation:
     def queued(self) -> int:
         """How many messages wait."""
         return len(self._mailbox) + len(self._early or ())
+
+    def counters(self) -> dict[str, Any]:
+        """Return what it has counted, and what it does now, as JSON."""
+        stats = self.stats
+        return {
+            "queued": self.queued,
+            "running": self._busy,
+            "completed": stats.completed,
+            "failed": stats.failed,
+            "restarts": stats.restarts,
+            "missed_ticks": stats.missed_ticks,
+            "last_error": stats.last_error,
+        }
 
     # Start
 
@@ -104,6 +128,8 @@ class Incarnation:
         early, self._early = self._early or [], None
         for turn in early:
             self.offer(turn)
+        if self.type.background:
+            self.host.background.start(self)
 
     def fail(self, reason: str) -> None:
         """Give up starting it; what waits for it, and what still comes, gets the reason."""
@@ -144,6 +170,17 @@ class Incarnation:
             # Not through a `TaskSet`: its bookkeeping would cost as much as a short turn.
             self.host.turns[self.host.loop.create_task(turns)] = self
 
+    def offer_own(self, turn: Turn) -> None:
+        """Take a turn of the agent's own; it waits as messages do, and is never refused."""
+        if self.failure is not None:
+            turn.fail(AgentFailed(str(self.id), self.failure))
+        elif self._early is not None:
+            self._early.append(turn)
+        elif self._mailbox.offer(turn, own=True) is _RUN:
+            self._busy += 1
+            turns = self._turns(turn, reentrant=False)
+            self.host.turns[self.host.loop.create_task(turns)] = self
+
     def _offer_early(self, turn: Turn) -> None:
         """Take a message while it is being started, or has failed."""
         if self.failure is not None:
@@ -164,15 +201,19 @@ class Incarnation:
         """Handle a message, and after it those that wait, one after the other in one task."""
         turn: Turn | None = first
         task = cast("asyncio.Task[Any]", asyncio.current_task())
+        mailbox = self._mailbox
         handled = 0
+        asked = False  # by somebody else than itself
         try:
             while turn is not None:
+                if turn.envelope.kind:  # not `OWN`
+                    asked = True
                 if not turn.cancelled:
                     turn.task = task
                     await handle(self, turn)
                     # From here on, cancelling this message must not hit the next one.
                     turn.task = None
-                turn = None if reentrant else self._mailbox.finished()
+                turn = None if reentrant else mailbox.finished()
                 handled += 1
                 if handled % _TURNS_BEFORE_YIELD == 0:
                     await asyncio.sleep(0)
@@ -181,7 +222,8 @@ class Incarnation:
             self._busy -= 1
             if not self._busy and self._quiet is not None and not self._quiet.done():
                 self._quiet.set_result(None)
-            self.host.used(self)
+            if asked:
+                self.host.used(self)
 
     # State
 
@@ -249,8 +291,8 @@ class Incarnation:
         return self._agent is not None and self.type.cls.on_stop is not Agent.on_stop
 
     def hold(self) -> None:
-        """Let every further message wait: it is about to leave."""
-        self._early = []
+        """Let every further message wait, and what waits already: it is about to end or leave."""
+        self._early = [*(self._early or ()), *self._mailbox.clear()]
 
     def pause(self) -> None:
         """Let every message wait, also those that wait already; `ready` lets them in again."""
@@ -280,6 +322,7 @@ class Incarnation:
         """Run the agent's own clean-up; an error there is logged and ends nothing."""
         if not self.cleans_up:
             return
+        token = contexts.current.set(Context(self.id, self.host))
         try:
             async with asyncio.timeout(_CLEAN_UP_S):
                 await self.agent.on_stop()
@@ -287,6 +330,14 @@ class Incarnation:
             if being_cancelled():
                 raise
             self.host.log_agent_error(self.id, "on_stop_failed", error)
+        finally:
+            contexts.current.reset(token)
+
+    def forget(self) -> None:
+        """Drop the user's object; `begin` gives it a new one."""
+        self._agent = None
+        # A turn that was cancelled never gave its place back.
+        self._mailbox = Mailbox(self.type.options.concurrency, self.type.options.mailbox)
 
     def dismiss(self) -> list[Turn]:
         """Take out what waits, for another host to handle."""

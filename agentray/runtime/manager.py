@@ -217,6 +217,7 @@ class Manager:
 
     async def _fail_over(self, keeper: HostKeeper, reason: str) -> None:
         logger.error("host lost: %s", reason, extra={"action": "host_lost", "host": keeper.ref.id})
+        await keeper.end_probes()
         self._factory.kill(keeper.ref)  # a wedged host must not linger beside its successor
         await self._bury(keeper, reason)
         await self._reconcile_hosts()

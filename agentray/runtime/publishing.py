@@ -29,8 +29,12 @@ class Publisher:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def publish(self, event: Event, context: Context) -> None:
-        """Send an event to its subscribers, as a part of the message that is being handled."""
+    def publish(self, event: Event, context: Context) -> Event:
+        """Send an event to its subscribers, as a part of the message that is being handled.
+
+        Returns:
+            The event as it went out: with its correlation, cause and source.
+        """
         published = event.caused_by(
             correlation_id=context.correlation_id or new_id("cor"),
             causation_id=context.event.event_id if context.event else None,
@@ -52,6 +56,7 @@ class Publisher:
             self._send(published, target, context, scope)
         if not targets and not terminates:
             self._dead_letter(published, context)
+        return published
 
     def _send(self, event: Event, target: AgentId, context: Context, scope: Scope) -> None:
         channel = self._host.channel

@@ -63,12 +63,16 @@ class Setup:
         default_hosts: hosts of the pool `default`.
         log_level: of agentray's loggers.
         max_state_bytes: of one agent's state.
+        threads: most threads of a host for `run_sync`; None: as many as suit the machine.
+        blocked_warning_s: a handler that blocks a host for longer is told; 0: none is.
     """
 
     database_url: str
     default_hosts: int
     log_level: str = "INFO"
     max_state_bytes: int = MAX_STATE_BYTES
+    threads: int | None = None
+    blocked_warning_s: float = 0.0
 
 
 # Hosts
@@ -96,7 +100,12 @@ class HostActor:
             store = PostgresStore(options.database_url)
             await store.open()
             self._host = Host(
-                self._host_id, store, RayConnector(), max_state_bytes=options.max_state_bytes
+                self._host_id,
+                store,
+                RayConnector(),
+                threads=options.threads,
+                blocked_warning_s=options.blocked_warning_s,
+                max_state_bytes=options.max_state_bytes,
             )
             bind_process(self._host.channel)
             self._server = SocketServer(self._host.deliver, self._host.collect)

@@ -73,6 +73,8 @@ class StateChanges:
             agent.ready()  # given up: it goes on as it was
             raise
         try:
+            background = self._host.background
+            await background.ended(agent, background.cancel(agent))
             await agent.stop()
             await self._write(agent_id, write)
         finally:

@@ -28,7 +28,7 @@ from agentray.runtime.packing import pack_app
 from agentray.runtime.ports import HostGone, HostPort, HostUnreachable
 from agentray.runtime.tasks import TaskSet
 from agentray.store.memory import MemoryStore
-from tests.support.virtual_time import run
+from agentray.testing import run
 
 HOST = HostRef("host-1", "agentray-host-1")
 

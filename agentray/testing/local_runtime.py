@@ -1,4 +1,4 @@
-"""Testing agents without Ray: the same manager, hosts and channel, all in one process.
+"""A whole cluster in one process: the same manager, hosts and channel as on Ray.
 
 ::
 
@@ -17,10 +17,11 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from agentray.config import MAX_STATE_BYTES
-from agentray.context import bind_process
+from agentray.context import Context, bind_process
+from agentray.events import Event
 from agentray.ids import AgentId
 from agentray.protocol.envelope import Packet
 from agentray.protocol.snapshot import HostRef, Snapshot
@@ -35,6 +36,29 @@ from agentray.store.base import Store
 from agentray.store.memory import MemoryStore
 
 __all__ = ["LocalRuntime"]
+
+E = TypeVar("E", bound=Event)
+
+
+class _RecordingHost(Host):
+    """A host that remembers what its agents published."""
+
+    def __init__(self, ref: HostRef, runtime: LocalRuntime) -> None:
+        super().__init__(
+            ref.id,
+            runtime.store,
+            runtime.network,
+            max_state_bytes=runtime.max_state_bytes,
+            threads=runtime.threads,
+            blocked_warning_s=runtime.blocked_warning_s,
+        )
+        self._published = runtime.published
+
+    def publish(self, event: Event, context: Context) -> Event:
+        """See `Host.publish`."""
+        published = super().publish(event, context)
+        self._published.append(published)
+        return published
 
 
 class _LocalHost:
@@ -81,12 +105,7 @@ class _LocalHost:
     async def start(self, setup: bytes) -> dict[str, Any]:
         """Make the host."""
         del setup
-        self._host = Host(
-            self._ref.id,
-            self._runtime.store,
-            self._runtime.network,
-            max_state_bytes=self._runtime.max_state_bytes,
-        )
+        self._host = _RecordingHost(self._ref, self._runtime)
         return {"node_id": "local", "pid": os.getpid()}
 
     async def deliver(self, packet: Packet) -> Packet:
@@ -190,10 +209,11 @@ class LocalRuntime:
     """A whole cluster in this process, for tests.
 
     Use it as an asynchronous context manager; it gives a `ManagerClient`, as `agentray.connect()`
-    does.
+    does. At its end nothing of it is left: no task, no timer.
 
     Attributes:
         store: what it keeps things in.
+        published: the events that agents published, in this order.
     """
 
     def __init__(
@@ -202,6 +222,8 @@ class LocalRuntime:
         hosts: int = 2,
         store: Store | None = None,
         max_state_bytes: int = MAX_STATE_BYTES,
+        threads: int | None = None,
+        blocked_warning_s: float = 0.0,
     ) -> None:
         """Make one.
 
@@ -209,9 +231,15 @@ class LocalRuntime:
             hosts: of the pool `default`.
             store: open; None: a new `MemoryStore`.
             max_state_bytes: of one agent's state as JSON; more is refused.
+            threads: most threads for `run_sync`, per host; None: as on Ray.
+            blocked_warning_s: a handler that blocks the event loop for longer is told, by each
+                host, for they share the loop; 0: none is. Not for virtual time.
         """
         self.max_state_bytes = max_state_bytes
         self.store: Store = store or MemoryStore()
+        self.threads = threads
+        self.blocked_warning_s = blocked_warning_s
+        self.published: list[Event] = []
         self.network = _Network(self)
         self._wanted = hosts
 
@@ -255,6 +283,10 @@ class LocalRuntime:
     def hosts(self) -> list[str]:
         """Ids of the hosts that live."""
         return [host_id for host_id, host in self.network.hosts.items() if host.alive]
+
+    def events(self, kind: type[E]) -> list[E]:
+        """Return the events of a class that agents published so far, in this order."""
+        return [event for event in self.published if isinstance(event, kind)]
 
     def host_of(self, agent: AgentId) -> str | None:
         """Return the id of the host that leases an agent's slot; None when nobody does."""
