@@ -14,6 +14,7 @@
     │   ├── UnknownAgentType
     │   ├── UnknownAction
     │   ├── NoHandler
+    │   ├── UnknownAgent
     │   ├── UnknownRun
     │   └── UnknownState
     ├── CallError                           a message that was sent and got no value back
@@ -22,6 +23,7 @@
     │   ├── Overloaded
     │   ├── DeploymentStopped
     │   ├── AgentFailed
+    │   ├── AgentStopped
     │   ├── RunFailed
     │   ├── RemoteError
     │   └── ChannelClosed
@@ -172,6 +174,17 @@ class NoHandler(AddressError):
         self.agent, self.event_type = agent, event_type
 
 
+class UnknownAgent(AddressError):
+    """No agent of this id was registered or launched."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(
+            f"There is no record of {agent}: register or launch it. An agent that needs no "
+            "arguments can also be addressed without, through handle()."
+        )
+        self.agent = agent
+
+
 class UnknownRun(AddressError):
     """There is no run of this id."""
 
@@ -240,6 +253,17 @@ class AgentFailed(CallError):
     def __init__(self, agent: str, last_error: str) -> None:
         super().__init__(f"{agent} has failed: {last_error}")
         self.agent, self.last_error = agent, last_error
+
+
+class AgentStopped(CallError):
+    """The agent was shut down; it takes no messages until it is launched again."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(
+            f"{agent} was shut down. Launch it again to let it take messages: "
+            "manager.launch(handle)."
+        )
+        self.agent = agent
 
 
 class RunFailed(CallError):

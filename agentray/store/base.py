@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from agentray.ids import AgentId
+from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 
 
@@ -151,12 +152,45 @@ class AppRow:
 
 @dataclass(frozen=True, slots=True)
 class LaunchedAgent:
-    """An agent that was launched on purpose, with the arguments of its constructor."""
+    """An agent that was registered, launched or shut down on purpose, with all that makes it."""
 
     agent: AgentId
-    arguments: bytes  # pickled (args, kwargs)
+    arguments: bytes  # pickled (args, kwargs), or the pickled agent itself
     launched_at: datetime
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    status: AgentStatus = AgentStatus.RUNNING
+    owner: AgentId | None = None  # the agent with which it ends
+    driver: str = ""  # the connection with which it ends; "": none
+    last_error: str = ""  # why it is failed
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])  # JSON: of this one agent
+    max_retries: int | None = None  # of its start; None: as its restart policy says
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedWrite:
+    """A change of a launched agent by the host that leases its slot."""
+
+    pool: str
+    slot: int
+    epoch: int
+    launched: LaunchedAgent
+    forget: bool = False  # remove it instead of keeping it
+    delete_state: bool = False  # and what it had kept as state
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchedQuery:
+    """Which launched agents are looked for; None and {}: all."""
+
+    types: Sequence[str] | None = None
+    key: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])  # all of these
+    statuses: Sequence[AgentStatus] | None = None
+    owner: AgentId | None = None
+    driver: str | None = None
+
+
+ALL_LAUNCHED = LaunchedQuery()
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +400,25 @@ class Store(Protocol):
         ...
 
     async def put_launched(self, agents: Sequence[LaunchedAgent]) -> None:
-        """Keep the constructor arguments of agents; replaces earlier ones."""
+        """Keep launched agents, whoever leases their slots; replaces earlier ones.
+
+        Raises:
+            PayloadError: a text has a NUL or a lone surrogate, or an option has no JSON; none is
+                kept.
+        """
+        ...
+
+    async def keep_launched(
+        self, host: str, writes: Sequence[LaunchedWrite]
+    ) -> list[CommitOutcome]:
+        """Keep, replace or forget launched agents where `host` leases their slots.
+
+        Checked and written in one transaction, as `commit` does; of several writes for one agent
+        the last counts.
+
+        Raises:
+            PayloadError: as `put_launched`; nothing was written.
+        """
         ...
 
     async def load_launched(self, agents: Sequence[AgentId]) -> dict[AgentId, LaunchedAgent]:
@@ -374,9 +426,17 @@ class Store(Protocol):
         ...
 
     async def list_launched(
-        self, *, agent_type: str | None = None, limit: int = 1000
+        self, query: LaunchedQuery = ALL_LAUNCHED, *, limit: int = 1000
     ) -> list[LaunchedAgent]:
         """Return launched agents, newest first."""
+        ...
+
+    async def types_with_launched(self, agent_types: Sequence[str]) -> set[str]:
+        """Return those of the types that have launched agents, in whatever status."""
+        ...
+
+    async def live_drivers(self) -> set[str]:
+        """Return the connections with which agents end that have not ended yet."""
         ...
 
     # Keys and dead letters

@@ -16,7 +16,7 @@ from typing import Any
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import PayloadError
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
-from agentray.store.base import DeadLetter, Effects, NewRun, RunEnd, SlotLease
+from agentray.store.base import DeadLetter, Effects, LaunchedAgent, NewRun, RunEnd, SlotLease
 
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
@@ -103,6 +103,22 @@ def check_leases(leases: Sequence[SlotLease]) -> None:
     """
     if len({(lease.pool, lease.slot) for lease in leases}) < len(leases):
         raise ValueError("A slot can be assigned only once in one call.")
+
+
+def check_launched(launched: LaunchedAgent) -> None:
+    """Check the texts of a launched agent.
+
+    Raises:
+        PayloadError: one cannot be stored, or an option has no JSON.
+    """
+    for agent in (launched.agent, launched.owner):
+        check_text("agent key", agent.key if agent else "")
+    for name, value in launched.labels.items():
+        check_text("label", name)
+        check_text(f"label {name}", value)
+    check_text("driver", launched.driver)
+    check_text("error", launched.last_error)
+    encode(dict(launched.options))
 
 
 def check_letter(letter: DeadLetter) -> None:

@@ -16,8 +16,10 @@ from typing import TypeVar
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import UnknownRun
 from agentray.ids import AgentId
+from agentray.protocol.launching import ENDED
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
 from agentray.store.base import (
+    ALL_LAUNCHED,
     Admission,
     ApiKey,
     AppRow,
@@ -26,6 +28,8 @@ from agentray.store.base import (
     Effects,
     HostRow,
     LaunchedAgent,
+    LaunchedQuery,
+    LaunchedWrite,
     NewRun,
     SlotLease,
     StateWrite,
@@ -35,6 +39,7 @@ from agentray.store.codec import (
     KEY_LIFETIME,
     EncodedEnd,
     Touch,
+    check_launched,
     check_leases,
     check_letter,
     check_run,
@@ -243,7 +248,7 @@ class MemoryStore:
         runs: MutableMapping[str, _RunRow],
     ) -> CommitOutcome:
         """Decide about one Effects, and apply it to `runs` when it may be."""
-        if not self._may_commit(host, effects):
+        if not self._holds(host, effects.pool, effects.slot, effects.epoch):
             return CommitOutcome.FENCED
         after: dict[str, _RunRow] = {}
         for touch in touched:
@@ -256,14 +261,14 @@ class MemoryStore:
         runs.update(after)
         return CommitOutcome.COMMITTED
 
-    def _may_commit(self, host: str, effects: Effects) -> bool:
+    def _holds(self, host: str, pool: str, slot: int, epoch: int) -> bool:
         row = self._hosts.get(host)
-        lease = self._leases.get((effects.pool, effects.slot))
+        lease = self._leases.get((pool, slot))
         return (
             row is not None
             and row.status != "dead"
             and lease is not None
-            and (lease.host, lease.epoch) == (host, effects.epoch)
+            and (lease.host, lease.epoch) == (host, epoch)
         )
 
     async def load_states(self, agents: Sequence[AgentId]) -> dict[AgentId, StateWrite]:
@@ -300,7 +305,7 @@ class MemoryStore:
 
     async def delete_state(self, host: str, agent: AgentId, lease: SlotLease) -> CommitOutcome:
         """Forget an agent's state, if `host` may write it: fenced as `commit` is."""
-        if not self._may_commit(host, Effects(lease.pool, lease.slot, lease.epoch)):
+        if not self._holds(host, lease.pool, lease.slot, lease.epoch):
             return CommitOutcome.FENCED
         self._states.pop(agent, None)
         return CommitOutcome.COMMITTED
@@ -350,20 +355,47 @@ class MemoryStore:
         return list(self._apps.values())
 
     async def put_launched(self, agents: Sequence[LaunchedAgent]) -> None:
-        """Keep the constructor arguments of agents; replaces earlier ones."""
-        self._launched.update({a.agent: replace(a, labels=dict(a.labels)) for a in agents})
+        """Keep launched agents, whoever leases their slots; replaces earlier ones."""
+        for launched in agents:
+            check_launched(launched)
+        self._launched.update({a.agent: _copied(a) for a in agents})
+
+    async def keep_launched(
+        self, host: str, writes: Sequence[LaunchedWrite]
+    ) -> list[CommitOutcome]:
+        """Keep, replace or forget launched agents where `host` leases their slots."""
+        for write in writes:
+            check_launched(write.launched)
+        allowed = [self._holds(host, w.pool, w.slot, w.epoch) for w in writes]
+        last = {w.launched.agent: w for w, may in zip(writes, allowed, strict=True) if may}
+        for agent, write in last.items():
+            if write.forget:
+                self._launched.pop(agent, None)
+            else:
+                self._launched[agent] = _copied(write.launched)
+            if write.delete_state:
+                self._states.pop(agent, None)
+        return [CommitOutcome.COMMITTED if may else CommitOutcome.FENCED for may in allowed]
 
     async def load_launched(self, agents: Sequence[AgentId]) -> dict[AgentId, LaunchedAgent]:
         """Return those of the agents that were launched."""
         return {agent: self._launched[agent] for agent in agents if agent in self._launched}
 
     async def list_launched(
-        self, *, agent_type: str | None = None, limit: int = 1000
+        self, query: LaunchedQuery = ALL_LAUNCHED, *, limit: int = 1000
     ) -> list[LaunchedAgent]:
         """Return launched agents, newest first."""
         by_name = sorted(self._launched.values(), key=lambda launched: launched.agent)
         newest = sorted(by_name, key=lambda launched: launched.launched_at, reverse=True)
-        return _first((a for a in newest if agent_type in {None, a.agent.type}), limit)
+        return _first((a for a in newest if _matches(a, query)), limit)
+
+    async def types_with_launched(self, agent_types: Sequence[str]) -> set[str]:
+        """Return those of the types that have launched agents, in whatever status."""
+        return {agent.type for agent in self._launched} & set(agent_types)
+
+    async def live_drivers(self) -> set[str]:
+        """Return the connections with which agents end that have not ended yet."""
+        return {a.driver for a in self._launched.values() if a.driver and a.status not in ENDED}
 
     # Keys and dead letters
 
@@ -407,6 +439,23 @@ def _touched(row: _RunRow, touch: Touch) -> _RunRow | None:
         return row
     started_at = end.started_at or row.started_at
     return replace(row, status=RunStatus(end.status), started_at=started_at, end=end)
+
+
+def _copied(launched: LaunchedAgent) -> LaunchedAgent:
+    return replace(
+        launched, labels=dict(launched.labels), options=decode(encode(dict(launched.options)))
+    )
+
+
+def _matches(launched: LaunchedAgent, query: LaunchedQuery) -> bool:
+    return (
+        (query.types is None or launched.agent.type in query.types)
+        and query.key in {None, launched.agent.key}
+        and query.labels.items() <= launched.labels.items()
+        and (query.statuses is None or launched.status in query.statuses)
+        and query.owner in {None, launched.owner}
+        and query.driver in {None, launched.driver}
+    )
 
 
 def _first(found: Iterable[_T], limit: int) -> list[_T]:

@@ -18,6 +18,7 @@ from agentray.ids import AgentId
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
 from agentray.store import rows
 from agentray.store.base import (
+    ALL_LAUNCHED,
     Admission,
     ApiKey,
     AppRow,
@@ -26,6 +27,8 @@ from agentray.store.base import (
     Effects,
     HostRow,
     LaunchedAgent,
+    LaunchedQuery,
+    LaunchedWrite,
     NewRun,
     SlotLease,
     StateWrite,
@@ -33,12 +36,14 @@ from agentray.store.base import (
 )
 from agentray.store.codec import (
     KEY_LIFETIME,
+    check_launched,
     check_leases,
     check_letter,
     check_run,
     check_text,
     decode_event,
     decode_trace,
+    encode,
     queued_run,
 )
 from agentray.store.database import Database, Row
@@ -251,8 +256,25 @@ class PostgresStore:
         return [rows.app_of(row) for row in await self._database.fetch("list_apps")]
 
     async def put_launched(self, agents: Sequence[LaunchedAgent]) -> None:
-        """Keep the constructor arguments of agents; replaces earlier ones."""
-        await self._database.execute("put_launched", *rows.launched_columns(agents))
+        """Keep launched agents, whoever leases their slots; replaces earlier ones."""
+        await self._keep_launched(None, [LaunchedWrite("", 0, 0, agent) for agent in agents])
+
+    async def keep_launched(
+        self, host: str, writes: Sequence[LaunchedWrite]
+    ) -> list[CommitOutcome]:
+        """Keep, replace or forget launched agents where `host` leases their slots."""
+        return await self._keep_launched(host, writes)
+
+    async def _keep_launched(
+        self, host: str | None, writes: Sequence[LaunchedWrite]
+    ) -> list[CommitOutcome]:
+        if not writes:
+            return []
+        for write in writes:
+            check_launched(write.launched)
+        columns = rows.launched_columns(writes)
+        outcomes = await self._database.fetch_value("keep_launched", host, *columns)
+        return [CommitOutcome(outcome) for outcome in outcomes]
 
     async def load_launched(self, agents: Sequence[AgentId]) -> dict[AgentId, LaunchedAgent]:
         """Return those of the agents that were launched."""
@@ -260,11 +282,29 @@ class PostgresStore:
         return {rows.agent_of(row): rows.launched_of(row) for row in found}
 
     async def list_launched(
-        self, *, agent_type: str | None = None, limit: int = 1000
+        self, query: LaunchedQuery = ALL_LAUNCHED, *, limit: int = 1000
     ) -> list[LaunchedAgent]:
         """Return launched agents, newest first."""
-        found = await self._database.fetch("list_launched", agent_type, limit)
+        found = await self._database.fetch(
+            "list_launched",
+            None if query.types is None else list(query.types),
+            query.key,
+            encode(dict(query.labels)) if query.labels else None,
+            None if query.statuses is None else [status.value for status in query.statuses],
+            *(query.owner or (None, None)),
+            query.driver,
+            limit,
+        )
         return [rows.launched_of(row) for row in found]
+
+    async def types_with_launched(self, agent_types: Sequence[str]) -> set[str]:
+        """Return those of the types that have launched agents, in whatever status."""
+        found = await self._database.fetch("types_with_launched", list(agent_types))
+        return {row["agent_type"] for row in found}
+
+    async def live_drivers(self) -> set[str]:
+        """Return the connections with which agents end that have not ended yet."""
+        return {row["driver"] for row in await self._database.fetch("live_drivers")}
 
     # Keys and dead letters
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from agentray.ids import AgentId
+from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run
 from agentray.store.base import (
     ApiKey,
@@ -14,6 +15,7 @@ from agentray.store.base import (
     Effects,
     HostRow,
     LaunchedAgent,
+    LaunchedWrite,
     NewRun,
     SlotLease,
     StateWrite,
@@ -43,10 +45,22 @@ def new_run_columns(runs: Iterable[NewRun]) -> list[list[Any]]:
     )
 
 
-def launched_columns(agents: Iterable[LaunchedAgent]) -> list[list[Any]]:
-    """Return the arguments of `put_launched`."""
-    new = ((*a.agent, a.arguments, encode(dict(a.labels)), a.launched_at) for a in agents)
-    return columns(new, 5)
+def launched_columns(writes: Iterable[LaunchedWrite]) -> list[list[Any]]:
+    """Return the arguments of `keep_launched` after the host."""
+    return columns(
+        (
+            (
+                *(write.pool, write.slot, write.epoch, write.forget, write.delete_state),
+                *(*write.launched.agent, write.launched.arguments),
+                *(encode(dict(write.launched.labels)), write.launched.launched_at),
+                *(write.launched.status.value, *(write.launched.owner or (None, None))),
+                *(write.launched.driver, write.launched.last_error),
+                *(encode(dict(write.launched.options)), write.launched.max_retries),
+            )
+            for write in writes
+        ),
+        17,
+    )
 
 
 def state_columns(states: Iterable[StateWrite]) -> list[list[Any]]:
@@ -156,7 +170,19 @@ def app_of(row: Row) -> AppRow:
 
 def launched_of(row: Row) -> LaunchedAgent:
     """Return the launched agent of a row."""
-    return LaunchedAgent(agent_of(row), row["arguments"], row["launched_at"], decode(row["labels"]))
+    owner = row["owner_type"]
+    return LaunchedAgent(
+        agent_of(row),
+        row["arguments"],
+        row["launched_at"],
+        decode(row["labels"]),
+        AgentStatus(row["status"]),
+        None if owner is None else AgentId(owner, row["owner_key"]),
+        row["driver"],
+        row["last_error"],
+        decode(row["options"]),
+        row["max_retries"],
+    )
 
 
 def key_of(row: Row) -> ApiKey:

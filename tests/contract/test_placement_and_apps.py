@@ -8,7 +8,15 @@ import pytest
 
 from agentray.errors import PayloadError
 from agentray.ids import AgentId
-from agentray.store.base import ApiKey, AppRow, DeadLetter, LaunchedAgent, SlotLease, Store
+from agentray.store.base import (
+    ApiKey,
+    AppRow,
+    DeadLetter,
+    LaunchedAgent,
+    LaunchedQuery,
+    SlotLease,
+    Store,
+)
 from tests.contract.samples import ADA, T0, at, host, lease
 
 
@@ -77,7 +85,7 @@ async def test_launched_agents_are_found_and_listed_newest_first(store: Store):
 
     assert await store.list_launched() == [bob, poet, ada]
     assert await store.list_launched(limit=1) == [bob]
-    assert await store.list_launched(agent_type="poet") == [poet]
+    assert await store.list_launched(LaunchedQuery(types=["poet"])) == [poet]
     assert await store.load_launched([ADA, AgentId("no", "one")]) == {ADA: ada}
     assert await store.load_launched([]) == {}
 

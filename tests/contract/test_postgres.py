@@ -54,13 +54,13 @@ async def test_a_newer_schema_is_refused_and_left_alone(fresh_dsn: str):
     await first.close()
     connection = await connect(fresh_dsn)
     await connection.execute(
-        "INSERT INTO agentray.migrations (from_revision, to_revision) VALUES ('0001', '9999')"
+        "INSERT INTO agentray.migrations (from_revision, to_revision) VALUES ('0002', '9999')"
     )
 
     with pytest.raises(SchemaTooNew, match="9999"):
         await store_of(fresh_dsn).open()
 
-    assert await connection.fetchval("SELECT count(*) FROM agentray.migrations") == 2
+    assert await connection.fetchval("SELECT count(*) FROM agentray.migrations") == 3
     await connection.close()
 
 

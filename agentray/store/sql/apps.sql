@@ -10,28 +10,6 @@ ON CONFLICT (name) DO UPDATE SET
 -- Return the apps in the order of their first deployment.
 SELECT name, spec, import_string, digest, status, deployed_at FROM apps ORDER BY position;
 
--- name: put_launched
--- Insert or replace launched agents; the last of equals wins.
-INSERT INTO launched_agents (agent_type, agent_key, arguments, labels, launched_at)
-SELECT DISTINCT ON (agent_type, agent_key) agent_type, agent_key, arguments, labels, launched_at
-FROM unnest($1::text[], $2::text[], $3::bytea[], $4::json[], $5::timestamptz[]) WITH ORDINALITY
-    AS new (agent_type, agent_key, arguments, labels, launched_at, n)
-ORDER BY agent_type, agent_key, n DESC
-ON CONFLICT (agent_type, agent_key) DO UPDATE SET
-    arguments = excluded.arguments, labels = excluded.labels, launched_at = excluded.launched_at;
-
--- name: load_launched
--- Return those of the agents that were launched.
-SELECT agent_type, agent_key, arguments, labels, launched_at
-FROM launched_agents JOIN unnest($1::text[], $2::text[]) AS wanted (agent_type, agent_key)
-    USING (agent_type, agent_key);
-
--- name: list_launched
--- Return launched agents, newest first.
-SELECT agent_type, agent_key, arguments, labels, launched_at FROM launched_agents
-WHERE $1::text IS NULL OR agent_type = $1
-ORDER BY launched_at DESC, agent_type, agent_key LIMIT $2;
-
 -- name: put_key
 -- Insert or replace an API key.
 INSERT INTO api_keys (id, digest, label, scopes, created_at, revoked_at)
