@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from importlib import resources
 from typing import Any
 
 import pytest
+from asyncpg_trek.asyncpg import AsyncpgExecutor
 
 from agentray.errors import ConfigurationError, PayloadError, SchemaTooNew, StoreUnavailable
 from agentray.ids import AgentId
+from agentray.protocol.launching import AgentStatus
 from agentray.store.base import CommitOutcome
+from agentray.store.migrate import SCHEMA
 from agentray.store.postgres import PostgresStore
 from agentray.store.queries import queries
 from agentray.store.rows import effects_columns
@@ -236,3 +240,23 @@ async def test_batches_that_touch_the_same_runs_do_not_deadlock(postgres: Postgr
 
     assert all(set(o) == {CommitOutcome.COMMITTED} for o in outcomes[:12] if o is not None)
     assert await postgres.run_events(runs[0].id) == events(0, 2)
+
+
+async def test_a_database_of_the_first_schema_keeps_its_launched_agents(fresh_dsn: str):
+    connection = await connect(fresh_dsn)
+    executor = AsyncpgExecutor(connection, SCHEMA)
+    await executor.create_table_idempotent()
+    await connection.execute(f"SET search_path TO {SCHEMA}")
+    migrations = resources.files("agentray.store") / "migrations"
+    await connection.execute((migrations / "20261121_initial_up_0001.sql").read_text())
+    await executor.record_migration("initial", "0001")
+    await connection.execute(
+        "INSERT INTO launched_agents VALUES ('greeter', 'ada', 'x', '{\"a\": \"b\"}', now())"
+    )
+    await connection.close()
+
+    await (store := store_of(fresh_dsn)).open()
+    (launched,) = await store.list_launched()
+    assert (launched.agent, launched.arguments) == (ADA, b"x")
+    assert (launched.status, launched.labels) == (AgentStatus.RUNNING, {"a": "b"})
+    await store.close()
