@@ -12,6 +12,8 @@ from agentray.context import Context
 from agentray.errors import (
     AgentFailed,
     AgentrayError,
+    AgentStopped,
+    ChannelClosed,
     ClusterNotRunning,
     ConfigurationError,
     DeadlineExceeded,
@@ -23,12 +25,15 @@ from agentray.errors import (
     RemoteError,
     StateError,
     UnknownAction,
+    UnknownAgent,
     UnknownAgentType,
 )
 from agentray.event_loop import run
 from agentray.events import Event, Prompt, TerminateEvent
 from agentray.handle import Handle, RemoteAction
 from agentray.ids import AgentId
+from agentray.launching import AgentRecord, Launch
+from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.states import StateRecord
 from agentray.runtime.connection import connect
@@ -41,8 +46,12 @@ __all__ = [
     "AgentFailed",
     "AgentId",
     "AgentOptions",
+    "AgentRecord",
+    "AgentStatus",
+    "AgentStopped",
     "AgentrayError",
     "App",
+    "ChannelClosed",
     "ClusterNotRunning",
     "ConfigurationError",
     "Context",
@@ -51,6 +60,7 @@ __all__ = [
     "Event",
     "Handle",
     "HostDied",
+    "Launch",
     "ManagerClient",
     "NoHandler",
     "Overloaded",
@@ -68,6 +78,7 @@ __all__ = [
     "StateRecord",
     "TerminateEvent",
     "UnknownAction",
+    "UnknownAgent",
     "UnknownAgentType",
     "action",
     "connect",

@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_type_hints, overload
@@ -37,11 +37,15 @@ from agentray.errors import ConfigurationError
 from agentray.events import Event, Prompt
 from agentray.handle import Handle
 from agentray.ids import AgentId, check_key, check_type_name
+from agentray.launching import LAUNCH_TIMEOUT_S, Launch, start
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A", bound="Agent")
+
+Factory = Callable[..., "Agent | Awaitable[Agent]"]
+"""Makes an agent: takes its `AgentId`, and then the arguments that it was launched with."""
 
 _ACTION = "__agentray_action__"
 _EVENTS = "__agentray_events__"
@@ -54,7 +58,7 @@ class RestartPolicy(BaseModel):
     from `backoff_s` by a factor of two up to `max_backoff_s`, each with up to 20 % of jitter.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     max_restarts: NonNegativeInt = 3
     period_s: PositiveFloat = 60.0
@@ -65,7 +69,7 @@ class RestartPolicy(BaseModel):
 class AgentOptions(BaseModel):
     """How the agents of a type are run. Put it into the class as `options = AgentOptions(...)`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     name: str | None = Field(
         default=None, description="The agent type's name; None: the class's, in snake_case."
@@ -112,6 +116,7 @@ class AgentType:
     saves_by_itself: bool = False  # it has a save_state of its own
     state_version: int = 1
     background: tuple[BackgroundSpec, ...] = ()
+    factory: Factory | None = None  # makes its agents instead of the constructor; given by the app
 
     @property
     def prompts(self) -> bool:
@@ -239,6 +244,46 @@ class Agent:
         """Return a handle to another agent, by its class or its type's name, and its key."""
         name = agent if isinstance(agent, str) else agent.agent_type.name
         return Handle(AgentId(check_type_name(name), check_key(key)), self._caller)
+
+    async def launch(  # noqa: PLR0913 - all that there is to say of a launch
+        self,
+        agent: type[A] | A | Handle[A],
+        *,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        options: AgentOptions | None = None,
+        max_retries: int | None = None,
+        owned: bool = True,
+        timeout: float | None = LAUNCH_TIMEOUT_S,
+    ) -> Handle[A]:
+        """Start another agent, whose type is deployed, and return when it has started.
+
+        Launching the same one again, such as in `on_start` after a move, finds the one that runs.
+
+        Args:
+            agent: as for `ManagerClient.launch`, and so are the arguments below.
+            args: for its constructor.
+            kwargs: for its constructor.
+            name: its key; None: a new unique one.
+            labels: to find it by.
+            options: what differs from its type's.
+            max_retries: of a start that fails.
+            owned: shut it down when this agent is shut down or fails. When this one leaves memory
+                because it is idle, it goes on.
+            timeout: seconds to wait for its start.
+
+        Raises:
+            UnknownAgentType: no deployed app has it.
+            ConfigurationError: an agent of this name runs with other arguments or options, or is
+                another one's.
+            AgentFailed: it could not be started.
+        """
+        launch = Launch(agent, args, kwargs, name, labels, None, options, max_retries)
+        order = launch.order(owner=self.id if owned else None)
+        await start(self._caller, launch.id, order, timeout)
+        return Handle(launch.id, self._caller)
 
     async def run_sync(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run blocking code in a thread, so that the host's other agents go on meanwhile.

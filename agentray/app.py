@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
-from agentray.agent import Agent, AgentType
+from agentray.agent import Agent, AgentType, Factory
 from agentray.errors import ConfigurationError
 from agentray.ids import check_type_name
 from agentray.protocol.snapshot import Subscription
@@ -51,15 +52,25 @@ class App:
         *,
         entry: type[Agent] | None = None,
         pools: Sequence[Pool] = (),
+        factories: Mapping[type[Agent], Factory] | None = None,
     ) -> None:
         """Put an app together.
 
+        Args:
+            name: unique in a cluster.
+            agents: its agent classes.
+            entry: the one that takes prompts which name no agent; None: the only one that handles
+                prompts, if there is just one.
+            pools: that it declares.
+            factories: what makes the agents of a class instead of its constructor: a function,
+                also an asynchronous one, that takes the `AgentId` and the arguments of the launch.
+
         Raises:
-            ConfigurationError: no agents, two of the same name, an unknown pool, or an entry that
-                handles no prompts.
+            ConfigurationError: no agents, two of the same name, an unknown pool, an entry that
+                handles no prompts, or a factory of none of them.
         """
         self.name = check_type_name(name)
-        self.types = _by_name(name, agents)
+        self.types = _with_factories(name, _by_name(name, agents), factories or {})
         self.entry = _entry(name, self.types, entry)
         self.pools = tuple(pools)
         names = [pool.name for pool in self.pools]
@@ -87,7 +98,8 @@ class App:
         # bring what an older agentray found in them.
         classes = [agent_type.cls for agent_type in self.types.values()]
         entry = None if self.entry is None else self.types[self.entry].cls
-        return _rebuild, (self.name, classes, entry, self.pools)
+        factories = {t.cls: t.factory for t in self.types.values() if t.factory is not None}
+        return _rebuild, (self.name, classes, entry, self.pools, factories)
 
     def __repr__(self) -> str:
         return f"App({self.name!r}, {sorted(self.types)})"
@@ -98,8 +110,9 @@ def _rebuild(
     agents: Sequence[type[Agent]],
     entry: type[Agent] | None,
     pools: Sequence[Pool],
+    factories: Mapping[type[Agent], Factory] | None = None,  # kept apps may be without
 ) -> App:
-    app = App(name, agents, entry=entry, pools=pools)
+    app = App(name, agents, entry=entry, pools=pools, factories=factories)
     app.entry = None if entry is None else app.entry  # not what one alone would be by default
     return app
 
@@ -117,6 +130,22 @@ def _by_name(app: str, agents: Sequence[type[Agent]]) -> dict[str, AgentType]:
             )
         types[cls.agent_type.name] = cls.agent_type
     return types
+
+
+def _with_factories(
+    app: str, types: dict[str, AgentType], factories: Mapping[type[Agent], Factory]
+) -> dict[str, AgentType]:
+    made = dict(types)
+    for cls, factory in factories.items():
+        known = types.get(cls.agent_type.name)
+        if known is None or known.cls is not cls:
+            raise ConfigurationError(
+                f"The app {app!r} has a factory for {cls.__name__}, which is not among its agents."
+            )
+        if not callable(factory):
+            raise ConfigurationError(f"The factory of {cls.__name__} is no function: {factory!r}.")
+        made[known.name] = replace(known, factory=factory)
+    return made
 
 
 def _entry(app: str, types: dict[str, AgentType], entry: type[Agent] | None) -> str | None:

@@ -67,6 +67,12 @@ class Caller(Protocol):
         """Ask the agent's host about it: its `status`, or to `describe` it."""
         ...
 
+    async def request(
+        self, kind: int, target: AgentId, name: str, payload: Any, *, timeout: float | None
+    ) -> Any:
+        """Send a message of any kind to the agent's host and return its reply."""
+        ...
+
 
 class Surroundings(Protocol):
     """What a handler's host does for it."""

@@ -61,12 +61,14 @@ class ShutdownOrder:
         terminate: forget it, too.
         delete_state: delete its state, too.
         path: the agents whose end this one's is a part of.
+        blocking: reply when it has stopped, not when it has begun to.
     """
 
     grace_s: float
     terminate: bool = False
     delete_state: bool = False
     path: tuple[AgentId, ...] = ()
+    blocking: bool = True
 
 
 @dataclass(frozen=True, slots=True)

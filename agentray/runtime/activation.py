@@ -7,13 +7,14 @@ constructor arguments or with an `on_start` take a task; messages wait for them 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentray import context as contexts
-from agentray.agent import Agent
+from agentray.agent import Agent, RestartPolicy
 from agentray.context import Context
 from agentray.core.supervision import Backoff
 from agentray.errors import ConfigurationError, StateError, StoreUnavailable
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 _MAX_LOADS = 512
 _STORE_RETRY_S = 0.5
 
+_AGAIN_S = 1.0
+"""How often a start that will not be cancelled is cancelled again."""
+
 
 class Activator:
     """Starts the agents of a host."""
@@ -43,29 +47,49 @@ class Activator:
             states = await host.store.load_states(batch)
             return [states.get(agent) for agent in batch]
 
-        async def load_launched(batch: Sequence[AgentId]) -> Sequence[LaunchedAgent | None]:
-            launched = await host.store.load_launched(batch)
-            return [launched.get(agent) for agent in batch]
-
         # Agents that start together are looked up together.
         self._states = GroupCommit(load_states, max_batch=_MAX_LOADS, name="state loads")
-        self._launched = GroupCommit(load_launched, max_batch=_MAX_LOADS, name="argument loads")
+        self._starts: dict[Incarnation, asyncio.Task[None]] = {}
 
     def start(self, agent: Incarnation) -> None:
         """Start an agent; it takes messages when it is ready, and refuses them when that fails."""
         kind = agent.type
         needs_task = (
-            kind.takes_arguments or kind.keeps_state or kind.cls.on_start is not Agent.on_start
+            kind.takes_arguments
+            or kind.factory is not None
+            or kind.keeps_state
+            or kind.cls.on_start is not Agent.on_start
+            or not self._host.launching.is_plain(kind.name)
         )
         if needs_task:
-            self._host.tasks.spawn(self._start(agent), name=f"start {agent.id}")
+            self._spawn(agent, self._start(agent))
             return
         try:
             agent.begin(kind.cls(), None)
         except BaseException as error:  # noqa: BLE001 - user code
-            self._host.tasks.spawn(self._retry(agent, error), name=f"start {agent.id}")
+            self._spawn(agent, self._retry(agent, error))
         else:
             agent.ready()
+
+    def _spawn(self, agent: Incarnation, work: Coroutine[Any, Any, None]) -> None:
+        task = self._host.tasks.spawn(work, name=f"start {agent.id}")
+        self._starts[agent] = task
+        task.add_done_callback(lambda _: self._starts.pop(agent, None))
+
+    def cancel(self, agent: Incarnation) -> None:
+        """Give up a start that is under way."""
+        task = self._starts.get(agent)
+        if task is not None:
+            task.cancel()
+
+    async def abort(self, agent: Incarnation) -> None:
+        """Give up a start that is under way, and return when it has ended."""
+        task = self._starts.get(agent)
+        while task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait((task,), timeout=_AGAIN_S)
+        if task is not None and task.cancelled():
+            agent.abort()
 
     async def _start(self, agent: Incarnation) -> None:
         try:
@@ -74,8 +98,6 @@ class Activator:
             if being_cancelled():
                 raise
             await self._retry(agent, error)
-        else:
-            agent.ready()
 
     async def restart(self, agent: Incarnation, error: BaseException, backoff: Backoff) -> None:
         """Start an agent anew after an error of its own loops or timers, or give it up."""
@@ -84,20 +106,24 @@ class Activator:
         else:
             wait_s = backoff.failed(self._host.now(), random.random())  # noqa: S311 - jitter
         if wait_s is None:
-            agent.fail(f"{type(error).__name__}: {text_of(error)}")
+            reason = f"{type(error).__name__}: {text_of(error)}"
+            await self._host.launching.failed(agent.id, reason)
+            agent.fail(reason)
             return
         agent.stats.restarts += 1
+        self._spawn(agent, self._start_after(agent, wait_s))
+
+    async def _start_after(self, agent: Incarnation, wait_s: float) -> None:
         await asyncio.sleep(wait_s)
         await self._start(agent)
 
     async def _retry(self, agent: Incarnation, error: BaseException) -> None:
         """Try again as the restart policy allows, then give up."""
-        policy = agent.type.options.restart
-        backoff = Backoff(
-            policy.max_restarts, policy.period_s, policy.backoff_s, policy.max_backoff_s
-        )
+        backoff: Backoff | None = None
         while True:
             self._log(agent, error)
+            # Its own policy, once its record is known.
+            backoff = backoff or _backoff_of(agent.type.options.restart)
             if isinstance(error, StoreUnavailable):
                 wait_s: float | None = _STORE_RETRY_S  # not the agent's fault
             elif isinstance(error, ConfigurationError | StateError):
@@ -105,7 +131,9 @@ class Activator:
             else:
                 wait_s = backoff.failed(self._host.now(), random.random())  # noqa: S311 - jitter
             if wait_s is None:
-                agent.fail(f"{type(error).__name__}: {text_of(error)}")
+                reason = f"{type(error).__name__}: {text_of(error)}"
+                await self._host.launching.failed(agent.id, reason)
+                agent.fail(reason)
                 return
             await asyncio.sleep(wait_s)
             try:
@@ -115,14 +143,16 @@ class Activator:
                     raise
                 error = again
             else:
-                agent.ready()
                 return
 
     async def _begin(self, agent: Incarnation) -> None:
-        instance = await self._construct(agent)
+        launched = await self._host.launching.record_of(agent.id)
+        if launched is not None and not self._host.launching.prepare(agent, launched):
+            return
+        instance = await self._construct(agent, launched)
         state = None
         if agent.type.keeps_state:
-            state = await self._states.submit(agent.id)
+            state = await self._states.submit(agent.id) or _state_of(instance, agent)
         agent.begin(instance, state)
         token = contexts.current.set(Context(agent.id, self._host))
         try:
@@ -130,19 +160,21 @@ class Activator:
             agent.begun()
         finally:
             contexts.current.reset(token)
+        agent.ready()
 
-    async def _construct(self, agent: Incarnation) -> Agent:
-        if not agent.type.takes_arguments:
-            return agent.type.cls()
-        launched = await self._launched.submit(agent.id)
-        args: tuple[Any, ...] = ()
-        kwargs: dict[str, Any] = {}
-        if launched is not None:
-            args, kwargs = decode(launched.arguments)
+    async def _construct(self, agent: Incarnation, launched: LaunchedAgent | None) -> Agent:
+        kind = agent.type
+        given: Any = ((), {}) if launched is None else decode(launched.arguments)
+        if isinstance(given, Agent):
+            return _checked(given, agent)
+        args, kwargs = given
+        if kind.factory is not None:
+            made: Any = kind.factory(agent.id, *args, **kwargs)
+            return _checked(await made if inspect.isawaitable(made) else made, agent)
         try:
-            return agent.type.cls(*args, **kwargs)
+            return kind.cls(*args, **kwargs)
         except TypeError as error:
-            if launched is not None:
+            if launched is not None or not kind.takes_arguments:
                 raise
             raise ConfigurationError(
                 f"{agent.id} was never launched, and {error}. Launch it with its arguments first."
@@ -156,3 +188,27 @@ class Activator:
             text_of(error),
             extra={"action": "start_failed", "agent": str(agent.id)},
         )
+
+
+def _backoff_of(policy: RestartPolicy) -> Backoff:
+    return Backoff(policy.max_restarts, policy.period_s, policy.backoff_s, policy.max_backoff_s)
+
+
+def _checked(made: Any, agent: Incarnation) -> Agent:
+    """Return what a factory made, or what was carried over, when it is what it should be."""
+    if type(made).__qualname__ == agent.type.cls.__qualname__ and isinstance(made, Agent):
+        return made
+    if isinstance(made, agent.type.cls):
+        return made
+    raise ConfigurationError(
+        f"The factory of {agent.type.name} must return {agent.type.cls.__name__}, not "
+        f"{type(made).__name__}."
+    )
+
+
+def _state_of(instance: Agent, agent: Incarnation) -> StateWrite | None:
+    """Return the state that an instance brings with it, until the Store has one."""
+    state = vars(instance).get("state")
+    if state is None:
+        return None
+    return StateWrite(agent.id, state.model_dump(mode="json"), agent.type.state_version)

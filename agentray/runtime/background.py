@@ -128,7 +128,7 @@ class BackgroundWork:
 
     async def on_idle(self, agent: Incarnation) -> bool:
         """Run an agent's `on_idle`; True when it is still idle and may leave."""
-        if agent.failure is None and agent.type.cls.on_idle is not Agent.on_idle:
+        if agent.refusal is None and agent.type.cls.on_idle is not Agent.on_idle:
             used = agent.used
             sink = Once()
 
@@ -169,8 +169,8 @@ class BackgroundWork:
         await agent.until_idle(_FINISH_S)
         await agent.until_idle(_CANCEL_S)
         await agent.stop()
-        agent.forget()
-        if self._host.find(agent.id) is agent:
+        if self._of.get(agent.id) is known:  # else it is ended, by somebody else
+            agent.forget()
             await self._host.restart(agent, error, known.backoff)
         known.restarting = False
 

@@ -24,6 +24,7 @@ class Connection:
         self._owns_ray = False
         self._channel: Channel | None = None
         self._watcher: SnapshotWatcher | None = None
+        self._client: ManagerClient | None = None
 
     async def __aenter__(self) -> ManagerClient:
         address = self._address or find_cluster(self._settings or Settings())
@@ -43,7 +44,8 @@ class Connection:
             await self._close()
             raise
         bind_process(self._channel)
-        return ManagerClient(manager, self._channel)
+        self._client = ManagerClient(manager, self._channel)
+        return self._client
 
     async def __aexit__(
         self,
@@ -56,13 +58,17 @@ class Connection:
     async def _close(self) -> None:
         from agentray.runtime import ray_adapter
 
-        bind_process(None)
-        if self._watcher is not None:
-            await self._watcher.close()
-        if self._channel is not None:
-            await self._channel.close()
-        if self._owns_ray:
-            ray_adapter.disconnect_from_ray()
+        try:
+            if self._client is not None:
+                await self._client.close()
+        finally:
+            bind_process(None)
+            if self._watcher is not None:
+                await self._watcher.close()
+            if self._channel is not None:
+                await self._channel.close()
+            if self._owns_ray:
+                ray_adapter.disconnect_from_ray()
 
 
 def connect(address: str | None = None, *, settings: Settings | None = None) -> Connection:

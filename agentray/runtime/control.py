@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from agentray.errors import ConfigurationError, IdempotencyConflict, NoHandler, UnknownRun
+from agentray.errors import IdempotencyConflict, NoHandler, UnknownRun
 from agentray.events import Prompt
-from agentray.ids import AgentId
 from agentray.protocol.codec import decode, encode, encode_error
 from agentray.protocol.envelope import Kind, ReplyKind, RunMode
 from agentray.protocol.runs import Run
@@ -17,7 +15,7 @@ from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.state_changes import StateChanges
 from agentray.runtime.turn import Turn
 from agentray.schema import describe_agent_type
-from agentray.store.base import LaunchedAgent, NewRun, StoredRun
+from agentray.store.base import NewRun, StoredRun
 
 if TYPE_CHECKING:
     from agentray.runtime.host import Host
@@ -33,7 +31,7 @@ class Control:
             Kind.ADMIT: self._admit,
             Kind.JOIN: self._join,
             Kind.WATCH: self._watch,
-            Kind.LAUNCH: self._launch,
+            Kind.LAUNCH: host.launching.handle,
             Kind.STATE: StateChanges(host).handle,
         }
 
@@ -131,18 +129,3 @@ class Control:
         else:
             told = self._host.status_of(agent_id)
         turn.reply(ReplyKind.VALUE, encode(told))
-
-    async def _launch(self, turn: Turn) -> None:
-        agent_id = AgentId(turn.envelope.type, turn.envelope.key)
-        loaded = self._host.types[agent_id.type]
-        arguments: bytes = turn.envelope.payload
-        known = (await self._host.store.load_launched([agent_id])).get(agent_id)
-        if known is not None and known.arguments != arguments:
-            raise ConfigurationError(
-                f"{agent_id} was launched before with other arguments. Give this one another name."
-            )
-        if known is None:
-            launched = LaunchedAgent(agent_id, arguments, datetime.now(UTC))
-            await self._host.store.put_launched([launched])
-        agent = self._host.find(agent_id) or self._host.activate(agent_id, loaded.type)
-        agent.offer(turn)  # answered when the agent has been started

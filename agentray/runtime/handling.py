@@ -95,7 +95,9 @@ def _cancelled(agent: Incarnation, turn: Turn) -> bool:
         turn.reply(ReplyKind.CANCELLED)
         return True
     spec = agent.type.actions.get(turn.envelope.name)
-    if turn.envelope.kind == _EVENT or (spec is not None and spec.idempotent):
+    if agent.refusal is not None:
+        turn.fail(agent.refusal)  # it was shut down, and this took longer than the grace
+    elif turn.envelope.kind == _EVENT or (spec is not None and spec.idempotent):
         turn.reply(ReplyKind.MOVED)  # its next host does it again
     else:
         reason = "the agent had to leave before its handler was done"

@@ -44,6 +44,7 @@ from agentray.runtime.channel import Channel
 from agentray.runtime.control import Control
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.incarnation import Incarnation
+from agentray.runtime.launching import Launching
 from agentray.runtime.local_link import LocalLink
 from agentray.runtime.outbox import COLLECT_S, GRACE_S, NOTHING, RUN_GRACE_S, Outbox
 from agentray.runtime.ports import Connector
@@ -128,6 +129,7 @@ class Host:
         self._epochs: Mapping[tuple[str, int], int] = {}
         self._agents: OrderedDict[AgentId, Incarnation] = OrderedDict()
         self._outboxes: dict[str, Outbox] = {}
+        self.launching = Launching(self)
         self._activator = Activator(self)
         self._publisher = Publisher(self)
         self._control = Control(self)
@@ -193,6 +195,8 @@ class Host:
         if snapshot.version < self.channel.snapshot.version:
             return
         before, self._epochs = self._epochs, dict(epochs)
+        if before != self._epochs:
+            self.launching.leases_changed()
         same = {lease for lease, epoch in before.items() if epochs.get(lease) == epoch}
         for agent_id in [a for a in self._agents if (self._pool_of(a), slot_of(a)) not in same]:
             self._let_go(self._agents[agent_id])
@@ -206,6 +210,7 @@ class Host:
             for key, epoch in self._epochs.items()
             if not (key[0] == pool and key[1] in wanted)
         }
+        self.launching.leases_changed()
         leaving = [
             agent
             for agent_id, agent in self._agents.items()
@@ -262,6 +267,7 @@ class Host:
     async def stop(self, grace_s: float) -> None:
         """Finish what is under way within the grace, then let go of everything."""
         self._epochs = {}
+        self.launching.leases_changed()
         await asyncio.gather(*(self._drain(a, grace_s) for a in list(self._agents.values())))
         self._close_surroundings()
         await self.runs.close()
@@ -361,7 +367,7 @@ class Host:
         agent_id = turn.envelope.target
         agent = self._agents.get(agent_id)
         if agent is None:
-            if self._refused(turn):
+            if self._refused(turn) or self.launching.refuses(turn):
                 return
             agent = self.activate(agent_id, self.types[agent_id.type].type)
         agent.offer(turn)
@@ -375,7 +381,7 @@ class Host:
         if agent_id.type not in self.types:
             turn.fail(UnknownAgentType(agent_id.type, tuple(sorted(self.types))))
             return True
-        if not self._leases(agent_id):
+        if not self.leases(agent_id):
             turn.reply(ReplyKind.MOVED)
             return True
         return False
@@ -410,7 +416,8 @@ class Host:
             return None
         return host.id if host else None
 
-    def _leases(self, agent_id: AgentId) -> bool:
+    def leases(self, agent_id: AgentId) -> bool:
+        """Whether an agent belongs to this host."""
         pool = self._pool_of(agent_id)
         return pool is not None and (pool, slot_of(agent_id)) in self._epochs
 
@@ -444,6 +451,15 @@ class Host:
         """Return an agent that is in memory."""
         return self._agents.get(agent_id)
 
+    def forget(self, agent: Incarnation) -> None:
+        """Take an agent that has ended out of memory."""
+        if self._agents.get(agent.id) is agent:
+            del self._agents[agent.id]
+
+    async def abort_start(self, agent: Incarnation) -> None:
+        """Give up the start of an agent if one is under way; return when it has ended."""
+        await self._activator.abort(agent)
+
     def used(self, agent: Incarnation) -> None:
         """Note that an agent did something."""
         agent.used = self.now()
@@ -457,8 +473,8 @@ class Host:
     def _let_go(self, agent: Incarnation) -> None:
         """Drop an agent at once; what waits for it is sent on by its senders."""
         self.background.cancel(agent)
-        if self._agents.get(agent.id) is agent:
-            del self._agents[agent.id]
+        self.forget(agent)
+        self._activator.cancel(agent)
         for turn in agent.dismiss():
             turn.reply(ReplyKind.MOVED)
 
@@ -468,9 +484,11 @@ class Host:
 
     async def _drain(self, agent: Incarnation, grace_s: float) -> None:
         """Let an agent finish what it does, then drop it; what waits goes elsewhere at once."""
+        agent.leaving = True
         loops = self.background.cancel(agent)
         self._let_go(agent)
         await self.background.ended(agent, loops)
+        await self.abort_start(agent)
         await agent.until_idle(grace_s)
         await agent.stop()
 
@@ -485,8 +503,7 @@ class Host:
 
     def succeed(self, agent: Incarnation) -> None:
         """Drop an agent that has been stopped; what came meanwhile starts its successor."""
-        if self._agents.get(agent.id) is agent:
-            del self._agents[agent.id]
+        self.forget(agent)
         for turn in agent.dismiss():
             self.deliver_turn(turn)
 
@@ -503,6 +520,7 @@ class Host:
             shortest = min(
                 (loaded.type.options.idle_timeout_s for loaded in self.types.values()), default=0.0
             )
+            shortest = min(shortest, self.launching.shortest_idle_s)
             for agent in self._long_idle(now, shortest):
                 if not agent.leaves_at_once:
                     self.tasks.spawn(self._evict(agent), name=f"evict {agent.id}")

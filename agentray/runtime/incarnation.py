@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from agentray import context as contexts
-from agentray.agent import Agent, AgentType, bind
+from agentray.agent import Agent, AgentOptions, AgentType, bind
 from agentray.context import Context
 from agentray.core.mailbox import Mailbox, Offer
-from agentray.errors import AgentFailed, Fenced, Overloaded
+from agentray.errors import AgentFailed, AgentrayError, Fenced, Overloaded
 from agentray.ids import AgentId
 from agentray.protocol.envelope import Kind, Outcome, ReplyKind
 from agentray.runtime import state as states
@@ -42,11 +43,14 @@ class Incarnation:
         "_busy",
         "_committed",
         "_early",
+        "_ended",
         "_mailbox",
         "_quiet",
         "failure",
         "host",
         "id",
+        "leaving",
+        "refusal",
         "since",
         "stats",
         "type",
@@ -57,6 +61,8 @@ class Incarnation:
         self.id = agent_id
         self.type = agent_type
         self.failure: str | None = None  # why it could not be started
+        self.refusal: AgentrayError | None = None  # what every further message gets
+        self.leaving = False  # it is being ended
         self.since = now
         self.stats = AgentStats()
         self.used = now
@@ -69,12 +75,18 @@ class Incarnation:
         self._busy = 0
         self._quiet: asyncio.Future[None] | None = None  # somebody waits for it to be idle
         self._committed: bytes | None = None  # its state as the Store has it
+        self._ended: asyncio.Future[None] | None = None  # its clean-up
 
     @property
     def idle(self) -> bool:
         """Whether it does nothing and nothing waits for it; failed, it is; starting, it is not."""
-        settled = self._early is None or self.failure is not None
-        return settled and self._busy == 0 and not self._early and not self._mailbox
+        settled = self._early is None or self.refusal is not None
+        return self.quiet and settled and not self._mailbox and not self.leaving
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it does nothing."""
+        return self._busy == 0
 
     @property
     def leaves_at_once(self) -> bool:
@@ -84,9 +96,11 @@ class Incarnation:
 
     @property
     def status(self) -> str:
-        """`starting`, `running`, `idle` or `failed`."""
+        """`starting`, `running`, `idle`, `stopping`, `stopped` or `failed`."""
         if self.failure is not None:
             return "failed"
+        if self.refusal is not None:
+            return "stopping" if self.leaving else "stopped"
         if self._early is not None:
             return "starting"
         return "running" if self._busy else "idle"
@@ -111,6 +125,11 @@ class Incarnation:
 
     # Start
 
+    def configure(self, options: AgentOptions) -> None:
+        """Give it options of its own, before it begins."""
+        self.type = replace(self.type, options=options)
+        self._mailbox = Mailbox(options.concurrency, options.mailbox)
+
     def begin(self, agent: Agent, state: StateWrite | None) -> None:
         """Give it its object and its kept state."""
         bind(agent, self.id, self.host.channel)
@@ -125,18 +144,28 @@ class Incarnation:
 
     def ready(self) -> None:
         """Let the messages in that came meanwhile."""
-        early, self._early = self._early or [], None
+        early, self._early = self._early or [], None if self.refusal is None else []
         for turn in early:
             self.offer(turn)
-        if self.type.background:
+        if self.type.background and self.refusal is None:
             self.host.background.start(self)
 
     def fail(self, reason: str) -> None:
         """Give up starting it; what waits for it, and what still comes, gets the reason."""
         self.failure = reason
+        self._agent = None  # what has not started is not cleaned up
+        self.refuse(AgentFailed(str(self.id), reason))
+
+    def refuse(self, error: AgentrayError) -> None:
+        """Take no more messages: what waits, and what still comes, gets the error."""
+        self.refusal = error
         early, self._early = self._early or [], []
-        for turn in early:
-            turn.fail(AgentFailed(str(self.id), reason))
+        for turn in (*early, *self._mailbox.clear()):
+            turn.fail(error)
+
+    def abort(self) -> None:
+        """Give up a start that was cancelled: there is nothing to clean up."""
+        self._agent = None
 
     @property
     def agent(self) -> Agent:
@@ -149,6 +178,7 @@ class Incarnation:
 
     def offer(self, turn: Turn) -> None:
         """Take a message: handle it now, let it wait, or refuse it."""
+        # What a turn under way calls back belongs to it, and ends with it.
         if self._early is not None and not (self._busy and self.id in turn.envelope.chain):
             self._offer_early(turn)
             return
@@ -172,8 +202,8 @@ class Incarnation:
 
     def offer_own(self, turn: Turn) -> None:
         """Take a turn of the agent's own; it waits as messages do, and is never refused."""
-        if self.failure is not None:
-            turn.fail(AgentFailed(str(self.id), self.failure))
+        if self.refusal is not None:
+            turn.fail(self.refusal)
         elif self._early is not None:
             self._early.append(turn)
         elif self._mailbox.offer(turn, own=True) is _RUN:
@@ -182,10 +212,12 @@ class Incarnation:
             self.host.turns[self.host.loop.create_task(turns)] = self
 
     def _offer_early(self, turn: Turn) -> None:
-        """Take a message while it is being started, or has failed."""
-        if self.failure is not None:
-            turn.fail(AgentFailed(str(self.id), self.failure))
-        elif self._early is None or len(self._early) >= self.type.options.mailbox:
+        """Take a message while it is being started or ended, or has failed."""
+        options = self.type.options
+        room = options.mailbox + (options.concurrency or 0)
+        if self.refusal is not None:
+            turn.fail(self.refusal)
+        elif self._early is None or len(self._early) >= room:
             turn.fail(Overloaded(str(self.id)))
         else:
             self._early.append(turn)
@@ -293,6 +325,7 @@ class Incarnation:
     def hold(self) -> None:
         """Let every further message wait, and what waits already: it is about to end or leave."""
         self._early = [*(self._early or ()), *self._mailbox.clear()]
+        self.leaving = True
 
     def pause(self) -> None:
         """Let every message wait, also those that wait already; `ready` lets them in again."""
@@ -319,9 +352,19 @@ class Incarnation:
                     task.cancel()
 
     async def stop(self) -> None:
-        """Run the agent's own clean-up; an error there is logged and ends nothing."""
+        """Run the agent's own clean-up, once; an error there is logged and ends nothing."""
         if not self.cleans_up:
             return
+        if self._ended is not None:
+            await asyncio.shield(self._ended)
+            return
+        self._ended = asyncio.get_running_loop().create_future()
+        try:
+            await self._clean_up()
+        finally:
+            self._ended.set_result(None)
+
+    async def _clean_up(self) -> None:
         token = contexts.current.set(Context(self.id, self.host))
         try:
             async with asyncio.timeout(_CLEAN_UP_S):
@@ -336,6 +379,8 @@ class Incarnation:
     def forget(self) -> None:
         """Drop the user's object; `begin` gives it a new one."""
         self._agent = None
+        self._ended = None
+        self.leaving = False
         # A turn that was cancelled never gave its place back.
         self._mailbox = Mailbox(self.type.options.concurrency, self.type.options.mailbox)
 

@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,12 +29,13 @@ from agentray.ids import AgentId, new_id, slot_of
 from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.catalog import STOPPED, Catalog
+from agentray.runtime.driver_leases import DriverLeases
 from agentray.runtime.host_keeper import HostKeeper
 from agentray.runtime.placements import RELEASE_GRACE_S, Placements, PoolState, until_stored
 from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.tasks import TaskSet
-from agentray.store.base import HostRow, StateWrite, Store
+from agentray.store.base import HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class Manager:
         self._placements = Placements(
             store, self._catalog, self._hosts, redriver, self._tasks, on_moved=self._wake.set
         )
+        self._drivers = DriverLeases(store, redriver.channel)
         self._reconciling = asyncio.Lock()
         self._deploying = asyncio.Lock()
         self._deploying_app = ""
@@ -96,6 +99,7 @@ class Manager:
     async def stop(self, grace_s: float) -> None:
         """Stop the hosts and everything else."""
         await self._tasks.close()
+        await self._drivers.close()
         await asyncio.gather(*(keeper.stop(grace_s) for keeper in self._hosts.values()))
         await self._redriver.close()
 
@@ -121,6 +125,7 @@ class Manager:
             await self._step("hosts", self._reconcile_hosts)
             await self._step("snapshots", self._placements.catch_up)
             await self._step("runs", self._redriver.sweep)
+            await self._step("drivers", self._drivers.sweep)
             try:
                 async with asyncio.timeout(RECONCILE_S):
                     await self._wake.wait()
@@ -381,6 +386,19 @@ class Manager:
         live = [k for k in self._hosts.values() if k.status is HostStatus.LIVE]
         lists = await asyncio.gather(*(k.resident(agent_type, limit) for k in live))
         return [agent for agents in lists for agent in agents][:limit]
+
+    async def find_launched(self, query: LaunchedQuery, limit: int) -> list[LaunchedAgent]:
+        """Return launched agents, newest first, without the arguments that only hosts can read."""
+        found = await self._store.list_launched(query, limit=limit)
+        return [replace(launched, arguments=b"") for launched in found]
+
+    async def renew_driver(self, driver: str, lease_s: float) -> None:
+        """Let a connection's agents live for `lease_s` more seconds."""
+        self._drivers.renew(driver, lease_s)
+
+    async def end_driver(self, driver: str, grace_s: float) -> None:
+        """Shut down the agents that end with a connection."""
+        await self._drivers.end(driver, grace_s)
 
     def status(self) -> dict[str, Any]:
         """Return the cluster as the manager sees it, as JSON."""

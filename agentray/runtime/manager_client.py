@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
-from agentray.agent import Agent
+from agentray.agent import Agent, AgentOptions
 from agentray.app import App, load_app
+from agentray.errors import ConfigurationError, UnknownAgent
 from agentray.handle import DEFAULT_TIMEOUT_S, Handle
 from agentray.ids import AgentId, check_key, check_type_name, new_id
-from agentray.protocol.codec import encode, encode_arguments
+from agentray.launching import LAUNCH_TIMEOUT_S, AgentRecord, Launch, Lifetime
+from agentray.protocol.codec import encode
 from agentray.protocol.envelope import Kind
+from agentray.protocol.launching import AgentStatus, ShutdownOrder
 from agentray.protocol.runs import Run
 from agentray.protocol.states import StateRecord
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
+from agentray.runtime.driver_leases import LEASE_S
+from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
 from agentray.runtime.packing import pack_app
 from agentray.runtime.state_client import StateClient
 from agentray.runtime.watcher import ManagerPort
-from agentray.store.base import NewRun
+from agentray.store.base import LaunchedQuery, NewRun
 
 A = TypeVar("A", bound=Agent)
 
@@ -28,17 +34,19 @@ A = TypeVar("A", bound=Agent)
 class ManagerClient:
     """A driver's connection to the manager and to all agents of a cluster."""
 
-    def __init__(self, manager: ManagerPort, channel: Channel) -> None:
+    def __init__(self, manager: ManagerPort, channel: Channel, *, lease_s: float = LEASE_S) -> None:
         """Made by `connect`.
 
         Args:
             manager: the manager.
             channel: whose snapshot is kept new by a watcher.
+            lease_s: how long this process may be silent before the agents end that end with it.
         """
         self._manager = manager
         self._channel = channel
         self._dispatcher = ChannelDispatcher(channel)
         self._states = StateClient(manager, channel)
+        self._launcher = Launcher(manager, channel, lease_s=lease_s)
 
     # Apps
 
@@ -86,37 +94,235 @@ class ManagerClient:
             return Handle(AgentId.parse(name), self._channel)
         return Handle(AgentId(check_type_name(name), check_key(key)), self._channel)
 
-    async def launch(
+    async def launch(  # noqa: PLR0913 - all that there is to say of a launch
         self,
-        agent: type[A],
+        agent: type[A] | A | Handle[A],
         *,
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        pool: str | None = None,
+        options: AgentOptions | None = None,
+        max_retries: int | None = None,
+        lifetime: Lifetime | None = None,
+        timeout: float | None = LAUNCH_TIMEOUT_S,
     ) -> Handle[A]:
-        """Start an agent with constructor arguments, and return when it has started.
+        """Start an agent, and return when it has started.
 
-        The arguments are kept: when the agent moves or comes back after having been idle, it is
-        made with them again. A class that no deployed app has is deployed first, as an app of its
-        own.
+        All that makes it is kept: when the agent moves or comes back after having been idle, it is
+        made in the same way. A class that no deployed app has is deployed first, as an app of its
+        own. Launching an agent that runs already returns its handle.
 
         Args:
-            agent: its class.
-            args: for its constructor.
+            agent: its class; an instance, which is carried over as it is; or the handle of one that
+                was registered, or shut down.
+            args: for its constructor; none: those that it was registered with, if it was.
             kwargs: for its constructor.
             name: its key; None: a new unique one.
+            labels: to find it by.
+            pool: only the pool of its type: write `AgentOptions(pool=...)` into the class.
+            options: what differs from its type's: concurrency, mailbox, idle_timeout_s, restart.
+                Only the fields that are given count.
+            max_retries: how often a start that fails is tried again, in all; None: as the restart
+                policy says. A `ConfigurationError` is final at once.
+            lifetime: `driver`: it ends with this connection, also when this process dies;
+                None: as it was before, `detached` for a new one.
+            timeout: seconds to wait for its start.
 
         Raises:
-            ConfigurationError: an agent of this name was launched with other arguments.
-            AgentFailed: it could not be started.
+            ConfigurationError: an agent of this name runs with other arguments or options, or one
+                of the arguments above is wrong.
+            AgentFailed: it could not be started, and its retries are used up.
+            DeadlineExceeded: it has not started yet; it goes on trying.
+            ChannelClosed: this manager was closed.
         """
-        agent_type = agent.agent_type
-        if agent_type.name not in self._channel.snapshot.types:
-            await self.deploy(App(agent_type.name, [agent]))
-        target = AgentId(agent_type.name, check_key(name or new_id(agent_type.name)))
-        arguments = encode_arguments(tuple(args), dict(kwargs or {}), agent.__name__)
-        await self._channel.request(Kind.LAUNCH, target, "", arguments, timeout=120.0)
-        return Handle(target, self._channel)
+        launch = Launch(agent, args, kwargs, name, labels, pool, options, max_retries, lifetime)
+        launch.order()  # what is wrong with it is told before anything is deployed
+        await self._deploy_classes([launch])
+        await self._launcher.launch(launch, timeout)
+        return Handle(launch.id, self._channel)
+
+    async def launch_batch(
+        self, launches: Sequence[Launch[Any]], *, timeout: float | None = LAUNCH_TIMEOUT_S
+    ) -> list[Handle[Any]]:
+        """Start several agents, all or none: `launch_batch([Launch(A), Launch(B, name="b")])`.
+
+        All are registered before the first one is started, so each may be given the others'
+        `Launch.handle`, and may call them while it starts. When one fails, those that did not run
+        before are stopped, and forgotten when they are new.
+
+        Returns:
+            Their handles, in the order given.
+
+        Raises:
+            AgentrayError: of the first one that failed; as `launch`.
+        """
+        for launch in launches:
+            launch.order()
+        await self._deploy_classes(launches)
+        await self._launcher.launch_batch(launches, timeout)
+        return [Handle(launch.id, self._channel) for launch in launches]
+
+    async def register(
+        self,
+        agent: type[A] | A,
+        *,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        options: AgentOptions | None = None,
+        max_retries: int | None = None,
+        lifetime: Lifetime | None = None,
+    ) -> Handle[A]:
+        """Keep how an agent is to be made, without starting it.
+
+        Its first message starts it, or `launch(handle)` does. The arguments are those of `launch`.
+
+        Raises:
+            ConfigurationError: an agent of this name is known with other arguments.
+        """
+        launch = Launch(agent, args, kwargs, name, labels, None, options, max_retries, lifetime)
+        await self.register_many([launch])
+        return Handle(launch.id, self._channel)
+
+    async def register_many(self, launches: Sequence[Launch[Any]]) -> list[Handle[Any]]:
+        """Keep how several agents are to be made, all or none, without starting them."""
+        for launch in launches:
+            launch.order()
+        await self._deploy_classes(launches)
+        await self._launcher.register(launches)
+        return [Handle(launch.id, self._channel) for launch in launches]
+
+    async def _deploy_classes(self, launches: Sequence[Launch[Any]]) -> None:
+        """Deploy the classes that no app has, each as an app of its own."""
+        self._launcher.check_open()
+        for launch in launches:
+            cls = launch.cls
+            if cls is not None and launch.id.type not in self._channel.snapshot.types:
+                await self.deploy(App(launch.id.type, [cls]))
+
+    async def get_handle(self, agent: AnyAgent) -> Handle[Any]:
+        """Return the handle of an agent that was registered or launched.
+
+        Args:
+            agent: its id, or `type/key`.
+
+        Raises:
+            UnknownAgent: there is no record of it. `handle()` addresses an agent without one.
+        """
+        agent_id = id_of(agent)
+        found = await self._launcher.find(LaunchedQuery([agent_id.type], agent_id.key), 1)
+        if not found:
+            raise UnknownAgent(str(agent_id))
+        return found[0].handle
+
+    async def find(
+        self,
+        *,
+        type: type[Agent] | str | None = None,  # noqa: A002 - the word for it
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        action: str | None = None,
+        status: AgentStatus | str | None = None,
+        limit: int = 1000,
+    ) -> list[AgentRecord]:
+        """Return agents that were registered or launched, newest first.
+
+        Args:
+            type: of this class or type name.
+            name: of this key.
+            labels: that have all of these labels.
+            action: that have an action of this name.
+            status: registered, running, stopped or failed.
+            limit: at most so many.
+        """
+        query = LaunchedQuery(
+            self._launcher.types(type, action),
+            name,
+            labels or {},
+            None if status is None else [AgentStatus(status)],
+        )
+        return await self._launcher.find(query, limit)
+
+    async def running(self, limit: int = 10_000) -> list[AgentId]:
+        """Return agents of all drivers that were launched and have not ended, or are in memory."""
+        return await self._launcher.running(limit)
+
+    async def wait(
+        self,
+        agents: Collection[AnyAgent],
+        *,
+        return_when: ReturnWhen = "ALL_COMPLETED",
+        timeout: float | None = None,
+    ) -> tuple[set[Handle[Any]], set[Handle[Any]]]:
+        """Wait until launched agents have ended: were shut down, or failed.
+
+        Args:
+            agents: handles, ids or `type/key`; of whichever driver.
+            return_when: `ALL_COMPLETED` or `FIRST_COMPLETED`, as for `asyncio.wait`.
+            timeout: seconds; None: as long as it takes.
+
+        Returns:
+            Those that have ended, and the others.
+
+        Raises:
+            UnknownAgent: one of them was neither registered nor launched.
+        """
+        return await self._launcher.wait(agents, return_when, timeout)
+
+    async def shutdown(
+        self,
+        agent: AnyAgent,
+        *,
+        blocking: bool = True,
+        grace_s: float = 10.0,
+        terminate: bool = False,
+        delete_state: bool = False,
+        raise_error: bool = False,
+    ) -> None:
+        """Shut an agent down: from now on its callers get `AgentStopped`, until it is launched.
+
+        It finishes what it does within the grace and is cancelled after it; `on_stop` runs; the
+        agents that it owns are shut down; then it is recorded as stopped. An agent that nobody
+        launched can be stopped, too. One that has ended already stays as it is.
+
+        Args:
+            agent: its handle, its id or `type/key`.
+            blocking: return when it has stopped, else when it has begun to.
+            grace_s: seconds for what is under way.
+            terminate: forget it as well: its arguments, labels and status. Its state stays.
+            delete_state: together with `terminate`: delete its state, too.
+            raise_error: raise the error that it failed with, if it did.
+
+        Raises:
+            AgentFailed: with `raise_error`: it had failed.
+            DeadlineExceeded: it does not end although it was cancelled; it takes no messages.
+            UnknownAgentType: no deployed app has its type.
+        """
+        if delete_state and not terminate:
+            raise ConfigurationError("delete_state=True needs terminate=True.")
+        order = ShutdownOrder(grace_s, terminate, delete_state, blocking=blocking)
+        await self._launcher.shutdown(id_of(agent), order, raise_error=raise_error)
+
+    async def close(self) -> None:
+        """End the agents of the lifetime `driver`; this manager launches nothing any more.
+
+        Leaving the context of `connect()` does it. All other agents go on.
+        """
+        await self._launcher.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
 
     async def agents(self, agent_type: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Return agents that are in memory, those of one type or all, at most `limit`.

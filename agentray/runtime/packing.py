@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from agentray.agent import Agent
+from agentray.agent import Agent, Factory
 from agentray.app import App
 from agentray.protocol.codec import encode
 from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
@@ -76,15 +76,18 @@ def _digest(app: App) -> str:
     digest = hashlib.sha256(repr((app.name, app.entry, app.pools, sorted(app.types))).encode())
     for agent_type in app.types.values():
         digest.update(_source(agent_type.cls))
+        if agent_type.factory is not None:
+            digest.update(_source(agent_type.factory))
     return digest.hexdigest()
 
 
-def _source(cls: type[Agent]) -> bytes:
-    module = sys.modules.get(cls.__module__)
+def _source(code: type[Agent] | Factory) -> bytes:
+    name = getattr(code, "__module__", "")  # a partial function has none
+    module = sys.modules.get(name)
     try:
-        if module is not None and cls.__module__ != "__main__":
+        if module is not None and name != "__main__":
             return inspect.getsource(module).encode()
-        return inspect.getsource(cls).encode()
+        return inspect.getsource(code).encode()
     except (OSError, TypeError):
         # Typed into a console: there is no source to compare, so every deployment is new.
         return os.urandom(16)

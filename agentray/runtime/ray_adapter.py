@@ -39,7 +39,7 @@ from agentray.runtime.machine_socket import SocketPort, SocketServer, nbytes
 from agentray.runtime.manager import Manager
 from agentray.runtime.ports import HostControl, HostGone, HostUnreachable, ManagerUnavailable
 from agentray.runtime.redrive import Redriver
-from agentray.store.base import StateWrite
+from agentray.store.base import LaunchedAgent, LaunchedQuery, StateWrite
 from agentray.store.postgres import PostgresStore
 
 logger = logging.getLogger(__name__)
@@ -357,6 +357,18 @@ class ManagerActor:
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """See `Manager.agents`."""
         return await (await self._running()).agents(agent_type, limit)
+
+    async def find_launched(self, query: LaunchedQuery, limit: int) -> list[LaunchedAgent]:
+        """See `Manager.find_launched`."""
+        return await (await self._running()).find_launched(query, limit)
+
+    async def renew_driver(self, driver: str, lease_s: float) -> None:
+        """See `Manager.renew_driver`."""
+        await (await self._running()).renew_driver(driver, lease_s)
+
+    async def end_driver(self, driver: str, grace_s: float) -> None:
+        """See `Manager.end_driver`."""
+        await (await self._running()).end_driver(driver, grace_s)
 
     async def status(self) -> dict[str, Any]:
         """See `Manager.status`."""

@@ -39,6 +39,11 @@ class Redriver:
         self._tasks = TaskSet("redriver")
         self._swept_at: datetime | None = None
 
+    @property
+    def channel(self) -> Channel:
+        """The manager's way to the agents."""
+        return self._channel
+
     def update(self, snapshot: Snapshot) -> None:
         """Take the manager's newest snapshot."""
         self._channel.update(snapshot)

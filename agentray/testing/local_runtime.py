@@ -250,7 +250,8 @@ class LocalRuntime:
         self._watcher = SnapshotWatcher(_LocalManager(self._manager), self._channel)
         await self._watcher.start()
         bind_process(self._channel)
-        return ManagerClient(_LocalManager(self._manager), self._channel)
+        self._client = ManagerClient(_LocalManager(self._manager), self._channel)
+        return self._client
 
     async def _start_manager(self) -> Manager:
         manager = Manager(
@@ -269,6 +270,7 @@ class LocalRuntime:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self._client.close()
         bind_process(None)
         await self._watcher.close()
         await self._channel.close()

@@ -1,0 +1,193 @@
+"""Launching: how an agent is described that shall be started, and what is known of one later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from agentray.errors import ConfigurationError
+from agentray.handle import Handle
+from agentray.ids import AgentId, check_key, new_id
+from agentray.protocol.codec import encode, encode_arguments
+from agentray.protocol.envelope import Kind
+from agentray.protocol.launching import AgentStatus, LaunchOrder, LifeCall
+
+if TYPE_CHECKING:
+    from agentray.agent import Agent, AgentOptions
+    from agentray.context import Caller
+
+A = TypeVar("A", bound="Agent")
+
+Lifetime = Literal["detached", "driver"]
+"""`detached`: it outlives who launched it; `driver`: it ends with the launching connection."""
+
+LAUNCH_TIMEOUT_S = 120.0
+"""How long a launch waits for the agent's start, its retries among it."""
+
+
+@dataclass(slots=True)
+class Launch(Generic[A]):
+    """An agent that shall be started.
+
+    Its id is known as soon as it is made: give `handle` to others as an argument before it runs.
+
+    Attributes:
+        agent: its class; an instance, which is carried over as it is; or the handle of an agent
+            that was registered or launched before.
+        args: for the constructor, kept for re-activation.
+        kwargs: for the constructor, kept for re-activation.
+        name: its key; None: a new unique one.
+        labels: to find it by; None: as before, else none.
+        pool: must be the type's own: hosts are assigned to types, by `AgentOptions(pool=...)`.
+        options: what differs from its type's options: concurrency, mailbox, idle_timeout_s,
+            restart. Only the fields that are given count.
+        max_retries: how often a start that fails is tried again, in all; None: as the restart
+            policy says.
+        lifetime: None: as before, else `detached`.
+        id: who it is.
+    """
+
+    agent: type[A] | A | Handle[A]
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] | None = None
+    name: str | None = None
+    labels: Mapping[str, str] | None = None
+    pool: str | None = None
+    options: AgentOptions | None = None
+    max_retries: int | None = None
+    lifetime: Lifetime | None = None
+    id: AgentId = field(init=False)
+
+    def __post_init__(self) -> None:
+        agent = self.agent
+        if isinstance(agent, Handle):
+            if self.name not in {None, agent.id.key}:
+                raise ConfigurationError(f"{agent.id} has its name already: leave name= out.")
+            self.id = agent.id
+            return
+        if not hasattr(agent, "agent_type"):
+            raise ConfigurationError(
+                f"{agent!r} cannot be launched: give a subclass of Agent, an instance of one, or "
+                "a handle."
+            )
+        type_name = agent.agent_type.name
+        key = new_id(type_name) if self.name is None else check_key(self.name)
+        self.id = AgentId(type_name, key)
+
+    @property
+    def handle(self) -> Handle[A]:
+        """A handle to it, also before it runs."""
+        return Handle(self.id)
+
+    @property
+    def cls(self) -> type[A] | None:
+        """Its class; None when only a handle is known."""
+        if isinstance(self.agent, Handle):
+            return None
+        return self.agent if isinstance(self.agent, type) else type(self.agent)
+
+    def order(self, *, driver: str = "", owner: AgentId | None = None) -> LaunchOrder:
+        """Return what its host is told.
+
+        Args:
+            driver: the connection that it ends with when its lifetime is `driver`.
+            owner: the agent that it ends with.
+
+        Raises:
+            ConfigurationError: something about it contradicts itself.
+            PayloadError: an argument, or the instance, cannot be serialised.
+        """
+        self._check()
+        ending = {None: None, "detached": "", "driver": driver}
+        return LaunchOrder(
+            arguments=self._arguments(),
+            labels=None if self.labels is None else dict(self.labels),
+            options=self._options(),
+            max_retries=self.max_retries,
+            driver=ending[self.lifetime],
+            owner=owner,
+        )
+
+    def _check(self) -> None:
+        cls = self.cls
+        options = self.options
+        named = options.pool if options is not None and self._sets("pool") else None
+        wanted = {self.pool, named} - {None}
+        if wanted and (cls is None or wanted != {cls.agent_type.options.pool}):
+            raise ConfigurationError(
+                f"{self.id} cannot be launched in another pool: an agent type has one pool, so "
+                "that everybody finds its agents. Write options = AgentOptions(pool=...) into the "
+                "class, or a subclass of it."
+            )
+        if self._sets("name"):
+            raise ConfigurationError("An agent type is named in its class, not at a launch.")
+        if self.max_retries is not None and self.max_retries < 0:
+            raise ConfigurationError("max_retries is 0 or more.")
+        if self.lifetime not in {None, "detached", "driver"}:
+            raise ConfigurationError(f"lifetime={self.lifetime!r}: write detached or driver.")
+        labels: Mapping[Any, Any] = self.labels or {}
+        if not all(isinstance(text, str) for text in (*labels, *labels.values())):
+            raise ConfigurationError("Labels are texts by texts: labels={'team': 'blue'}.")
+
+    def _sets(self, name: str) -> bool:
+        return self.options is not None and name in self.options.model_fields_set
+
+    def _arguments(self) -> bytes | None:
+        agent, given = self.agent, bool(self.args or self.kwargs)
+        what = self.cls.__name__ if self.cls is not None else str(self.id)
+        if isinstance(agent, (type, Handle)):
+            if not given:
+                return None
+            return encode_arguments(tuple(self.args), dict(self.kwargs or {}), what)
+        if given:
+            raise ConfigurationError(f"The instance of {what} is made already: it takes no args.")
+        if hasattr(agent, "_id"):
+            raise ConfigurationError(f"{agent.id} runs already: launch its class, or its handle.")
+        return encode(agent, f"instance of {what}")
+
+    def _options(self) -> dict[str, Any] | None:
+        if self.options is None:
+            return None
+        return json.loads(self.options.model_dump_json(exclude_unset=True, exclude={"pool"}))
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRecord:
+    """What is known of an agent that was registered or launched.
+
+    Attributes:
+        handle: to call it.
+        status: registered, running, stopped or failed.
+        labels: that it was given.
+        lifetime: detached, or driver.
+        owner: the agent that launched it as its own.
+        launched_at: when it was registered or launched last.
+        last_error: why it failed; "" when it did not.
+    """
+
+    handle: Handle[Any]
+    status: AgentStatus
+    labels: Mapping[str, str]
+    lifetime: Lifetime
+    owner: AgentId | None
+    launched_at: datetime
+    last_error: str
+
+    @property
+    def id(self) -> AgentId:
+        """Who it is."""
+        return self.handle.id
+
+
+async def start(caller: Caller, target: AgentId, order: LaunchOrder, timeout: float | None) -> None:
+    """Let an agent be started by its host, and return when it has started.
+
+    Raises:
+        ConfigurationError: it is known with other arguments, or as something else.
+        AgentFailed: it could not be started.
+    """
+    payload = encode(order, f"launch of {target}")
+    await caller.request(Kind.LAUNCH, target, LifeCall.LAUNCH, payload, timeout=timeout)
