@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from agentray.cli.command import JsonOption, read_settings
 from agentray.cli.exits import ExitCode
 from agentray.config import ClusterRecord
 from agentray.errors import ClusterAlreadyRunning
+from agentray.ids import AgentId
 
 ImportString = Annotated[
     str, typer.Argument(metavar="MODULE:APP", help="Where the app is, as package.module:name.")
@@ -98,23 +99,43 @@ def agents(
     agent_type: Annotated[
         str | None, typer.Option("--type", help="Only those of this agent type.")
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Only launched ones with this label; repeatable."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most of them.")] = 100,
     as_json: JsonOption = False,
 ) -> None:
-    """List the agents that are in memory, the most recently used ones of each host first."""
+    """List agents: launched ones, newest first, and others that are in memory."""
     settings = read_settings()
+    from agentray.cli import agents as listing
     from agentray.cli import render
-    from agentray.runtime.connection import connect
 
-    async def ask() -> list[dict[str, Any]]:
-        async with connect(settings=settings) as manager:
-            return await manager.agents(agent_type, limit)
-
-    found = asyncio.run(ask())
+    found = asyncio.run(listing.look(settings, agent_type, listing.read_labels(label or []), limit))
     if as_json:
         console.write_json(found)
     else:
         console.out().print(render.agents(found))
+
+
+def stop_agent(
+    agent: Annotated[str, typer.Argument(metavar="TYPE/KEY", help="Which agent, see `agents`.")],
+    grace: Annotated[float, typer.Option(min=0, help="Seconds for what it is doing.")] = 10.0,
+    terminate: Annotated[
+        bool, typer.Option("--terminate", help="Forget it, too; its state stays.")
+    ] = False,
+) -> None:
+    """Shut an agent down: it takes no messages until it is launched again."""
+    settings = read_settings()
+    agent_id = AgentId.parse(agent)
+    from agentray.runtime.connection import connect
+
+    async def ask() -> None:
+        async with connect(settings=settings) as manager:
+            await manager.shutdown(agent_id, grace_s=grace, terminate=terminate)
+
+    asyncio.run(ask())
+    console.write(f"{agent}: {'forgotten' if terminate else 'stopped'}")
 
 
 def deploy(app: ImportString) -> None:

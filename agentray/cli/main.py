@@ -42,6 +42,10 @@ for _command in COMMANDS:
 
 app.add_typer(states.group, name="state")
 
+_agent = typer.Typer(help="One agent.", no_args_is_help=True)
+_agent.command("stop", cls=Command)(cluster.stop_agent)
+app.add_typer(_agent, name="agent")
+
 
 def _print_version(wanted: bool) -> None:
     if wanted:

@@ -163,17 +163,20 @@ def hosts(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def agents(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Return agents in memory."""
+    """Return launched agents and agents in memory."""
     if not rows:
-        return Text("No agent is in memory: each starts with its first message.")
-    table = _table("Agent", "Status", "Queued", "Active", "Idle", "Host", "Last error")
+        return Text("There are no such agents in memory, and none was launched.")
+    table = _table(
+        "Agent", "Status", "Launched", "Labels", "Queued", "Active", "Idle", "Host", "Last error"
+    )
     for row in rows:
         table.add_row(
             text(row["agent"]),
             text(row["status"], _good_or_bad(row["status"] in _GOOD)),
+            text(row["launched"]),
+            text(" ".join(f"{name}={value}" for name, value in row["labels"].items()) or None),
             text(row["queued"]),
-            text(seconds(row["active_s"])),
-            text(seconds(row["idle_s"])),
+            *(text(None if row[n] is None else seconds(row[n])) for n in ("active_s", "idle_s")),
             text(row["host"]),
             text(row["last_error"] or None, "red" if row["last_error"] else ""),
         )

@@ -269,11 +269,17 @@ class TestStatus:
             "active_s": 61.0,
             "idle_s": 0.5,
             "last_error": "ValueError: no",
+            "launched": "failed",
+            "labels": {"team": "a", "tier": "1"},
         }
-        header, line = printed(render.agents([row]))
-        assert header.split()[:3] == ["Agent", "Status", "Queued"]
-        assert line == "greeter/ada  failed  3       1 min 1 s  500 ms  host_1  ValueError: no"
-        assert "No agent is in memory" in printed(render.agents([]))[0]
+        away = row | {"host": None, "status": "away", "active_s": None, "idle_s": None}
+        header, line, other = printed(render.agents([row, away]), width=160)
+        assert header.split()[:4] == ["Agent", "Status", "Launched", "Labels"]
+        assert " ".join(line.split()) == (
+            "greeter/ada failed failed team=a tier=1 3 1 min 1 s 500 ms host_1 ValueError: no"
+        )
+        assert other.split()[1] == "away"
+        assert "There are no such agents" in printed(render.agents([]))[0]
 
 
 class TestUp:

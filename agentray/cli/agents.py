@@ -1,0 +1,69 @@
+"""The agents of a cluster as the command line lists them: launched ones, and what is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from agentray.config import Settings
+from agentray.errors import ConfigurationError
+from agentray.runtime.connection import connect
+
+if TYPE_CHECKING:
+    from agentray.launching import AgentRecord
+
+
+def read_labels(words: Sequence[str]) -> dict[str, str]:
+    """Read labels as they are written on the command line.
+
+    Raises:
+        ConfigurationError: one is not `key=value`.
+    """
+    pairs = [word.partition("=") for word in words]
+    if wrong := [name for name, sign, _ in pairs if not sign or not name]:
+        raise ConfigurationError(f"The label {wrong[0]!r} has no value: write KEY=VALUE.")
+    return {name: value for name, _, value in pairs}
+
+
+async def look(
+    settings: Settings, agent_type: str | None, labels: Mapping[str, str], limit: int
+) -> list[dict[str, Any]]:
+    """Ask the manager of this machine's cluster."""
+    async with connect(settings=settings) as manager:
+        records = await manager.find(type=agent_type, labels=labels, limit=limit)
+        resident = await manager.agents(agent_type, limit)
+    return merged(records, resident, everything=not labels)[:limit]
+
+
+def merged(
+    records: Sequence[AgentRecord], resident: Sequence[dict[str, Any]], *, everything: bool
+) -> list[dict[str, Any]]:
+    """Return one row for each agent.
+
+    Args:
+        records: launched agents.
+        resident: agents in memory, as `ManagerClient.agents` tells them.
+        everything: also those that nobody launched.
+    """
+    in_memory = {row["agent"]: row for row in resident}
+    rows = [_row(record, in_memory.pop(str(record.id), {})) for record in records]
+    if everything:
+        no_labels: dict[str, str] = {}
+        unlaunched = {"launched": None, "labels": no_labels}
+        rows += [{**row, **unlaunched} for row in in_memory.values()]
+    return rows
+
+
+def _row(record: AgentRecord, resident: Mapping[str, Any]) -> dict[str, Any]:
+    absent = {
+        "agent": str(record.id),
+        "type": record.id.type,
+        "host": None,
+        # Launched, and not in memory just now: its next message brings it back.
+        "status": "away" if record.status == "running" else record.status.value,
+        "queued": 0,
+        "active_s": None,
+        "idle_s": None,
+        "last_error": record.last_error or None,
+    }
+    return {**absent, **resident, "launched": record.status.value, "labels": dict(record.labels)}
