@@ -151,6 +151,15 @@ class AppRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolRow:
+    """What an operator has said of a pool; what apps declare is kept with the apps."""
+
+    name: str
+    spec: bytes | None  # pickled inside the cluster; None: only the successor was said
+    successor: str = ""  # the pool in which its agents live instead; "": in this one
+
+
+@dataclass(frozen=True, slots=True)
 class LaunchedAgent:
     """An agent that was registered, launched or shut down on purpose, with all that makes it."""
 
@@ -387,6 +396,20 @@ class Store(Protocol):
         Returns:
             The leases with their new epochs, in the order given.
         """
+        ...
+
+    # Pools
+
+    async def put_pool(self, pool: PoolRow) -> None:
+        """Insert or replace a pool by its name."""
+        ...
+
+    async def delete_pool(self, name: str) -> None:
+        """Forget a pool; harmless when it is not known."""
+        ...
+
+    async def list_pools(self) -> list[PoolRow]:
+        """Return the pools in the order in which they came."""
         ...
 
     # Apps and launched agents

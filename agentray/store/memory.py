@@ -31,6 +31,7 @@ from agentray.store.base import (
     LaunchedQuery,
     LaunchedWrite,
     NewRun,
+    PoolRow,
     SlotLease,
     StateWrite,
     StoredRun,
@@ -104,6 +105,7 @@ class MemoryStore:
         self._states: dict[AgentId, tuple[str, int]] = {}
         self._hosts: dict[str, HostRow] = {}
         self._leases: dict[tuple[str, int], SlotLease] = {}
+        self._pools: dict[str, PoolRow] = {}
         self._apps: dict[str, AppRow] = {}
         self._launched: dict[AgentId, LaunchedAgent] = {}
         self._api_keys: dict[str, ApiKey] = {}
@@ -343,6 +345,20 @@ class MemoryStore:
         assigned = replace(lease, epoch=known.epoch + 1 if known else 1)
         self._leases[lease.pool, lease.slot] = assigned
         return assigned
+
+    # Pools
+
+    async def put_pool(self, pool: PoolRow) -> None:
+        """Insert or replace a pool by its name."""
+        self._pools[pool.name] = pool  # a replaced key keeps its place
+
+    async def delete_pool(self, name: str) -> None:
+        """Forget a pool; harmless when it is not known."""
+        self._pools.pop(name, None)
+
+    async def list_pools(self) -> list[PoolRow]:
+        """Return the pools in the order in which they came."""
+        return list(self._pools.values())
 
     # Apps and launched agents
 

@@ -30,6 +30,7 @@ from agentray.store.base import (
     LaunchedQuery,
     LaunchedWrite,
     NewRun,
+    PoolRow,
     SlotLease,
     StateWrite,
     StoredRun,
@@ -243,6 +244,20 @@ class PostgresStore:
         wanted = rows.columns(((lease.pool, lease.slot, lease.host) for lease in leases), 3)
         found = await self._database.fetch("assign_slots", *wanted, list(dead), list(dead.values()))
         return [rows.lease_of(row) for row in found]
+
+    # Pools
+
+    async def put_pool(self, pool: PoolRow) -> None:
+        """Insert or replace a pool by its name."""
+        await self._database.execute("put_pool", pool.name, pool.spec, pool.successor)
+
+    async def delete_pool(self, name: str) -> None:
+        """Forget a pool; harmless when it is not known."""
+        await self._database.execute("delete_pool", name)
+
+    async def list_pools(self) -> list[PoolRow]:
+        """Return the pools in the order in which they came."""
+        return [rows.pool_of(row) for row in await self._database.fetch("list_pools")]
 
     # Apps and launched agents
 

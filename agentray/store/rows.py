@@ -17,6 +17,7 @@ from agentray.store.base import (
     LaunchedAgent,
     LaunchedWrite,
     NewRun,
+    PoolRow,
     SlotLease,
     StateWrite,
     StoredRun,
@@ -166,6 +167,11 @@ def lease_of(row: Row) -> SlotLease:
 def app_of(row: Row) -> AppRow:
     """Return the app of a row."""
     return AppRow(**dict(row))
+
+
+def pool_of(row: Row) -> PoolRow:
+    """Return the pool of a row."""
+    return PoolRow(**dict(row))
 
 
 def launched_of(row: Row) -> LaunchedAgent:

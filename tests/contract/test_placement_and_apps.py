@@ -14,6 +14,7 @@ from agentray.store.base import (
     DeadLetter,
     LaunchedAgent,
     LaunchedQuery,
+    PoolRow,
     SlotLease,
     Store,
 )
@@ -75,6 +76,20 @@ async def test_apps_keep_the_order_of_their_first_deployment(store: Store):
     await store.put_app(a)
     await store.put_app(stopped := replace(z, status="stopped", deployed_at=at(5)))
     assert await store.list_apps() == [stopped, a]
+
+
+async def test_pools_keep_the_order_in_which_they_came_until_they_are_forgotten(store: Store):
+    big = PoolRow("big", b"\0spec")
+    await store.put_pool(big)
+    await store.put_pool(default := PoolRow("default", None, "big"))
+    await store.put_pool(changed := replace(big, spec=b""))
+    assert await store.list_pools() == [changed, default]
+
+    await store.delete_pool("big")
+    await store.delete_pool("nobody's")
+    assert await store.list_pools() == [default]
+    await store.put_pool(big)
+    assert await store.list_pools() == [default, big]
 
 
 async def test_launched_agents_are_found_and_listed_newest_first(store: Store):

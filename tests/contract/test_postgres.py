@@ -58,13 +58,14 @@ async def test_a_newer_schema_is_refused_and_left_alone(fresh_dsn: str):
     await first.close()
     connection = await connect(fresh_dsn)
     await connection.execute(
-        "INSERT INTO agentray.migrations (from_revision, to_revision) VALUES ('0002', '9999')"
+        "INSERT INTO agentray.migrations (from_revision, to_revision) VALUES ('0003', '9999')"
     )
+    before = await connection.fetchval("SELECT count(*) FROM agentray.migrations")
 
     with pytest.raises(SchemaTooNew, match="9999"):
         await store_of(fresh_dsn).open()
 
-    assert await connection.fetchval("SELECT count(*) FROM agentray.migrations") == 3
+    assert await connection.fetchval("SELECT count(*) FROM agentray.migrations") == before
     await connection.close()
 
 
