@@ -17,6 +17,7 @@ class HostStatus(StrEnum):
     """Where a host is in its life."""
 
     STARTING = "starting"  # its process is being made
+    PENDING = "pending"  # its process cannot be made before there is room for it
     LIVE = "live"  # it can lease slots
     DRAINING = "draining"  # it gets no more slots and is being stopped
     DEAD = "dead"
@@ -30,6 +31,7 @@ class HostFact:
     pool: str
     status: HostStatus
     generation: int  # of the code that it was started with
+    feasible: bool = True  # pending: some machine is large enough, once others have left it
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,11 @@ class StartHost:
 
 @dataclass(frozen=True, slots=True)
 class StopHost:
-    """Stop a host that holds no slots."""
+    """Stop a host.
+
+    It holds no slots, unless its successor waits for its room and there is nobody else to take
+    them: then they are leased anew when the successor lives.
+    """
 
     host: str
 
@@ -78,7 +84,8 @@ def reconcile(pools: Sequence[PoolFact], hosts: Sequence[HostFact]) -> list[Comm
     """Return what must be done next, in this order.
 
     A pool whose code is replaced keeps its old hosts until enough new ones are live; then the
-    slots move over and the old hosts are stopped. A pool that is no longer declared is stopped.
+    slots move over and the old hosts are stopped. Where there is no room for both, the old ones
+    make room one by one. A pool that is no longer declared is stopped.
     """
     commands: list[Command] = []
     for pool in pools:
@@ -87,7 +94,7 @@ def reconcile(pools: Sequence[PoolFact], hosts: Sequence[HostFact]) -> list[Comm
     commands.extend(
         StopHost(host.id)
         for host in hosts
-        if host.pool not in known and host.status is HostStatus.LIVE
+        if host.pool not in known and host.status in (HostStatus.LIVE, HostStatus.PENDING)
     )
     return commands
 
@@ -95,24 +102,41 @@ def reconcile(pools: Sequence[PoolFact], hosts: Sequence[HostFact]) -> list[Comm
 def _reconcile_pool(pool: PoolFact, hosts: Sequence[HostFact]) -> list[Command]:
     current = [host for host in hosts if host.generation == pool.generation]
     live = [host.id for host in current if host.status is HostStatus.LIVE]
-    coming = sum(host.status is HostStatus.STARTING for host in current)
+    pending = [host for host in current if host.status is HostStatus.PENDING]
+    coming = len(pending) + sum(host.status is HostStatus.STARTING for host in current)
     outdated = [
         host.id
         for host in hosts
         if host.generation != pool.generation and host.status is HostStatus.LIVE
     ]
-    commands: list[Command] = [StartHost(pool.name)] * max(0, pool.wanted - len(live) - coming)
+    missing = pool.wanted - len(live) - coming
+    commands: list[Command] = [StartHost(pool.name)] * max(0, missing)
+    commands.extend(StopHost(host) for host in _needless(pool, hosts, pending, -missing))
     enough = len(live) >= pool.wanted
+    room_for = sum(host.feasible for host in pending)
+    room_for -= sum(host.status is HostStatus.DRAINING for host in hosts)  # theirs comes free
     # Hosts beyond the wanted number leave, the last started first; those that hold least would
     # be better by a few slots, but then two decisions in a row could name different ones.
-    leaving = [*(outdated if enough else []), *live[pool.wanted :]]
+    leaving = [*(outdated if enough else outdated[: max(0, room_for)]), *live[pool.wanted :]]
     leasing = [host for host in [*live, *outdated] if host not in leaving]
     moves = plan_slots(pool.slots, leasing)
     if moves:
         commands.append(MoveSlots(pool.name, moves, _releases(pool, moves, [*live, *outdated])))
-    holders = set(pool.slots) if not moves else {*pool.slots, *moves.values()}
+    holders = {*pool.slots, *moves.values()} if leasing else set[str]()
     commands.extend(StopHost(host) for host in leaving if host not in holders)
     return commands
+
+
+def _needless(
+    pool: PoolFact, hosts: Sequence[HostFact], pending: Sequence[HostFact], surplus: int
+) -> list[str]:
+    """Return hosts that wait for room and are not wanted any more."""
+    old = [
+        host.id
+        for host in hosts
+        if host.status is HostStatus.PENDING and host.generation != pool.generation
+    ]
+    return [*old, *(host.id for host in pending[max(0, len(pending) - max(0, surplus)) :])]
 
 
 def _releases(

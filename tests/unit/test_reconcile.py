@@ -23,9 +23,10 @@ from agentray.core.reconcile import (
 
 SLOTS = 24
 POOLS = ("default", "gpu")
-ROUNDS = 6
+ROUNDS = 40
 """Rounds in which the simulation settles, however far it is from what is wanted: start, move,
-stop, and the rounds that a replacement of the code needs in between."""
+stop, and the rounds that a replacement of the code needs in between, for each host anew where there
+is no room for an old and a new one at once."""
 
 
 @dataclass
@@ -35,6 +36,16 @@ class World:
     pools: dict[str, PoolFact]
     hosts: dict[str, HostFact]
     started: int = 0
+    spare: int = 10  # hosts beyond the wanted ones that there is room for
+
+    def find_room(self) -> None:
+        """Let the hosts that are being made live as far as there is room, the others wait."""
+        room = sum(pool.wanted for pool in self.pools.values()) + self.spare
+        room -= sum(h.status in (HostStatus.LIVE, HostStatus.DRAINING) for h in self.hosts.values())
+        for host in self.hosts.values():
+            if host.status in (HostStatus.STARTING, HostStatus.PENDING):
+                self.set_status(host.id, HostStatus.LIVE if room > 0 else HostStatus.PENDING)
+                room -= 1
 
     def live(self, pool: str) -> list[HostFact]:
         return [h for h in self.of(pool) if h.status is HostStatus.LIVE]
@@ -63,11 +74,23 @@ class World:
                 generation = self.pools[pool].generation
                 self.hosts[name] = HostFact(name, pool, HostStatus.STARTING, generation)
             case StopHost(host):
+                if self.hosts[host].status is HostStatus.PENDING:
+                    del self.hosts[host]
+                    return
                 assert self.hosts[host].status is HostStatus.LIVE
-                assert not self.holds_slots(host), f"{host} is stopped and still leases slots"
+                if self.holds_slots(host):
+                    self.check_that_it_makes_room(host)
                 self.set_status(host, HostStatus.DRAINING)
             case MoveSlots(pool, to, release):
                 self.move(pool, dict(to), {host: list(slots) for host, slots in release.items()})
+
+    def check_that_it_makes_room(self, host: str) -> None:
+        pool = self.pools[self.hosts[host].pool]
+        assert self.hosts[host].generation != pool.generation
+        assert any(
+            h.status is HostStatus.PENDING and h.feasible and h.generation == pool.generation
+            for h in self.of(pool.name)
+        ), f"{host} is stopped and still leases slots"
 
     def move(self, pool: str, to: dict[int, str], release: dict[str, list[int]]) -> None:
         assert to
@@ -111,6 +134,23 @@ class ReconcileMachine(RuleBasedStateMachine):
         host = self._pick(data, HostStatus.STARTING)
         self.world.set_status(host, HostStatus.LIVE if succeeds else HostStatus.DEAD)
 
+    @precondition(lambda self: self.world.with_status(HostStatus.STARTING))
+    @rule(data=st.data(), feasible=st.booleans())
+    def there_is_no_room(self, data: st.DataObject, feasible: bool) -> None:
+        host = self._pick(data, HostStatus.STARTING)
+        self.world.hosts[host] = replace(
+            self.world.hosts[host], status=HostStatus.PENDING, feasible=feasible
+        )
+
+    @precondition(lambda self: self.world.with_status(HostStatus.PENDING))
+    @rule(data=st.data())
+    def there_is_room(self, data: st.DataObject) -> None:
+        self.world.set_status(self._pick(data, HostStatus.PENDING), HostStatus.STARTING)
+
+    @rule(spare=st.integers(0, 3))
+    def the_cluster_has_another_size(self, spare: int) -> None:
+        self.world.spare = spare
+
     @precondition(lambda self: self.world.with_status(HostStatus.LIVE))
     @rule(data=st.data())
     def a_host_dies(self, data: st.DataObject) -> None:
@@ -151,7 +191,7 @@ class ReconcileMachine(RuleBasedStateMachine):
                 host
                 for host in self.world.of(name)
                 if host.generation == pool.generation
-                and host.status in (HostStatus.LIVE, HostStatus.STARTING)
+                and host.status in (HostStatus.LIVE, HostStatus.STARTING, HostStatus.PENDING)
             ]
             assert starts[name] == max(0, pool.wanted - len(there)), "it starts what is missing"
         assert set(starts) <= set(self.world.pools)
@@ -166,11 +206,12 @@ class ReconcileMachine(RuleBasedStateMachine):
         """Nothing more happens: in a few rounds all is as wanted, and stays so."""
         world = self.world
         for _ in range(ROUNDS):
-            for host in world.with_status(HostStatus.STARTING):
-                world.set_status(host, HostStatus.LIVE)
             for host in world.with_status(HostStatus.DRAINING):
                 del world.hosts[host]
-            if not world.decide():
+            for host in world.with_status(HostStatus.PENDING):
+                world.hosts[host] = replace(world.hosts[host], feasible=True)
+            world.find_room()
+            if not world.decide() and not world.with_status(HostStatus.PENDING):
                 break
             self.decisions_are_carried_out()
         assert world.decide() == []
@@ -247,3 +288,37 @@ def test_with_fewer_wanted_a_host_gives_its_slots_away_before_it_is_stopped() ->
 
 def test_the_hosts_of_a_pool_that_is_not_declared_any_more_are_stopped() -> None:
     assert reconcile([], [host("a"), host("b", HostStatus.STARTING)]) == [StopHost("a")]
+
+
+def test_where_there_is_no_room_for_both_an_old_host_makes_room_for_its_successor() -> None:
+    pool = facts(2, "old-1", "old-2", "old-1", "old-2", generation=2)
+    old = [host("old-1"), host("old-2")]
+    new = [host("new-1", HostStatus.PENDING, 2), host("new-2", HostStatus.STARTING, 2)]
+    assert reconcile([pool], [*old, *new]) == [
+        MoveSlots("default", {0: "old-2", 2: "old-2"}, {"old-1": [0, 2]})
+    ]
+    moved = facts(2, "old-2", "old-2", "old-2", "old-2", generation=2)
+    assert reconcile([moved], [*old, *new]) == [StopHost("old-1")]
+
+
+def test_the_last_old_host_makes_room_although_nobody_takes_its_slots() -> None:
+    pool = facts(1, "old", "old", generation=2)
+    waits = host("new", HostStatus.PENDING, 2)
+    assert reconcile([pool], [host("old"), waits]) == [StopHost("old")]
+    assert reconcile([pool], [host("old", HostStatus.DRAINING), waits]) == []
+
+
+def test_no_old_host_leaves_for_one_that_no_machine_could_hold() -> None:
+    pool = facts(1, "old", "old", generation=2)
+    waits = replace(host("new", HostStatus.PENDING, 2), feasible=False)
+    assert reconcile([pool], [host("old"), waits]) == []
+
+
+def test_hosts_that_wait_for_room_are_given_up_when_they_are_not_wanted_any_more() -> None:
+    waiting = [host(name, HostStatus.PENDING) for name in ("b", "c")]
+    assert reconcile([facts(2, "a", "a")], [host("a"), *waiting]) == [StopHost("c")]
+    assert reconcile([facts(2, "a", "a", generation=2)], waiting) == [
+        *[StartHost("default")] * 2,
+        *map(StopHost, ("b", "c")),
+    ]
+    assert reconcile([], waiting) == [StopHost("b"), StopHost("c")]
