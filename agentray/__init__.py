@@ -5,7 +5,7 @@ driver nor a web framework; `connect` does when it is used.
 """
 
 from agentray.agent import Agent, AgentOptions, RestartPolicy, action, on
-from agentray.app import App, Pool
+from agentray.app import App
 from agentray.background import loop, timer
 from agentray.config import Settings
 from agentray.context import Context
@@ -22,6 +22,7 @@ from agentray.errors import (
     NoHandler,
     Overloaded,
     PayloadError,
+    PoolPending,
     RemoteError,
     StateError,
     UnknownAction,
@@ -33,6 +34,7 @@ from agentray.events import Event, Prompt, TerminateEvent
 from agentray.handle import Handle, RemoteAction
 from agentray.ids import AgentId
 from agentray.launching import AgentRecord, Launch
+from agentray.pool import Pool
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.states import StateRecord
@@ -66,6 +68,7 @@ __all__ = [
     "Overloaded",
     "PayloadError",
     "Pool",
+    "PoolPending",
     "Prompt",
     "RemoteAction",
     "RemoteError",

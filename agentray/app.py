@@ -9,30 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
-
 from agentray.agent import Agent, AgentType, Factory
 from agentray.errors import ConfigurationError
 from agentray.ids import check_type_name
+from agentray.pool import Pool
 from agentray.protocol.snapshot import Subscription
-
-
-class Pool(BaseModel):
-    """A named set of equal hosts.
-
-    `default` always exists; its number of hosts is the operator's `AGENTRAY_HOSTS` unless an app
-    declares it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = "default"
-    hosts: PositiveInt = Field(default=2, description="How many hosts to keep alive.")
-    num_cpus: NonNegativeFloat = Field(
-        default=0.0,
-        description="CPUs that Ray reserves per host; 0: agents mostly wait, share what is there.",
-    )
-    num_gpus: NonNegativeFloat = Field(default=0.0, description="GPUs reserved per host.")
 
 
 class App:
@@ -43,6 +24,7 @@ class App:
         types: its agent types by name.
         entry: the type that gets prompts which name no agent; None: there is none.
         pools: the pools that it declares.
+        shared_pools: names of pools that it uses and the operator adds.
     """
 
     def __init__(
@@ -51,7 +33,7 @@ class App:
         agents: Sequence[type[Agent]],
         *,
         entry: type[Agent] | None = None,
-        pools: Sequence[Pool] = (),
+        pools: Sequence[Pool | str] = (),
         factories: Mapping[type[Agent], Factory] | None = None,
     ) -> None:
         """Put an app together.
@@ -61,7 +43,8 @@ class App:
             agents: its agent classes.
             entry: the one that takes prompts which name no agent; None: the only one that handles
                 prompts, if there is just one.
-            pools: that it declares.
+            pools: that the app declares; a name stands for one that the operator adds to the
+                cluster (`manager.add_pool`).
             factories: what makes the agents of a class instead of its constructor: a function,
                 also an asynchronous one, that takes the `AgentId` and the arguments of the launch.
 
@@ -72,8 +55,9 @@ class App:
         self.name = check_type_name(name)
         self.types = _with_factories(name, _by_name(name, agents), factories or {})
         self.entry = _entry(name, self.types, entry)
-        self.pools = tuple(pools)
-        names = [pool.name for pool in self.pools]
+        self.pools = tuple(pool for pool in pools if isinstance(pool, Pool))
+        self.shared_pools = tuple(pool for pool in pools if isinstance(pool, str))
+        names = [*(pool.name for pool in self.pools), *self.shared_pools]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"The app {name!r} declares two pools of the same name.")
         known = {"default", *names}
@@ -99,7 +83,8 @@ class App:
         classes = [agent_type.cls for agent_type in self.types.values()]
         entry = None if self.entry is None else self.types[self.entry].cls
         factories = {t.cls: t.factory for t in self.types.values() if t.factory is not None}
-        return _rebuild, (self.name, classes, entry, self.pools, factories)
+        pools = (*self.pools, *self.shared_pools)
+        return _rebuild, (self.name, classes, entry, pools, factories)
 
     def __repr__(self) -> str:
         return f"App({self.name!r}, {sorted(self.types)})"
@@ -109,7 +94,7 @@ def _rebuild(
     name: str,
     agents: Sequence[type[Agent]],
     entry: type[Agent] | None,
-    pools: Sequence[Pool],
+    pools: Sequence[Pool | str],
     factories: Mapping[type[Agent], Factory] | None = None,  # kept apps may be without
 ) -> App:
     app = App(name, agents, entry=entry, pools=pools, factories=factories)

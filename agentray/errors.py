@@ -22,6 +22,7 @@
     │   ├── HostDied
     │   ├── Overloaded
     │   ├── DeploymentStopped
+    │   │   └── PoolPending
     │   ├── AgentFailed
     │   ├── AgentStopped
     │   ├── RunFailed
@@ -245,6 +246,18 @@ class DeploymentStopped(CallError):
         super().__init__(f"The deployment of {target} {why}.")
         self.target, self.retry_after_s = target, retry_after_s
         self.agent = _agent_in(target)  # "": a whole type, or the entry
+
+
+class PoolPending(DeploymentStopped):
+    """No host of the agents' pool can be started before the cluster has room for one.
+
+    Nothing has to be done again for it: the hosts start as soon as there is room.
+    """
+
+    def __init__(self, target: str, pool: str, reason: str, retry_after_s: float = 5.0) -> None:
+        why = f"is pending: the pool {pool!r} has no host yet, {reason}"
+        super().__init__(target, retry_after_s, why)
+        self.pool, self.reason = pool, reason
 
 
 class AgentFailed(CallError):

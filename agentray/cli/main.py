@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import agentray
-from agentray.cli import cluster, console, doctor, measure, runs, states
+from agentray.cli import cluster, console, doctor, measure, pools, runs, states
 from agentray.cli.command import Command
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ COMMANDS = (
 
 for _command in COMMANDS:
     app.command(cls=Command)(_command)
+app.add_typer(pools.group)
 
 app.add_typer(states.group, name="state")
 

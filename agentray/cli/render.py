@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agentray.cli.console import visible
+from agentray.core.room import amounts
 from agentray.protocol.runs import Run, RunStatus
 
 if TYPE_CHECKING:
@@ -136,15 +137,22 @@ def apps(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def pools(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Return the pools: how many hosts they have, and should have."""
-    table = _table("Pool", "Hosts", "Slots leased", "Last error")
+    """Return the pools: how many hosts they have and should have, and what keeps them from it."""
+    table = _table("Pool", "Status", "Hosts", "Each has", "Load", "Slots leased", "Trouble")
     for row in rows:
         complete = row["hosts"] >= row["wanted"]
+        default = " (default)" if row["default"] and row["name"] != "default" else ""
+        least, most = row["min_hosts"], row["max_hosts"]
+        limits = f" ({least} to {most})" if least != most else ""
+        trouble = row["pending"] or row["last_error"]
         table.add_row(
-            text(row["name"]),
-            text(f"{row['hosts']} of {row['wanted']}", _good_or_bad(complete)),
+            text(f"{row['name']}{default}"),
+            text(row["status"], "yellow" if row["pending"] else _good_or_bad(complete)),
+            text(f"{row['hosts']} of {row['wanted']}{limits}", _good_or_bad(complete)),
+            text(amounts(row["resources"]) if row["resources"] else None),
+            text(f"{row['load']:g}"),
             text(row["slots"]),
-            text(row["last_error"] or None, "red" if row["last_error"] else ""),
+            text(trouble or None, "yellow" if row["pending"] else "red"),
         )
     return table
 

@@ -39,7 +39,7 @@ def shortage_of(demand: Mapping[str, float], machines: Sequence[Machine]) -> Sho
     """
     if any(_fits(demand, machine.free) for machine in machines):
         return None
-    needs = f"a host needs {_amounts(demand)}"
+    needs = f"a host needs {amounts(demand)}"
     if any(_fits(demand, machine.total) for machine in machines):
         return Shortage(f"{needs}, and no machine has that free", feasible=True)
     most = {
@@ -53,14 +53,15 @@ def shortage_of(demand: Mapping[str, float], machines: Sequence[Machine]) -> Sho
         return Shortage(f"{needs}, and no machine has all of that", feasible=False)
     if not any(lacking.values()):
         return Shortage(f"{needs}, and no machine has {' or '.join(lacking)}", feasible=False)
-    return Shortage(f"{needs}, and the largest machine has {_amounts(lacking)}", feasible=False)
+    return Shortage(f"{needs}, and the largest machine has {amounts(lacking)}", feasible=False)
 
 
 def _fits(demand: Mapping[str, float], room: Mapping[str, float]) -> bool:
     return all(amount <= room.get(name, 0.0) + _SLACK for name, amount in demand.items())
 
 
-def _amounts(resources: Mapping[str, float]) -> str:
+def amounts(resources: Mapping[str, float]) -> str:
+    """Return resources as people say them: 1 CPU, 2 GPU and 3 GiB of memory."""
     told = [_amount(name, amount) for name, amount in resources.items()]
     return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)
 

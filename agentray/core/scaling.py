@@ -77,18 +77,16 @@ def next_scale(scale: Scale, limits: Limits, load: float, now: float) -> Scale:
 
 
 def _grown(scale: Scale, needed: int, now: float) -> Scale:
-    if scale.over_since is None:
+    since = scale.over_since
+    if since is None:
         return Scale(scale.wanted, over_since=now, needed=needed)
-    scale = replace(scale, needed=min(scale.needed, needed))
-    if now - scale.over_since < GROW_AFTER_S:
-        return scale
-    return Scale(scale.needed)
+    needed = min(scale.needed, needed)
+    return replace(scale, needed=needed) if now - since < GROW_AFTER_S else Scale(needed)
 
 
 def _shrunk(scale: Scale, enough: int, now: float) -> Scale:
-    if scale.under_since is None:
+    since = scale.under_since
+    if since is None:
         return Scale(scale.wanted, under_since=now, enough=enough)
-    scale = replace(scale, enough=max(scale.enough, enough))
-    if now - scale.under_since < SHRINK_AFTER_S:
-        return scale
-    return Scale(scale.enough)
+    enough = max(scale.enough, enough)
+    return replace(scale, enough=enough) if now - since < SHRINK_AFTER_S else Scale(enough)

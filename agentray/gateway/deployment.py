@@ -51,11 +51,12 @@ class Readiness:
         missing: list[str] = []
         if not snapshot.types:
             missing.append("no app is deployed")
-        missing.extend(
-            f"slots of the pool {pool.name!r} without a host"
-            for pool in snapshot.pools.values()
-            if None in pool.slots
-        )
+        used = {v.pool for v in snapshot.types.values() if not (v.stopped or v.isolated)}
+        for pool in snapshot.pools.values():
+            if pool.name in used and pool.pending:
+                missing.append(f"the pool {pool.name!r} is pending: {pool.pending}")
+            elif pool.name in used and None in pool.slots:
+                missing.append(f"slots of the pool {pool.name!r} without a host")
         return missing
 
 

@@ -1,19 +1,75 @@
-"""What a driver hands to the manager when it deploys an app."""
+"""What a driver hands to the manager when it deploys an app or adds a pool."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
-    """A pool as an app declares it."""
+    """A pool as an app or an operator declares it.
+
+    Attributes:
+        name: of the pool.
+        hosts: the least number of hosts.
+        num_cpus: that Ray reserves per host.
+        num_gpus: that Ray reserves per host.
+        max_hosts: the most; None: as many as the least.
+        resources: further resources that Ray reserves per host.
+        memory: bytes that Ray reserves per host; 0: none.
+        runtime_env: Ray's, with `package:NAME` where a local directory was.
+        packages: those directories, packed, by name.
+        placement: `pack` or `spread`.
+        load_per_host: messages under way at one host above which the pool grows.
+        grace_s: how long agents may take to finish when they move or their host stops.
+        isolation: `shared`, or `actor`: a host for each agent, at most `most` of them.
+    """
 
     name: str
     hosts: int
     num_cpus: float = 0.0
     num_gpus: float = 0.0
+    max_hosts: int | None = None
+    resources: Mapping[str, float] = field(default_factory=dict[str, float])
+    memory: int = 0
+    runtime_env: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    packages: Mapping[str, bytes] = field(default_factory=dict[str, bytes], repr=False)
+    placement: str = "pack"
+    load_per_host: float = 16.0
+    grace_s: float = 10.0
+    isolation: str = "shared"
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        """Restore it; one that an older version has stored has fewer fields."""
+        defaults = PoolSpec("", 0)
+        for number, known in enumerate(fields(self)):
+            value = state[number] if number < len(state) else getattr(defaults, known.name)
+            object.__setattr__(self, known.name, value)
+
+    @property
+    def most(self) -> int:
+        """The most hosts that it may have."""
+        return self.hosts if self.max_hosts is None else max(self.hosts, self.max_hosts)
+
+    @property
+    def isolated(self) -> bool:
+        """Whether each of its agents has a host of its own."""
+        return self.isolation == "actor"
+
+    @property
+    def demand(self) -> dict[str, float]:
+        """What Ray must have free for one host, by Ray's names."""
+        named = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": float(self.memory)}
+        return {name: amount for name, amount in {**named, **self.resources}.items() if amount}
+
+    def same_host(self, other: PoolSpec) -> bool:
+        """Whether hosts that were started for another spec are as good for this one."""
+        return all(
+            getattr(self, name) == getattr(other, name)
+            for name in (*("demand", "runtime_env"), *("packages", "placement"))
+        )
 
 
 class TypeSpec(NamedTuple):

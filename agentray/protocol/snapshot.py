@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agentray.errors import PoolPending
 from agentray.ids import SLOTS, AgentId, slot_of
 
 
@@ -38,6 +39,7 @@ class TypeView:
     stopped: bool = False  # its app is stopped
     streams: frozenset[str] = frozenset()  # actions that yield
     actions: frozenset[str] = frozenset()  # all that can be called
+    isolated: bool = False  # each of its agents has a host of its own, see `Snapshot.seats`
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class PoolView:
 
     name: str
     slots: tuple[str | None, ...] = (None,) * SLOTS
+    pending: str = ""  # why it has no host at all; "": it has one, or will have one soon
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,17 @@ class Snapshot:
         default_factory=dict[str, tuple[Subscription, ...]]
     )
     entries: tuple[str, ...] = ()  # agent types that take prompts addressed to no type, by app
+    # Of isolated agents that have something to do, the pool of one host that each has.
+    seats: Mapping[AgentId, str] = field(default_factory=dict[AgentId, str])
+
+    def pool_of(self, agent: AgentId) -> str | None:
+        """Return the pool in which an agent lives; None: an isolated one that lives nowhere now.
+
+        Raises:
+            KeyError: the agent type is unknown in this version.
+        """
+        view = self.types[agent.type]
+        return self.seats.get(agent) if view.isolated else view.pool
 
     def host_of(self, agent: AgentId) -> HostRef | None:
         """Return the host that leases an agent's slot, None when nobody does.
@@ -75,6 +89,11 @@ class Snapshot:
         Raises:
             KeyError: the agent type is unknown in this version.
         """
-        pool = self.pools.get(self.types[agent.type].pool)
+        pool = self.pools.get(self.pool_of(agent) or "")
         host = pool.slots[slot_of(agent)] if pool else None
         return self.hosts.get(host) if host else None
+
+    def pending(self, agent: AgentId) -> PoolPending | None:
+        """Return the error of an agent whose pool waits for room; None: it does not."""
+        pool = self.pools.get(self.pool_of(agent) or "")
+        return PoolPending(str(agent), pool.name, pool.pending) if pool and pool.pending else None

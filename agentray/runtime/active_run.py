@@ -201,8 +201,9 @@ class ActiveRun:
         states: Sequence[StateWrite] = (),
     ) -> Effects:
         stored = self._stored
-        epoch = self._book.epoch(stored.pool, stored.slot)
-        return Effects(stored.pool, stored.slot, epoch, states, events, end)
+        pool = self._book.pool_of(stored.agent) or stored.pool  # it may have moved since
+        epoch = self._book.epoch(pool, stored.slot)
+        return Effects(pool, stored.slot, epoch, states, events, end)
 
 
 def _run_error(errors: Sequence[Failure]) -> RunError:

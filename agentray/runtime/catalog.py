@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from agentray.errors import ConfigurationError
 from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
 from agentray.protocol.snapshot import Subscription, TypeView
+from agentray.runtime.pool_book import DEFAULT, PoolBook
+from agentray.runtime.seats import Seats, is_seat, pool_of
 from agentray.store.base import AppRow, Store
 
 RUNNING = "running"
@@ -32,13 +34,16 @@ class Deployed:
 class Catalog:
     """The deployed apps, kept in the Store."""
 
-    def __init__(self, store: Store, default_pool: PoolSpec) -> None:
+    def __init__(self, store: Store, default_pool: PoolSpec, book: PoolBook, seats: Seats) -> None:
         self._store = store
         self._default_pool = default_pool
+        self._book = book
+        self._seats = seats
         self._apps: dict[str, Deployed] = {}
 
     async def load(self) -> None:
         """Read what was deployed before."""
+        await self._book.load()
         for row in await self._store.list_apps():
             spec = pickle.loads(row.spec)  # noqa: S301 - written by this cluster's manager
             self._apps[row.name] = Deployed(spec, row)
@@ -55,7 +60,8 @@ class Catalog:
             `unchanged`, `started` (a stopped app of the same code), `added` or `replaced`.
 
         Raises:
-            ConfigurationError: another app has an agent type of the same name.
+            ConfigurationError: another app has an agent type of the same name or declares a pool
+                differently, or a pool that it names does not exist.
         """
         for other in self._apps.values():
             clash = {t[0] for t in spec.types} & {t[0] for t in other.spec.types}
@@ -63,6 +69,10 @@ class Catalog:
                 raise ConfigurationError(
                     f"The app {other.spec.name!r} already has an agent type {min(clash)!r}."
                 )
+        self._check_pools(spec)
+        for pool in spec.pools:
+            if self._book.is_removed(pool.name):
+                await self._book.delete(pool.name)
         known = self._apps.get(spec.name)
         if known is not None and known.spec.digest == spec.digest:
             if not known.stopped:
@@ -76,6 +86,29 @@ class Catalog:
         await self._store.put_app(row)
         self._apps[spec.name] = Deployed(spec, row)
         return "added" if known is None else "replaced"
+
+    def _check_pools(self, spec: AppSpec) -> None:
+        own = {pool.name for pool in spec.pools}
+        for other in self._apps.values():
+            if other.spec.name == spec.name:
+                continue
+            for pool in other.spec.pools:
+                if pool.name in own and pool not in spec.pools:
+                    raise ConfigurationError(
+                        f"The app {other.spec.name!r} declares the pool {pool.name!r} otherwise. "
+                        f"Give this one another name, or declare both in the same way."
+                    )
+        there = self.pools()
+        for pool in spec.pools:
+            check_isolation(pool, there.get(pool.name))
+        known = {*(name for name in there if not is_seat(name)), *own}
+        for type_name, pool, *_ in spec.types:
+            if pool not in own and self._book.resolve(pool) not in known:
+                raise ConfigurationError(
+                    f"{type_name} wants the pool {pool!r}, and there is none. Declare it in the "
+                    f"app, or add it first: manager.add_pool({pool!r}). "
+                    f"There are: {', '.join(sorted(known))}."
+                )
 
     async def set_status(self, name: str, status: str) -> None:
         """Start or stop an app.
@@ -108,23 +141,46 @@ class Catalog:
     # What others need of it
 
     def pools(self) -> dict[str, PoolSpec]:
-        """Return the pools that must exist: `default` and those that apps declare."""
-        pools = {"default": self._default_pool}
-        for app in self._apps.values():
-            for pool in app.spec.pools:
-                pools[pool.name] = pool
-        return pools
+        """Return the pools that must exist: `default`, declared and added ones, and taken seats."""
+        known = {DEFAULT: self._default_pool, **self.declared(), **self._book.specs}
+        pools = {name: pool for name, pool in known.items() if not self._book.is_away(name)}
+        return {**pools, **self._seats.specs(pools)}
+
+    def declared(self) -> dict[str, PoolSpec]:
+        """Return the pools that apps declare, those of running apps before others."""
+        apps = sorted(self._apps.values(), key=lambda app: not app.stopped)
+        return {pool.name: pool for app in apps for pool in app.spec.pools}
+
+    def dormant(self, name: str) -> bool:
+        """Whether only stopped apps want a pool: no host is started for them alone."""
+        if is_seat(name) or name == DEFAULT:
+            return False
+        if name in self._book.specs or name in self._book.warming:
+            return False
+        return not any(
+            pool.name == name
+            for app in self._apps.values()
+            if not app.stopped
+            for pool in app.spec.pools
+        )
+
+    def users(self, name: str) -> list[str]:
+        """Return the agent types of running apps that live in a pool."""
+        views = self.types().values()
+        return [view.name for view in views if view.pool == name and not view.stopped]
 
     def types(self) -> dict[str, TypeView]:
         """Return all agent types."""
+        isolated = {name for name, pool in self.pools().items() if pool.isolated}
         return {
             spec.name: TypeView(
                 spec.name,
                 app.spec.name,
-                spec.pool,
+                self._book.resolve(spec.pool),
                 spec.prompts,
                 frozenset(spec.idempotent),
                 stopped=app.stopped,
+                isolated=self._book.resolve(spec.pool) in isolated,
                 streams=frozenset(spec.streams),
                 actions=frozenset(spec.actions),
             )
@@ -148,6 +204,30 @@ class Catalog:
             if app.spec.entry is not None and not app.stopped
         )
 
-    def code(self) -> dict[str, bytes]:
-        """Return what hosts must load, by app."""
-        return {name: app.row.spec for name, app in self._apps.items()}
+    def named(self, spec: AppSpec) -> set[str]:
+        """Return the pools in which an app's agents live."""
+        return {self._book.resolve(pool) for _, pool, *_ in spec.types}
+
+    def code(self, pool: str) -> dict[str, bytes]:
+        """Return what hosts of a pool must load, by app.
+
+        Not what lives elsewhere: only the pool's own hosts may have what that imports.
+        """
+        return {
+            name: app.row.spec
+            for name, app in self._apps.items()
+            if pool_of(pool) in self.named(app.spec)
+        }
+
+
+def check_isolation(pool: PoolSpec, there: PoolSpec | None) -> None:
+    """Make sure that a pool that exists does not change what its hosts are for.
+
+    Raises:
+        ConfigurationError: it would.
+    """
+    if there is not None and pool.isolation != there.isolation:
+        raise ConfigurationError(
+            f"The pool {pool.name!r} has isolation={there.isolation!r}, which cannot change while "
+            f"it exists. Remove it first, or give the new one another name."
+        )

@@ -8,6 +8,7 @@ when its deadline passes, when its host dies, or when the channel is closed.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Protocol
 
@@ -26,13 +27,15 @@ from agentray.ids import AgentId
 from agentray.protocol.buffers import encode_call
 from agentray.protocol.codec import NO_ARGUMENTS, decode, encode
 from agentray.protocol.envelope import Kind, Reply, ReplyKind, RunMode
-from agentray.protocol.snapshot import HostRef, Snapshot
+from agentray.protocol.snapshot import HostRef, Snapshot, TypeView
 from agentray.runtime.deadlines import Deadlines
 from agentray.runtime.link import AnyLink, Link
 from agentray.runtime.message import Message, Request, ScopedRequest
-from agentray.runtime.ports import Connector
+from agentray.runtime.ports import Connector, ManagerUnavailable
 from agentray.runtime.streams import Stream, StreamMessage
 from agentray.runtime.tasks import TaskSet
+
+logger = logging.getLogger(__name__)
 
 _RESENT = frozenset(
     {Kind.RUN, Kind.ADMIT, Kind.JOIN, Kind.WATCH, Kind.PING, Kind.LAUNCH, Kind.INSPECT}
@@ -92,6 +95,7 @@ class Channel:
         self._links: dict[str, Link] = {}
         self._routes: dict[AgentId, AnyLink] = {}  # by agent, for the present snapshot
         self._parked: list[tuple[Message, int]] = []
+        self._asking: set[AgentId] = set()  # isolated agents for which a host is asked for
         self._unpark_timer: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(self._expired, self._open_messages)
         self._changed = asyncio.Event()
@@ -280,6 +284,7 @@ class Channel:
             raise DeploymentStopped(str(target))
         host = self.snapshot.host_of(target)
         if host is None:
+            self._without_host(target, view)
             return None
         if self._local is not None and host.id == self._local.host_id:
             return self._local.link
@@ -289,6 +294,33 @@ class Channel:
         if link.blocked:
             raise Overloaded(f"The link to {host.id}")
         return link
+
+    def _without_host(self, agent: AgentId, view: TypeView) -> None:
+        """Ask for a host if the agent is isolated and has none; its messages wait parked.
+
+        Raises:
+            PoolPending: there is no room for its host.
+        """
+        if (pending := self.snapshot.pending(agent)) is not None:
+            raise pending
+        has_seat = not view.isolated or agent in self.snapshot.seats
+        if not has_seat and agent not in self._asking:
+            self._asking.add(agent)
+            self._tasks.spawn(self._get_seat(agent), name=f"seat of {agent}")
+
+    async def _get_seat(self, agent: AgentId) -> None:
+        try:
+            snapshot = await self._connector.seat(agent)
+        except ManagerUnavailable as error:
+            logger.warning("%s", error, extra={"action": "seat_waits"})
+        except AgentrayError as error:
+            for message, _ in [entry for entry in self._parked if entry[0].target == agent]:
+                if not message.closed:
+                    self._fail(message, error)
+        else:
+            self.update(snapshot)
+        finally:
+            self._asking.discard(agent)
 
     def _link(self, host: HostRef) -> Link:
         link = self._links.get(host.id)

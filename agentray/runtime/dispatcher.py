@@ -46,8 +46,10 @@ class ChannelDispatcher:
             raise NoHandler(str(agent), Prompt.event_type)
         if view.stopped:
             raise DeploymentStopped(name)
-        if snapshot.host_of(agent) is None:
-            raise DeploymentStopped(name, why="has no host at the moment")
+        nowhere = view.isolated and agent not in snapshot.seats  # its first message starts a host
+        if snapshot.host_of(agent) is None and not nowhere:
+            nobody = DeploymentStopped(name, why="has no host at the moment")
+            raise snapshot.pending(agent) or nobody
         return Place(agent, view.pool, slot_of(agent))
 
     async def run(self, run: NewRun) -> Run:

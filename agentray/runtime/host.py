@@ -66,6 +66,7 @@ MAX_COMMITS = 256
 _FOR_AGENTS = frozenset({int(Kind.CALL), int(Kind.TELL), int(Kind.EVENT), int(Kind.STREAM)})
 _UNANSWERED = frozenset({int(Kind.CANCEL), int(Kind.CREDIT)})
 _RUNS = frozenset({int(Kind.RUN), int(Kind.ADMIT)})
+_LOAD = _FOR_AGENTS | _RUNS
 _CANCEL = int(Kind.CANCEL)
 
 _SWEEP_S = 1.0
@@ -79,7 +80,6 @@ class Loaded:
 
     type: AgentType
     app: str
-    pool: str
 
 
 class Host:
@@ -122,11 +122,13 @@ class Host:
             epoch=self.epoch,
             deliver=self.deliver_turn,
             lives_on=self._lives_on,
+            pool_of=self.pool_of,
         )
         self.types: dict[str, Loaded] = {}
         self._apps: dict[str, bytes] = {}
         self._broken: dict[str, str] = {}  # why an agent type's app cannot be imported here
         self._epochs: Mapping[tuple[str, int], int] = {}
+        self._placed = Snapshot()  # the one of these leases: where agents live
         self._agents: OrderedDict[AgentId, Incarnation] = OrderedDict()
         self._outboxes: dict[str, Outbox] = {}
         self.launching = Launching(self)
@@ -183,7 +185,7 @@ class Host:
                 logger.error("%s", error, extra={"action": "app_not_loaded", "app": name})  # noqa: TRY400
                 continue
             for agent_type in app.types.values():
-                self.types[agent_type.name] = Loaded(agent_type, name, agent_type.options.pool)
+                self.types[agent_type.name] = Loaded(agent_type, name)
             self._apps[name] = packed
         return failures
 
@@ -194,11 +196,11 @@ class Host:
         """
         if snapshot.version < self.channel.snapshot.version:
             return
-        before, self._epochs = self._epochs, dict(epochs)
+        before, self._epochs, self._placed = self._epochs, dict(epochs), snapshot
         if before != self._epochs:
             self.launching.leases_changed()
         same = {lease for lease, epoch in before.items() if epochs.get(lease) == epoch}
-        for agent_id in [a for a in self._agents if (self._pool_of(a), slot_of(a)) not in same]:
+        for agent_id in [a for a in self._agents if (self.pool_of(a), slot_of(a)) not in same]:
             self._let_go(self._agents[agent_id])
         self.channel.update(snapshot)
 
@@ -214,7 +216,7 @@ class Host:
         leaving = [
             agent
             for agent_id, agent in self._agents.items()
-            if slot_of(agent_id) in wanted and self._pool_of(agent_id) == pool
+            if slot_of(agent_id) in wanted and self.pool_of(agent_id) == pool
         ]
         await asyncio.gather(*(self._drain(agent, grace_s) for agent in leaving))
 
@@ -225,6 +227,7 @@ class Host:
             "pid": os.getpid(),
             "agents": len(self._agents),
             "runs": len(self.runs),
+            "load": self._load(),
             "slots": len(self._epochs),
             "handled": self._handled,
             "requests": self._requests,
@@ -236,6 +239,11 @@ class Host:
             "missed_ticks": self.background.missed_ticks,
             "version": self.channel.snapshot.version,
         }
+
+    def _load(self) -> int:
+        """Count the messages for agents that are under way or wait here, runs among them."""
+        sinks: list[ReplySink] = [self.link, *self._outboxes.values()]
+        return sum(turn.envelope.kind in _LOAD for sink in sinks for turn in sink.active.values())
 
     def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """Return agents in memory, the most recently used first."""
@@ -375,14 +383,15 @@ class Host:
     def _refused(self, turn: Turn) -> bool:
         """Answer a message that this host cannot take; False when it can."""
         agent_id = turn.envelope.target
-        if agent_id.type not in self.types and agent_id.type in self._broken:
+        known = agent_id.type in self.types
+        if not self.leases(agent_id) and (known or agent_id.type in self._placed.types):
+            turn.reply(ReplyKind.MOVED)  # also what only hosts of another pool know
+            return True
+        if not known and agent_id.type in self._broken:
             turn.fail(AgentFailed(str(agent_id), self._broken[agent_id.type]))
             return True
-        if agent_id.type not in self.types:
+        if not known:
             turn.fail(UnknownAgentType(agent_id.type, tuple(sorted(self.types))))
-            return True
-        if not self.leases(agent_id):
-            turn.reply(ReplyKind.MOVED)
             return True
         return False
 
@@ -418,12 +427,12 @@ class Host:
 
     def leases(self, agent_id: AgentId) -> bool:
         """Whether an agent belongs to this host."""
-        pool = self._pool_of(agent_id)
+        pool = self.pool_of(agent_id)
         return pool is not None and (pool, slot_of(agent_id)) in self._epochs
 
-    def _pool_of(self, agent_id: AgentId) -> str | None:
-        loaded = self.types.get(agent_id.type)
-        return loaded.pool if loaded else None
+    def pool_of(self, agent_id: AgentId) -> str | None:
+        """Return the pool in which an agent lives by the present leases."""
+        return self._placed.pool_of(agent_id) if agent_id.type in self._placed.types else None
 
     async def commit_states(self, agent_id: AgentId, states: Sequence[StateWrite]) -> None:
         """Commit what a handler changed.
@@ -433,7 +442,7 @@ class Host:
         """
         if not states:
             return
-        pool, slot = self.types[agent_id.type].pool, slot_of(agent_id)
+        pool, slot = self.pool_of(agent_id) or "", slot_of(agent_id)
         effects = Effects(pool, slot, self.epoch(pool, slot), states)
         if await self.commits.submit(effects) is not CommitOutcome.COMMITTED:
             raise Fenced

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from agentray.core.reconcile import HostStatus
+from agentray.core.room import Shortage
 from agentray.core.supervision import Heartbeats
 from agentray.errors import StartFailed
 from agentray.protocol.deployment import PoolSpec
@@ -22,7 +23,11 @@ HEARTBEAT_TIMEOUT_S = 5.0
 """A busy host may be late; three misses in a row are not lateness."""
 
 START_TIMEOUT_S = 120.0
-"""How long a host may take to start. Importing a large framework may take a minute."""
+"""How long a host may take to start, from when there is room for it. Importing a large framework
+may take a minute."""
+
+_LOOK_S = 0.5
+"""How often a start that takes its time is asked about."""
 
 _REATTACH_S = 0.5
 
@@ -39,18 +44,23 @@ class HostKeeper:
         self,
         ref: HostRef,
         pool: str,
+        grace_s: float,
         generation: int,
         factory: HostFactory,
         *,
         on_lost: Callable[[HostKeeper, str], None],
+        on_pending: Callable[[], None],
     ) -> None:
         self.ref = ref
         self.pool = pool
+        self.grace_s = grace_s  # for its agents when it is stopped
         self.generation = generation
         self.status = HostStatus.STARTING
         self.info: dict[str, Any] = {}
         self._factory = factory
+        self.shortage: Shortage | None = None  # what it waits for while it is pending
         self._on_lost = on_lost
+        self._on_pending = on_pending
         self._control: HostControl | None = None
         self._tasks = TaskSet(f"keeper of {ref.id}")
         self._heartbeats = Heartbeats()
@@ -64,25 +74,55 @@ class HostKeeper:
         return self._control
 
     async def start(self, setup: bytes, pool: PoolSpec) -> dict[str, Any]:
-        """Make the host.
+        """Make the host; as long as there is no room for it, it is pending.
 
         Raises:
             StartFailed: it did not come up.
         """
-        self._control = self._factory.create(
-            self.ref, num_cpus=pool.num_cpus, num_gpus=pool.num_gpus
-        )
         try:
-            async with asyncio.timeout(START_TIMEOUT_S):
-                self.info = await self._control.start(setup)
-        except TimeoutError as error:
-            raise StartFailed(
-                f"Host {self.ref.id} did not start in {START_TIMEOUT_S:g} s; are there free "
-                f"resources for the pool {pool.name!r}?"
-            ) from error
+            self._control = await self._factory.create(self.ref, pool)
+            self.info = await self._until_started(self._control.start(setup), pool)
         except (HostGone, HostUnreachable) as error:
             raise StartFailed(f"Host {self.ref.id} ended while it started: {error}") from error
         return self.info
+
+    async def _until_started(
+        self, start: Coroutine[Any, Any, dict[str, Any]], pool: PoolSpec
+    ) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        starting = loop.create_task(start, name=f"start {self.ref.id}")
+        since = loop.time()
+        try:
+            while not (await asyncio.wait((starting,), timeout=_LOOK_S))[0]:
+                await self._look_for_room(pool)
+                if self.shortage is not None:
+                    since = loop.time()
+                elif loop.time() - since > START_TIMEOUT_S:
+                    raise StartFailed(
+                        f"Host {self.ref.id} of the pool {pool.name!r} has had all the resources "
+                        f"that it needs and did not start in {START_TIMEOUT_S:g} s."
+                    )
+            return await starting
+        finally:
+            starting.cancel()
+            self._note(None)
+
+    async def _look_for_room(self, pool: PoolSpec) -> None:
+        try:
+            self._note(await self._factory.shortage(self.ref, pool))
+        except HostUnreachable as error:
+            logger.warning("%s", error, extra={"action": "shortage_unknown"})
+
+    def _note(self, shortage: Shortage | None) -> None:
+        if shortage != self.shortage:
+            self.shortage = shortage
+            if self.status in (HostStatus.STARTING, HostStatus.PENDING):
+                self.status = HostStatus.STARTING if shortage is None else HostStatus.PENDING
+            self._on_pending()
+
+    def room_was_made(self) -> None:
+        """Take it for being started, until the next look."""
+        self._note(None)
 
     async def adopt(self, control: HostControl) -> bool:
         """Take over a host that was started before; False when it is dead."""
@@ -168,11 +208,17 @@ class HostKeeper:
         """Let it finish within the grace, then end its process."""
         self._lost = True  # its end is no loss
         try:
-            async with asyncio.timeout(grace_s + 5):
-                await self.control.stop(grace_s)
+            if self.status in (HostStatus.LIVE, HostStatus.DRAINING):
+                async with asyncio.timeout(grace_s + 5):
+                    await self.control.stop(grace_s)
         except (HostGone, HostUnreachable, TimeoutError) as error:
             logger.warning("stop: %s", error, extra={"action": "stop_failed"})
         self._factory.kill(self.ref)
+        await self._tasks.close()
+
+    async def abandon(self) -> None:
+        """Watch it no more."""
+        self._lost = True
         await self._tasks.close()
 
     def describe(self) -> dict[str, Any]:
@@ -181,11 +227,23 @@ class HostKeeper:
             "id": self.ref.id,
             "pool": self.pool,
             "status": self.status.value,
+            "pending": self.shortage.reason if self.shortage else "",
             "missed_heartbeats": self._heartbeats.misses,
             **{k: v for k, v in self.info.items() if k in _SHOWN},
         }
 
 
 _SHOWN = frozenset(
-    {"pid", "node_id", "agents", "runs", "slots", "handled", "requests", "commits", "blocked"}
+    {
+        "pid",
+        "node_id",
+        "agents",
+        "runs",
+        "load",
+        "slots",
+        "handled",
+        "requests",
+        "commits",
+        "blocked",
+    }
 )

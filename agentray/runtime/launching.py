@@ -391,7 +391,7 @@ class Launching:
             Fenced: another host leases the agent; nothing was written.
         """
         agent_id = launched.agent
-        pool, slot = self._host.types[agent_id.type].pool, slot_of(agent_id)
+        pool, slot = self._host.pool_of(agent_id) or "", slot_of(agent_id)
         epoch = self._host.epoch(pool, slot)
         write = LaunchedWrite(pool, slot, epoch, launched, forget, delete_state)
         outcome = await self._writes.submit(write)

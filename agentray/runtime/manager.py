@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -31,9 +31,12 @@ from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.catalog import STOPPED, Catalog
 from agentray.runtime.driver_leases import DriverLeases
 from agentray.runtime.host_keeper import HostKeeper
-from agentray.runtime.placements import RELEASE_GRACE_S, Placements, PoolState, until_stored
+from agentray.runtime.placements import Placements, PoolState, until_stored
+from agentray.runtime.pool_admin import PoolAdmin
+from agentray.runtime.pool_book import DEFAULT, PoolBook
 from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
+from agentray.runtime.seats import Seats, is_seat
 from agentray.runtime.tasks import TaskSet
 from agentray.store.base import HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
 
@@ -44,6 +47,10 @@ RECONCILE_S = 1.0
 
 WATCH_S = 30.0
 """How long a watcher's call stays open without news."""
+
+
+_GRACE_S = 10.0
+"""For the agents of a host whose pool is gone."""
 
 
 class Manager:
@@ -71,17 +78,36 @@ class Manager:
         self._factory = factory
         self._setup = host_setup
         self._redriver = redriver
-        self._catalog = Catalog(store, PoolSpec("default", default_hosts))
+        book = PoolBook(store)
+        self._seats = Seats()
+        self._catalog = Catalog(store, PoolSpec(DEFAULT, default_hosts), book, self._seats)
         self._hosts: dict[str, HostKeeper] = {}
         self._tasks = TaskSet("manager")
         self._wake = asyncio.Event()
         self._placements = Placements(
-            store, self._catalog, self._hosts, redriver, self._tasks, on_moved=self._wake.set
+            store,
+            self._catalog,
+            self._seats,
+            self._hosts,
+            redriver,
+            self._tasks,
+            on_moved=self._wake.set,
         )
         self._drivers = DriverLeases(store, redriver.channel)
         self._reconciling = asyncio.Lock()
         self._deploying = asyncio.Lock()
         self._deploying_app = ""
+        self._starts: dict[str, asyncio.Task[None]] = {}  # of hosts that are being brought up
+        self.pool_admin = PoolAdmin(
+            book,
+            self._catalog,
+            self._placements,
+            self._hosts,
+            redriver,
+            reconciling=self._reconciling,
+            load=self._load,
+            wake=self._wake.set,
+        )
         self._steps: dict[str, int] = {}  # failures per step of the loop
         self.started_at = datetime.now(UTC)
 
@@ -93,6 +119,8 @@ class Manager:
         await self._placements.load()
         for row in await self._store.list_hosts():
             await self._adopt(row)
+        await self._placements.load()  # with the leases of seats, which their hosts told of
+        self._placements.resume_scales()
         await self._placements.announce()
         self._tasks.spawn(self._loop(), name="reconcile")
 
@@ -103,14 +131,25 @@ class Manager:
         await asyncio.gather(*(keeper.stop(grace_s) for keeper in self._hosts.values()))
         await self._redriver.close()
 
+    async def abandon(self) -> None:
+        """End its own tasks, as the end of its process would; the hosts go on."""
+        await self._tasks.close()
+        await asyncio.gather(*(keeper.abandon() for keeper in self._hosts.values()))
+        await self._redriver.close()
+        self._placements.wake()
+
     async def _adopt(self, row: HostRow) -> None:
         ref = HostRef(row.id, row.actor_name)
         control = await self._factory.adopt(ref)
         keeper = self._keeper(ref, row.pool, self._generation(row.pool))
-        if control is None or not await keeper.adopt(control):
+        if control is None or row.status == "starting" or not await keeper.adopt(control):
+            self._factory.kill(ref)  # it may wait for room, and would come up for nobody
             await self._bury(keeper, "it was gone when the manager came back")
             return
         self._hosts[row.id] = keeper
+        if is_seat(row.pool):
+            for agent in await keeper.resident(None, 1):
+                self._seats.found(row.pool, AgentId.parse(agent["agent"]))
         logger.info("host adopted", extra={"action": "host_adopted", "host": row.id})
 
     def _generation(self, pool: str) -> int:
@@ -147,7 +186,9 @@ class Manager:
             await self._reconcile_once()
 
     async def _reconcile_once(self) -> None:
+        self._placements.free_seats()
         self._placements.sync()
+        self._placements.adjust()
         for command in reconcile(self._placements.facts(), self._host_facts()):
             match command:
                 case StartHost(pool):
@@ -159,44 +200,66 @@ class Manager:
 
     def _host_facts(self) -> list[HostFact]:
         return [
-            HostFact(keeper.ref.id, keeper.pool, keeper.status, keeper.generation)
+            HostFact(
+                keeper.ref.id,
+                keeper.pool,
+                keeper.status,
+                keeper.generation,
+                feasible=keeper.shortage is None or keeper.shortage.feasible,
+            )
             for keeper in self._hosts.values()
         ]
 
     # Hosts
 
     def _keeper(self, ref: HostRef, pool: str, generation: int) -> HostKeeper:
-        return HostKeeper(ref, pool, generation, self._factory, on_lost=self._host_lost)
+        return HostKeeper(
+            ref,
+            pool,
+            known.spec.grace_s if (known := self._placements.pools.get(pool)) else _GRACE_S,
+            generation,
+            self._factory,
+            on_lost=self._host_lost,
+            on_pending=self._room_changed,
+        )
+
+    def _room_changed(self) -> None:
+        """React when a host begins or ceases to wait for room."""
+        self._wake.set()
+        self._tasks.spawn(self._placements.announce_pending(), name="announce pending")
 
     def _start_host(self, pool_name: str) -> None:
         pool = self._placements.pools[pool_name]
-        if time.monotonic() < pool.not_before:
+        if asyncio.get_running_loop().time() < pool.not_before:
             return
         host_id = new_id("host")
         keeper = self._keeper(HostRef(host_id, f"agentray-{host_id}"), pool_name, pool.generation)
         self._hosts[host_id] = keeper
-        self._tasks.spawn(self._bring_up(keeper, pool), name=f"start {host_id}")
+        start = self._tasks.spawn(self._bring_up(keeper, pool), name=f"start {host_id}")
+        self._starts[host_id] = start
+        start.add_done_callback(lambda _: self._starts.pop(host_id, None))
 
     async def _bring_up(self, keeper: HostKeeper, pool: PoolState) -> None:
         ref = keeper.ref
         try:
+            # Noted before it is made: a manager that comes back finds it, whatever it waits for.
+            await self._store.put_host(HostRow(ref.id, keeper.pool, ref.actor_name, "starting"))
             info = await keeper.start(self._setup, pool.spec)
             row = HostRow(ref.id, keeper.pool, ref.actor_name, "live", info["node_id"], info["pid"])
             await self._store.put_host(row)
             loaded: dict[str, bytes] = {}
-            while (code := self._catalog.code()) != loaded:  # an app may come meanwhile
+            while (code := self._catalog.code(keeper.pool)) != loaded:  # an app may come meanwhile
                 self._refuse_new_code(await keeper.load(code))
                 loaded = code
             row = HostRow(ref.id, keeper.pool, ref.actor_name, "live", info["node_id"], info["pid"])
             await self._store.put_host(row)
         except AgentrayError as error:
             pool.last_error = str(error)
-            pool.not_before = time.monotonic() + (
-                pool.backoff.failed(time.monotonic(), random.random()) or 0.0  # noqa: S311 - jitter
-            )
+            now = asyncio.get_running_loop().time()
+            pool.not_before = now + (pool.backoff.failed(now, random.random()) or 0.0)  # noqa: S311 - jitter
             logger.error("host did not start: %s", error, extra={"action": "host_start_failed"})  # noqa: TRY400 - its text says it all
-            self._hosts.pop(ref.id, None)
             self._factory.kill(ref)
+            await self._bury(keeper, str(error))
         else:
             pool.last_error = ""
             keeper.live()
@@ -238,10 +301,26 @@ class Manager:
         if keeper.status is HostStatus.LIVE:
             keeper.status = HostStatus.DRAINING
             self._tasks.spawn(self._stop_host(keeper), name=f"stop {host_id}")
+        elif keeper.status is HostStatus.PENDING:
+            keeper.status = HostStatus.DEAD
+            self._tasks.spawn(self._give_up(keeper), name=f"give up {host_id}")
+
+    async def _give_up(self, keeper: HostKeeper) -> None:
+        """End a start that waits for room."""
+        start = self._starts.get(keeper.ref.id)
+        if start is not None:
+            start.cancel()
+            await asyncio.wait((start,))
+        self._factory.kill(keeper.ref)
+        await self._bury(keeper, "it was not wanted any more while it waited for room")
+        await self._placements.announce_pending()
+        self._wake.set()
 
     async def _stop_host(self, keeper: HostKeeper) -> None:
-        await keeper.stop(RELEASE_GRACE_S)
+        await keeper.stop(keeper.grace_s)
         await self._bury(keeper, "stopped")
+        for other in self._hosts.values():
+            other.room_was_made()
         await self._placements.announce(set())
         self._wake.set()
 
@@ -276,12 +355,12 @@ class Manager:
 
     async def _deploy(self, spec: AppSpec) -> tuple[str, Snapshot]:
         before = self._catalog.apps.get(spec.name)
-        pools = {t[1] for t in spec.types}
+        pools = self._catalog.named(spec)
         if before is None:
-            await self._try_code(spec)
+            await self._try_code(spec, pools & self._placements.pools.keys())
         done = await self._catalog.deploy(spec)
         if before is None:
-            await self._load({spec.name: Catalog.pack(spec)})  # hosts that came meanwhile
+            await self._load_new(spec, pools)  # hosts that came meanwhile
         if done == "replaced":
             self._replace_code(pools)
         self._placements.sync()
@@ -295,48 +374,120 @@ class Manager:
         await self._placements.announce()
         return done, self._placements.snapshot
 
-    async def _try_code(self, spec: AppSpec) -> None:
-        """Load an app everywhere before it is accepted: one that fails must not stop later hosts.
+    async def _try_code(self, spec: AppSpec, pools: AbstractSet[str]) -> None:
+        """Load an app before it is accepted: one that fails must not stop later hosts.
+
+        Pools whose hosts do not come up are left out: what is wrong with them is said later.
 
         Raises:
             ConfigurationError: a host cannot import it.
         """
         if not self._hosts:
             self._wake.set()
-        while not any(k.status is HostStatus.LIVE for k in self._hosts.values()):
+        while not all(self._placements.has_hosts_or_trouble(pool) for pool in pools):
             await self._placements.news()
-        await self._load({spec.name: Catalog.pack(spec)})
+        await self._load_new(spec, pools)
 
-    async def _load(self, code: Mapping[str, bytes]) -> None:
-        live = [k for k in self._hosts.values() if k.status is HostStatus.LIVE]
+    async def _load_new(self, spec: AppSpec, pools: AbstractSet[str]) -> None:
+        for pool in pools:
+            self._refuse_new_code(await self._load(pool, {spec.name: Catalog.pack(spec)}))
+
+    async def _load(self, pool: str, code: Mapping[str, bytes]) -> dict[str, str]:
+        """Bring code to the live hosts of a pool; return why some cannot be imported, by app."""
         answers = await asyncio.gather(
-            *(keeper.load(code) for keeper in live), return_exceptions=True
+            *(keeper.load(code) for keeper in self._placements.live(pool)), return_exceptions=True
         )
+        failures: dict[str, str] = {}
         for answer in answers:
             if isinstance(answer, dict):
-                self._refuse_new_code(answer)
+                failures |= answer
             elif not isinstance(answer, (HostGone, HostUnreachable)):
                 raise answer
             # A host that is lost meanwhile has a successor, which loads everything.
+        return failures
 
     def _replace_code(self, pools: set[str]) -> None:
         """Let hosts that imported the old code be replaced by new ones."""
         for name in pools:
             if name in self._placements.pools:
-                self._placements.pools[name].generation += 1
-                self._placements.pools[name].last_error = ""
+                self._placements.pools[name].replace_hosts()
 
     async def _until_leased(self, pools: set[str]) -> None:
         """Wait until every slot of these pools is leased by a host with the newest code.
 
+        Pools that wait for room are not waited for: that may take for ever.
+
         Raises:
             StartFailed: hosts of one of them fail to start.
         """
-        while not all(self._placements.leased(pool) for pool in pools):
+        while not all(
+            self._placements.leased(pool) or self._placements.shortage(pool) for pool in pools
+        ):
             for name in pools & self._placements.pools.keys():
                 if self._placements.pools[name].last_error:
                     raise StartFailed(self._placements.pools[name].last_error)
             await self._placements.news()
+
+    async def until_placed(self, app: str, wait_s: float) -> tuple[dict[str, str], Snapshot]:
+        """Wait until the pools of an app have their hosts.
+
+        Returns:
+            Why those have none that still wait for room after `wait_s`, and the snapshot.
+
+        Raises:
+            StartFailed: hosts of one of them fail to start.
+        """
+        deployed = self._catalog.apps.get(app)
+        pools = self._catalog.named(deployed.spec) if deployed else set[str]()
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            await self._until_leased(pools)
+            waiting = {
+                pool: shortage.reason
+                for pool in pools
+                if (shortage := self._placements.shortage(pool))
+                and not self._placements.leased(pool)
+            }
+            if not waiting:
+                return {}, self._placements.snapshot
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._placements.news()
+            except TimeoutError:
+                return waiting, self._placements.snapshot
+
+    async def seat(self, agent: AgentId) -> Snapshot:
+        """Let an isolated agent have a host; return the snapshot that tells in which pool it is.
+
+        Raises:
+            Overloaded: as many agents as its pool is for have one.
+        """
+        view = self._placements.snapshot.types.get(agent.type)
+        pool = self._placements.pools.get(view.pool) if view else None
+        if pool is not None and pool.spec.isolated and agent not in self._seats.by_agent():
+            self._seats.take(agent, pool.spec, {keeper.pool for keeper in self._hosts.values()})
+            self._placements.sync()
+            self._wake.set()
+            await self._placements.announce(set())
+        return self._placements.snapshot
+
+    async def add_pool(self, spec: PoolSpec) -> tuple[dict[str, Any], Snapshot]:
+        """See `PoolAdmin.add`."""
+        return await self.pool_admin.add(spec), self._placements.snapshot
+
+    async def set_default_pool(self, name: str) -> Snapshot:
+        """See `PoolAdmin.set_default`."""
+        await self.pool_admin.set_default(name)
+        return self._placements.snapshot
+
+    async def remove_pool(self, name: str, successor: str) -> Snapshot:
+        """See `PoolAdmin.remove`."""
+        await self.pool_admin.remove(name, successor)
+        return self._placements.snapshot
+
+    def pools(self) -> list[dict[str, Any]]:
+        """See `PoolAdmin.list`."""
+        return self.pool_admin.list()
 
     async def stop_app(self, name: str) -> Snapshot:
         """Let an app take no messages from outside; what is under way ends.
@@ -367,12 +518,14 @@ class Manager:
         """
         async with self._reconciling:
             slots: dict[str, set[int]] = {}
-            types = self._catalog.types()
+            types, seats = self._catalog.types(), self._seats.by_agent()
             for state in states:
                 view = types.get(state.agent.type)
                 if view is None:
                     raise UnknownAgentType(state.agent.type, tuple(sorted(types)))
-                slots.setdefault(view.pool, set()).add(slot_of(state.agent))
+                pool = seats.get(state.agent) if view.isolated else view.pool
+                if pool in self._placements.pools:
+                    slots.setdefault(pool, set()).add(slot_of(state.agent))
             await self._placements.renew(slots)
             try:
                 await self._store.put_states(states)
@@ -418,17 +571,6 @@ class Manager:
                 }
                 for name, app in self._catalog.apps.items()
             ],
-            "pools": [
-                {
-                    "name": name,
-                    "hosts": sum(
-                        k.pool == name and k.status is HostStatus.LIVE for k in self._hosts.values()
-                    ),
-                    "wanted": pool.spec.hosts,
-                    "slots": sum(slot is not None for slot in pool.slots),
-                    "last_error": pool.last_error,
-                }
-                for name, pool in self._placements.pools.items()
-            ],
+            "pools": self.pool_admin.list(),
             "hosts": [keeper.describe() for keeper in self._hosts.values()],
         }

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
+
+from pydantic import ValidationError
 
 from agentray.agent import Agent, AgentOptions
 from agentray.app import App, load_app
-from agentray.errors import ConfigurationError, UnknownAgent
+from agentray.errors import ConfigurationError, PoolPending, UnknownAgent
 from agentray.handle import DEFAULT_TIMEOUT_S, Handle
 from agentray.ids import AgentId, check_key, check_type_name, new_id
 from agentray.launching import LAUNCH_TIMEOUT_S, AgentRecord, Launch, Lifetime
+from agentray.pool import Pool, PoolSettings
 from agentray.protocol.codec import encode
 from agentray.protocol.envelope import Kind
 from agentray.protocol.launching import AgentStatus, ShutdownOrder
@@ -24,11 +28,15 @@ from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.driver_leases import LEASE_S
 from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
 from agentray.runtime.packing import pack_app
+from agentray.runtime.pool_packing import pack_pool
 from agentray.runtime.state_client import StateClient
 from agentray.runtime.watcher import ManagerPort
 from agentray.store.base import LaunchedQuery, NewRun
 
 A = TypeVar("A", bound=Agent)
+
+_PLACED_S = 30.0
+"""How long one question whether there is room stays open."""
 
 
 class ManagerClient:
@@ -50,13 +58,15 @@ class ManagerClient:
 
     # Apps
 
-    async def deploy(self, app: App | str) -> str:
+    async def deploy(self, app: App | str, *, pending_timeout: float | None = 30.0) -> str:
         """Deploy an app, and return when its agents can be called.
 
         Args:
             app: the app, or its import string `module:attribute`. Deployed before with the same
                 source code, nothing happens; with other code, its hosts are replaced one by one
                 while the old ones go on.
+            pending_timeout: seconds to wait while the cluster has no room for its hosts; None: as
+                long as it takes.
 
         Returns:
             `added`, `replaced`, `started` (it was stopped) or `unchanged`.
@@ -64,11 +74,32 @@ class ManagerClient:
         Raises:
             ConfigurationError: the app is wrong, clashes with another, or cannot be imported there.
             StartFailed: hosts with its code do not come up; what ran before goes on.
+            PoolPending: there was no room in time. It is deployed nevertheless, and its agents can
+                be called as soon as there is room; `stop` gives it up.
         """
         spec = pack_app(load_app(app), app) if isinstance(app, str) else pack_app(app)
         done, snapshot = await self._manager.call("deploy", spec)
         self._channel.update(snapshot)
+        await self._until_placed(spec.name, pending_timeout)
         return done
+
+    async def _until_placed(self, app: str, timeout: float | None) -> None:
+        """Wait until there is room for an app's hosts.
+
+        Raises:
+            PoolPending: there was none in time.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        while True:
+            left = _PLACED_S if deadline is None else max(0.0, deadline - loop.time())
+            pending, snapshot = await self._manager.call("until_placed", app, min(left, _PLACED_S))
+            self._channel.update(snapshot)
+            if not pending:
+                return
+            if deadline is not None and loop.time() >= deadline:
+                pool, reason = next(iter(pending.items()))
+                raise PoolPending(f"the app {app!r}", pool, reason)
 
     async def stop(self, app_name: str) -> None:
         """Stop an app: its agents take no messages from outside until it is deployed again.
@@ -77,6 +108,70 @@ class ManagerClient:
             ConfigurationError: there is no app of this name.
         """
         self._channel.update(await self._manager.call("stop_app", app_name))
+
+    # Pools
+
+    async def add_pool(self, pool: Pool | str, **settings: Unpack[PoolSettings]) -> dict[str, Any]:
+        """Add a pool, or change one that is there.
+
+        What is said here takes precedence over what apps declare. With another number of hosts, the
+        pool is resized; with other resources or another `runtime_env`, its hosts are replaced one
+        by one while the old ones go on.
+
+        Args:
+            pool: the pool, or its name together with `settings`.
+            settings: of `Pool`.
+
+        Returns:
+            It as in `pools`, when its hosts are up, or pending because the cluster has no room for
+            them: then they start as soon as there is.
+
+        Raises:
+            ConfigurationError: a setting is wrong.
+            StartFailed: its hosts do not come up; nothing has changed.
+        """
+        if isinstance(pool, str):
+            try:
+                pool = Pool(pool, **settings)
+            except ValidationError as error:
+                raise ConfigurationError(f"The pool {pool!r}: {error}") from error
+        elif settings:
+            raise ConfigurationError("Give add_pool a Pool, or a name and settings, not both.")
+        added, snapshot = await self._manager.call("add_pool", pack_pool(pool))
+        self._channel.update(snapshot)
+        return added
+
+    async def set_default_pool(self, name: str) -> None:
+        """Let agents whose type names no pool live in this one; those that run move there.
+
+        Raises:
+            ConfigurationError: there is no such pool, or its hosts cannot import the agents.
+            PoolPending, StartFailed: it has no hosts; nothing has changed.
+        """
+        self._channel.update(await self._manager.call("set_default_pool", name))
+
+    async def remove_pool(self, name: str, *, successor: str | None = None) -> None:
+        """Remove a pool: its agents finish what they do, and its hosts stop.
+
+        Args:
+            name: of the pool.
+            successor: the pool that takes over its agents.
+
+        Raises:
+            ConfigurationError: there is no such pool; or agents of running apps live there, and no
+                successor is given.
+            PoolPending, StartFailed: the successor has no hosts; nothing has changed.
+        """
+        self._channel.update(await self._manager.call("remove_pool", name, successor or ""))
+
+    async def pools(self) -> list[dict[str, Any]]:
+        """Return the pools.
+
+        Each with `name`, `status` (live, starting, pending, failing, idle), `hosts` that live,
+        `wanted`, `min_hosts`, `max_hosts`, `load` (messages under way), `resources` per host,
+        `default`, `agents` (types that live there), `pending` (why) and `last_error`.
+        """
+        return await self._manager.call("pools")
 
     # Agents
 
@@ -201,7 +296,9 @@ class ManagerClient:
         for launch in launches:
             cls = launch.cls
             if cls is not None and launch.id.type not in self._channel.snapshot.types:
-                await self.deploy(App(launch.id.type, [cls]))
+                pool = cls.agent_type.options.pool
+                shared = () if pool == "default" else (pool,)
+                await self.deploy(App(launch.id.type, [cls], pools=shared))
 
     async def get_handle(self, agent: AnyAgent) -> Handle[Any]:
         """Return the handle of an agent that was registered or launched.

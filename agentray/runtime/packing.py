@@ -12,6 +12,7 @@ from agentray.agent import Agent, Factory
 from agentray.app import App
 from agentray.protocol.codec import encode
 from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
+from agentray.runtime.pool_packing import pack_pool
 
 
 def pack_app(app: App, import_string: str = "") -> AppSpec:
@@ -25,15 +26,17 @@ def pack_app(app: App, import_string: str = "") -> AppSpec:
         import_string: module:attribute that it came from, if it did.
 
     Raises:
-        PayloadError: something in the classes of a script cannot be serialised.
+        PayloadError: something in the classes of a script cannot be serialised, or the directories
+            of a pool are too large.
     """
     types = app.types.values()
+    pools = tuple(pack_pool(pool) for pool in app.pools)
     return AppSpec(
         name=app.name,
         app=encode(app, f"app {app.name}"),
         import_string=import_string,
         python_path=_python_path([t.cls for t in types]),
-        digest=_digest(app),
+        digest=_digest(app, pools),
         types=tuple(
             TypeSpec(
                 t.name,
@@ -47,9 +50,7 @@ def pack_app(app: App, import_string: str = "") -> AppSpec:
         ),
         subscriptions=tuple((s.event_type, s.agent_type, s.key) for s in app.subscriptions),
         entry=app.entry,
-        pools=tuple(
-            PoolSpec(pool.name, pool.hosts, pool.num_cpus, pool.num_gpus) for pool in app.pools
-        ),
+        pools=pools,
     )
 
 
@@ -67,13 +68,13 @@ def _python_path(classes: list[type[Agent]]) -> tuple[str, ...]:
     return tuple(path for path in found if os.sep in path)
 
 
-def _digest(app: App) -> str:
+def _digest(app: App, pools: tuple[PoolSpec, ...]) -> str:
     """Return a hash of the code that the app consists of.
 
     Of the sources, because pickled classes differ from one process to the next. What the modules
     import in turn is not looked at.
     """
-    digest = hashlib.sha256(repr((app.name, app.entry, app.pools, sorted(app.types))).encode())
+    digest = hashlib.sha256(repr((app.name, app.entry, pools, sorted(app.types))).encode())
     for agent_type in app.types.values():
         digest.update(_source(agent_type.cls))
         if agent_type.factory is not None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentray.core.reconcile import HostStatus, MoveSlots, PoolFact
+from agentray.core.room import Shortage
+from agentray.core.scaling import Limits, Scale, next_scale
 from agentray.core.supervision import Backoff
 from agentray.errors import StoreUnavailable
 from agentray.ids import SLOTS
@@ -19,13 +21,11 @@ from agentray.runtime.catalog import Catalog
 from agentray.runtime.host_keeper import HostKeeper
 from agentray.runtime.ports import HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
+from agentray.runtime.seats import Seats, is_seat
 from agentray.runtime.tasks import TaskSet
 from agentray.store.base import SlotLease, Store
 
 logger = logging.getLogger(__name__)
-
-RELEASE_GRACE_S = 10.0
-"""How long agents of a slot that moves may take to finish what they do."""
 
 _STORE_RETRY_S = 0.5
 
@@ -37,22 +37,37 @@ class PoolState:
     Attributes:
         spec: as it was declared.
         generation: of the code that its hosts shall run.
+        newest: the last generation that was given out.
+        scale: how many hosts it shall have.
         slots: holder of each slot.
         epochs: of each slot's lease.
         backoff: of hosts that fail to start.
         moving: a planned move is under way.
-        not_before: no host is started earlier, by the monotonic clock: the last ones failed.
+        not_before: no host is started earlier, by the event loop's clock: the last ones failed.
         last_error: why the last one failed; "" when it did not.
     """
 
     spec: PoolSpec
+    scale: Scale
     generation: int = 0
+    newest: int = 0
     slots: list[str | None] = field(default_factory=lambda: [None] * SLOTS)
     epochs: list[int] = field(default_factory=lambda: [0] * SLOTS)
     backoff: Backoff = field(default_factory=lambda: Backoff(None, 60.0, 0.2, 10.0))
     moving: bool = False
     not_before: float = 0.0
     last_error: str = ""
+
+    def replace_hosts(self) -> None:
+        """Let hosts that were started until now be replaced by new ones."""
+        self.newest += 1
+        self.generation = self.newest
+        self.last_error = ""
+
+    def adjust(self, load: float, now: float) -> None:
+        """Let it have as many hosts as its load needs."""
+        limits = Limits(self.spec.hosts, self.spec.most, self.spec.load_per_host)
+        self.scale = next_scale(self.scale, limits, load, now)
 
 
 class Placements:
@@ -62,6 +77,7 @@ class Placements:
         self,
         store: Store,
         catalog: Catalog,
+        seats: Seats,
         hosts: Mapping[str, HostKeeper],
         redriver: Redriver,
         tasks: TaskSet,
@@ -73,6 +89,7 @@ class Placements:
         Args:
             store: keeps the leases.
             catalog: of the apps.
+            seats: of the isolated agents.
             hosts: the manager's hosts by id, as they come and go.
             redriver: looks after the runs of slots that have moved.
             tasks: the manager's; planned moves are among them.
@@ -80,6 +97,7 @@ class Placements:
         """
         self.pools: dict[str, PoolState] = {}
         self.snapshot = Snapshot()
+        self.seats = seats
         self._store = store
         self._catalog = catalog
         self._hosts = hosts
@@ -101,22 +119,111 @@ class Placements:
         """Let the pools be those that are declared."""
         wanted = self._catalog.pools()
         for name, spec in wanted.items():
-            self.pools.setdefault(name, PoolState(spec)).spec = spec
+            pool = self.pools.setdefault(name, PoolState(spec, Scale(spec.hosts)))
+            if not pool.spec.same_host(spec):
+                pool.replace_hosts()
+            pool.spec = spec
         for name in [name for name in self.pools if name not in wanted]:
             del self.pools[name]
 
     def facts(self) -> list[PoolFact]:
         """Return the pools as `reconcile` wants them."""
         return [
-            PoolFact(name, pool.spec.hosts, pool.generation, tuple(pool.slots))
+            PoolFact(name, self.wanted(name), pool.generation, tuple(pool.slots))
             for name, pool in self.pools.items()
         ]
+
+    # How large pools are
+
+    def wanted(self, name: str) -> int:
+        """Return how many hosts a pool shall have now."""
+        if self.pools[name].spec.isolated or (self._catalog.dormant(name) and not self.live(name)):
+            return 0
+        return self.pools[name].scale.wanted
+
+    def live(self, name: str) -> list[HostKeeper]:
+        """Return the live hosts of a pool."""
+        return [
+            keeper
+            for keeper in self._hosts.values()
+            if keeper.pool == name and keeper.status is HostStatus.LIVE
+        ]
+
+    def has_hosts_or_trouble(self, name: str) -> bool:
+        """Whether a pool has a live host, or a reason why it has none."""
+        pool = self.pools.get(name)
+        if pool is None or pool.spec.isolated or self.live(name):
+            return True
+        return bool(pool.last_error) or self.shortage(name) is not None
+
+    def load_of(self, name: str) -> float:
+        """Return the messages under way and waiting at a pool's hosts, as they last told."""
+        return sum(keeper.info.get("load", 0) for keeper in self.live(name))
+
+    def free_seats(self) -> None:
+        """Take back the seats whose agents have left memory; their hosts stop."""
+        now = asyncio.get_running_loop().time()
+        for seat in [name for name in self.pools if is_seat(name)]:
+            live = self.live(seat)
+            empty = bool(live) and not any(
+                keeper.info.get("agents") or keeper.info.get("load") for keeper in live
+            )
+            if self.seats.quiet(seat, now, empty=empty):
+                self.seats.free(seat)
+
+    def resume_scales(self) -> None:
+        """Begin with as many hosts as there are: a new manager must not shrink a busy pool."""
+        for name, pool in self.pools.items():
+            there = len(self.live(name))
+            pool.scale = Scale(min(max(there, pool.spec.hosts), pool.spec.most))
+
+    def adjust(self) -> None:
+        """Let each pool have as many hosts as its load needs."""
+        now = asyncio.get_running_loop().time()
+        for name, pool in self.pools.items():
+            before = pool.scale.wanted
+            pool.adjust(self.load_of(name), now)
+            if pool.scale.wanted != before:
+                logger.info(
+                    "pool %s: %d hosts wanted instead of %d",
+                    name,
+                    pool.scale.wanted,
+                    before,
+                    extra={"action": "pool_scaled", "pool": name},
+                )
+
+    # Waiting for room
+
+    def shortage(self, name: str) -> Shortage | None:
+        """Return what the hosts of a pool that are being started wait for."""
+        return next(
+            (
+                keeper.shortage
+                for keeper in self._hosts.values()
+                if keeper.pool == name and keeper.shortage is not None
+            ),
+            None,
+        )
+
+    def _pending(self, name: str) -> str:
+        shortage = self.shortage(name)
+        return "" if shortage is None or self.live(name) else shortage.reason
+
+    async def announce_pending(self) -> None:
+        """Let everybody know when a pool without a host begins or ceases to wait for room."""
+        known = {name: pool.pending for name, pool in self.snapshot.pools.items()}
+        if known != {name: self._pending(name) for name in self.pools}:
+            await self.announce(set())
+        else:
+            self.wake()
 
     def leased(self, name: str) -> bool:
         """Whether every slot of a pool is leased by a live host with the newest code."""
         pool = self.pools.get(name)
         if pool is None:
             return False
+        if pool.spec.isolated:
+            return True  # its hosts come with the agents that need them
         fresh = {
             keeper.ref.id
             for keeper in self._hosts.values()
@@ -132,8 +239,8 @@ class Placements:
         urgent = {slot: host for slot, host in move.to.items() if slot not in planned}
         if urgent:
             await self._assign(move.pool, urgent)
-        pool = self.pools[move.pool]
-        if planned and not pool.moving:
+        pool = self.pools.get(move.pool)
+        if planned and pool is not None and not pool.moving:
             pool.moving = True
             self._tasks.spawn(self._move_planned(move, pool), name=f"move slots of {move.pool}")
 
@@ -142,11 +249,13 @@ class Placements:
         try:
             await asyncio.gather(
                 *(
-                    self._hosts[host].release(move.pool, slots, RELEASE_GRACE_S)
+                    self._hosts[host].release(move.pool, slots, pool.spec.grace_s)
                     for host, slots in move.release.items()
                     if host in self._hosts
                 )
             )
+            if self.pools.get(move.pool) is not pool:
+                return  # the pool was removed
             # Meanwhile a host may have died and its slots may have gone elsewhere.
             still = {
                 slot: move.to[slot]
@@ -161,6 +270,25 @@ class Placements:
 
     def _is_live(self, host: str) -> bool:
         return host in self._hosts and self._hosts[host].status is HostStatus.LIVE
+
+    async def drain(self, name: str) -> None:
+        """Let the agents of a pool finish what they do and leave memory."""
+        pool = self.pools[name]
+        held: dict[str, list[int]] = {}
+        for slot, host in enumerate(pool.slots):
+            if host is not None and host in self._hosts:
+                held.setdefault(host, []).append(slot)
+        await asyncio.gather(
+            *(self._hosts[h].release(name, slots, pool.spec.grace_s) for h, slots in held.items())
+        )
+
+    async def fence(self, name: str) -> None:
+        """Lease a pool's slots to nobody: no host can commit anything for it any more."""
+        pool = self.pools[name]
+        leases = [SlotLease(name, slot, None, 0) for slot in range(SLOTS)]
+        for lease in await until_stored(lambda: self._store.assign_slots(leases)):
+            pool.slots[lease.slot] = None
+            pool.epochs[lease.slot] = lease.epoch
 
     async def _assign(self, pool_name: str, to: Mapping[int, str]) -> None:
         pool = self.pools[pool_name]
@@ -231,10 +359,14 @@ class Placements:
         return Snapshot(
             version=version,
             types=self._catalog.types(),
-            pools={name: PoolView(name, tuple(pool.slots)) for name, pool in self.pools.items()},
+            pools={
+                name: PoolView(name, tuple(pool.slots), self._pending(name))
+                for name, pool in self.pools.items()
+            },
             hosts={keeper.ref.id: keeper.ref for keeper in self._reachable()},
             subscriptions=self._catalog.subscriptions(),
             entries=self._catalog.entries(),
+            seats=self.seats.by_agent(),
         )
 
     async def _update(self, keeper: HostKeeper, snapshot: Snapshot) -> None:

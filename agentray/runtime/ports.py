@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from agentray.core.room import Shortage
 from agentray.errors import AgentrayError
 from agentray.ids import AgentId
+from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.envelope import Packet
 from agentray.protocol.runs import Run, RunEvent
 from agentray.protocol.snapshot import HostRef, Snapshot
@@ -92,12 +94,33 @@ class Connector(Protocol):
         """Return the port of a host; a host that does not exist fails at its first call."""
         ...
 
+    async def seat(self, agent: AgentId) -> Snapshot:
+        """Have a host started for an isolated agent; return the snapshot that tells where.
+
+        Raises:
+            Overloaded: as many agents as its pool is for have one.
+            ManagerUnavailable: the manager does not answer just now.
+        """
+        ...
+
 
 class HostFactory(Protocol):
     """Makes and ends hosts; the manager's hands."""
 
-    def create(self, host: HostRef, *, num_cpus: float, num_gpus: float) -> HostControl:
-        """Begin to start a host; it is there when its `start` has answered."""
+    async def create(self, host: HostRef, pool: PoolSpec) -> HostControl:
+        """Begin to start a host; it is there when its `start` has answered.
+
+        Raises:
+            ConfigurationError: what the pool asks for cannot be meant.
+        """
+        ...
+
+    async def shortage(self, host: HostRef, pool: PoolSpec) -> Shortage | None:
+        """Return what a host that was created waits for; None: it has all that it needs.
+
+        Raises:
+            HostUnreachable: nobody can tell just now.
+        """
         ...
 
     async def adopt(self, host: HostRef) -> HostControl | None:

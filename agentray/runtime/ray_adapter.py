@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,16 +21,26 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.runtime_env.packaging import package_exists, upload_package_to_gcs
 from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.exceptions import (
+    ActorUnavailableError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
+from ray.runtime_env import RuntimeEnv
 
 from agentray import logs
 from agentray.config import MAX_STATE_BYTES
 from agentray.context import bind_process
-from agentray.errors import ClusterNotRunning, StoreUnavailable
+from agentray.core.room import Machine, Shortage, shortage_of
+from agentray.errors import ClusterNotRunning, ConfigurationError, StoreUnavailable
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, encode
-from agentray.protocol.deployment import AppSpec
+from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.envelope import Packet
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.channel import Channel
@@ -37,6 +48,7 @@ from agentray.runtime.host import Host
 from agentray.runtime.local_cluster import is_loopback
 from agentray.runtime.machine_socket import SocketPort, SocketServer, nbytes
 from agentray.runtime.manager import Manager
+from agentray.runtime.pool_packing import PACKAGE
 from agentray.runtime.ports import HostControl, HostGone, HostUnreachable, ManagerUnavailable
 from agentray.runtime.redrive import Redriver
 from agentray.store.base import LaunchedAgent, LaunchedQuery, StateWrite
@@ -177,7 +189,7 @@ class RayHost:
         except RayTaskError as error:
             # Raised inside the host: it arrives as itself.
             raise error.cause from error
-        except RayActorError as error:
+        except (RayActorError, RuntimeEnvSetupError) as error:
             raise HostGone(_reason(error)) from error
         except ValueError as error:
             raise HostGone(f"there is no actor {self._ref.actor_name}") from error
@@ -244,7 +256,7 @@ class RayHost:
         await self._call("stop", grace_s)
 
 
-def _reason(error: RayActorError) -> str:
+def _reason(error: RayError) -> str:
     """Return why an actor ended, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [
@@ -260,24 +272,59 @@ class RayConnector:
         """Return the port of a host; see `ports.Connector`."""
         return RayHost(host)
 
+    async def seat(self, agent: AgentId) -> Snapshot:
+        """Have a host started for an isolated agent; see `ports.Connector`."""
+        try:
+            manager = await asyncio.to_thread(RayManager.find)
+        except ClusterNotRunning as error:
+            raise ManagerUnavailable(str(error)) from error
+        return await manager.call("seat", agent)
+
 
 class RayHostFactory:
     """Makes and ends host actors."""
 
-    def create(self, host: HostRef, *, num_cpus: float, num_gpus: float) -> HostControl:
+    async def create(self, host: HostRef, pool: PoolSpec) -> HostControl:
         """Begin to start a host; see `ports.HostFactory`."""
         actor = ray.remote(HostActor).options(
             name=host.actor_name,
             namespace=NAMESPACE,
             lifetime="detached",  # it outlives the manager, which adopts it when it comes back
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus,
+            memory=pool.memory or None,
+            resources=dict(pool.resources),
+            runtime_env=await asyncio.to_thread(_prepare, pool),
+            scheduling_strategy="SPREAD" if pool.placement == "spread" else "DEFAULT",
             max_restarts=0,  # the manager starts a new one; a restarted one would have no leases
             max_concurrency=_MAX_CONCURRENCY,
             # A call carries hundreds of messages; Ray's record of it would tell nothing of them.
             enable_task_events=False,
         )
         return RayHost(host, actor.remote(host.id))
+
+    async def shortage(self, host: HostRef, pool: PoolSpec) -> Shortage | None:
+        """Return what a host waits for; see `ports.HostFactory`.
+
+        Ray lists what it cannot place, without saying for whom; hosts with an equal demand wait for
+        the same anyway.
+        """
+        del host
+        if not pool.demand:
+            return None
+        try:
+            status = await asyncio.to_thread(get_cluster_status, cluster_address())
+        except RayError as error:
+            raise HostUnreachable(f"Ray does not tell what it cannot place: {error}") from error
+        waiting = [
+            bundle.bundle
+            for demand in status.resource_demands.ray_task_actor_demand
+            for bundle in demand.bundles_by_count
+        ]
+        if not any(_same(bundle, pool.demand) for bundle in waiting):
+            return None
+        nodes = [*status.active_nodes, *status.idle_nodes]
+        return shortage_of(pool.demand, [_machine(node) for node in nodes])
 
     async def adopt(self, host: HostRef) -> HostControl | None:
         """Return a host that was started before; see `ports.HostFactory`."""
@@ -293,6 +340,51 @@ class RayHostFactory:
             ray.kill(ray.get_actor(host.actor_name, NAMESPACE))
         except ValueError:
             logger.debug("%s is gone already", host.id)
+
+
+def _same(bundle: Mapping[str, float], demand: Mapping[str, float]) -> bool:
+    names = {name for name in bundle if not name.startswith(("node:", "bundle_group"))}
+    return names == set(demand) and all(
+        math.isclose(bundle[name], demand[name], rel_tol=1e-3) for name in names
+    )
+
+
+def _machine(node: Any) -> Machine:
+    usage = node.resource_usage.usage
+    total = {resource.resource_name: resource.total for resource in usage}
+    return Machine(total, {r.resource_name: r.total - r.used for r in usage})
+
+
+def _prepare(pool: PoolSpec) -> dict[str, Any]:
+    """Return the runtime_env of a pool for Ray, with its packages where Ray finds them.
+
+    Ray forgets packages that no process uses, and all of them when the cluster is started anew: so
+    they are looked for, and uploaded again, before each start.
+
+    Raises:
+        ConfigurationError: Ray refuses it.
+    """
+
+    def place(where: str) -> str:
+        if not where.startswith(PACKAGE):
+            return where
+        name = where.removeprefix(PACKAGE)
+        uri = f"gcs://{name if name.endswith('.whl') else f'_ray_pkg_{name}'}"
+        if not package_exists(uri):
+            upload_package_to_gcs(uri, pool.packages[name])
+        return uri
+
+    env = dict(pool.runtime_env)
+    try:
+        if "working_dir" in env:
+            env["working_dir"] = place(env["working_dir"])
+        if "py_modules" in env:
+            env["py_modules"] = [place(module) for module in env["py_modules"]]
+        return RuntimeEnv(**env).to_dict()
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        raise ConfigurationError(
+            f"The runtime_env of the pool {pool.name!r} cannot be used: {error}"
+        ) from error
 
 
 # The manager
@@ -338,6 +430,14 @@ class ManagerActor:
         """See `Manager.deploy`."""
         return await (await self._running()).deploy(spec)
 
+    async def until_placed(self, app: str, wait_s: float) -> tuple[dict[str, str], Snapshot]:
+        """See `Manager.until_placed`."""
+        return await (await self._running()).until_placed(app, wait_s)
+
+    async def seat(self, agent: AgentId) -> Snapshot:
+        """See `Manager.seat`."""
+        return await (await self._running()).seat(agent)
+
     async def stop_app(self, name: str) -> Snapshot:
         """See `Manager.stop_app`."""
         return await (await self._running()).stop_app(name)
@@ -353,6 +453,22 @@ class ManagerActor:
     async def import_states(self, states: Sequence[StateWrite]) -> None:
         """See `Manager.import_states`."""
         await (await self._running()).import_states(states)
+
+    async def add_pool(self, spec: PoolSpec) -> tuple[dict[str, Any], Snapshot]:
+        """See `Manager.add_pool`."""
+        return await (await self._running()).add_pool(spec)
+
+    async def set_default_pool(self, name: str) -> Snapshot:
+        """See `Manager.set_default_pool`."""
+        return await (await self._running()).set_default_pool(name)
+
+    async def remove_pool(self, name: str, successor: str) -> Snapshot:
+        """See `Manager.remove_pool`."""
+        return await (await self._running()).remove_pool(name, successor)
+
+    async def pools(self) -> list[dict[str, Any]]:
+        """See `Manager.pools`."""
+        return (await self._running()).pools()
 
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """See `Manager.agents`."""

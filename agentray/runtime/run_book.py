@@ -43,6 +43,7 @@ class RunBook:
         commits: GroupCommit[Effects, CommitOutcome],
         *,
         epoch: Callable[[str, int], int],
+        pool_of: Callable[[AgentId], str | None],
         deliver: Callable[[Turn], None],
         lives_on: Callable[[AgentId], str | None],
     ) -> None:
@@ -53,6 +54,7 @@ class RunBook:
             store: where runs are kept.
             commits: the host's commits, which are gathered.
             epoch: returns the epoch of a slot; raises `Fenced` when the host does not lease it.
+            pool_of: returns the pool in which an agent lives now.
             deliver: hands a message to its agent on this host.
             lives_on: returns the host that leases an agent now.
         """
@@ -60,6 +62,7 @@ class RunBook:
         self._store = store
         self._commits = commits
         self.epoch = epoch
+        self.pool_of = pool_of
         self._deliver = deliver
         self._lives_on = lives_on
         self._tasks = TaskSet("runs")

@@ -96,7 +96,7 @@ class StateChanges:
             await self._host.commit_states(agent_id, [write])
             return
         host = self._host
-        pool, slot = host.types[agent_id.type].pool, slot_of(agent_id)
+        pool, slot = host.pool_of(agent_id) or "", slot_of(agent_id)
         lease = SlotLease(pool, slot, host.host_id, host.epoch(pool, slot))
         # A commit whose handler was cancelled may still be under way: it must not come after.
         await host.commits.submit(Effects(pool, slot, lease.epoch))

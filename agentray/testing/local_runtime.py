@@ -14,15 +14,19 @@ can be killed in the midst of its work, and the manager fails over as it does on
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 from agentray.config import MAX_STATE_BYTES
 from agentray.context import Context, bind_process
+from agentray.core.room import Machine, Shortage, shortage_of
 from agentray.events import Event
 from agentray.ids import AgentId
+from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.envelope import Packet
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.channel import Channel
@@ -103,8 +107,9 @@ class _LocalHost:
         return self._host
 
     async def start(self, setup: bytes) -> dict[str, Any]:
-        """Make the host."""
+        """Make the host, when there is room for it."""
         del setup
+        await self._until(self._runtime.network.until_placed(self._ref))
         self._host = _RecordingHost(self._ref, self._runtime)
         return {"node_id": "local", "pid": os.getpid()}
 
@@ -142,7 +147,7 @@ class _LocalHost:
 
     async def until_death(self) -> str:
         """See `ports.HostControl`."""
-        await self._dead
+        await asyncio.wait((self._dead,))  # who stops waiting must not end it
         raise HostGone("It was killed.")
 
     async def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
@@ -165,16 +170,29 @@ class _Network:
     def __init__(self, runtime: LocalRuntime) -> None:
         self._runtime = runtime
         self.hosts: dict[str, _LocalHost] = {}
+        self.room = _Room(runtime.resources)
 
     def connect(self, host: HostRef) -> HostControl:
         """See `ports.Connector`."""
         return self.hosts.get(host.id) or _gone(host, self._runtime)
 
-    def create(self, host: HostRef, *, num_cpus: float, num_gpus: float) -> HostControl:
+    async def seat(self, agent: AgentId) -> Snapshot:
+        """See `ports.Connector`."""
+        return await self._runtime.manager.seat(agent)
+
+    async def create(self, host: HostRef, pool: PoolSpec) -> HostControl:
         """See `ports.HostFactory`."""
-        del num_cpus, num_gpus  # one process has no resources to hand out
         made = self.hosts[host.id] = _LocalHost(host, self._runtime)
+        self.room.ask(host.id, pool.demand)
         return made
+
+    async def until_placed(self, host: HostRef) -> None:
+        """Wait until there is room for a host."""
+        await self.room.granted(host.id)
+
+    async def shortage(self, host: HostRef, pool: PoolSpec) -> Shortage | None:
+        """See `ports.HostFactory`."""
+        return self.room.shortage(host.id, pool.demand)
 
     async def adopt(self, host: HostRef) -> HostControl | None:
         """See `ports.HostFactory`."""
@@ -185,6 +203,55 @@ class _Network:
         """See `ports.HostFactory`."""
         if host.id in self.hosts:
             self.hosts[host.id].die()
+            self.room.give_back(host.id)
+
+
+class _Room:
+    """The resources of the one machine that this process pretends to be."""
+
+    def __init__(self, resources: Mapping[str, float] | None) -> None:
+        self._total = resources  # None: as much as anybody wants
+        self._demands: dict[str, Mapping[str, float]] = {}
+        self._placed: set[str] = set()
+        self._changed = asyncio.Event()
+
+    def provide(self, resources: Mapping[str, float]) -> None:
+        self._total = dict(resources)
+        self._place()
+
+    def ask(self, host_id: str, demand: Mapping[str, float]) -> None:
+        self._demands[host_id] = demand
+        self._place()
+
+    def give_back(self, host_id: str) -> None:
+        self._demands.pop(host_id, None)
+        self._placed.discard(host_id)
+        self._place()
+
+    async def granted(self, host_id: str) -> None:
+        while host_id not in self._placed:
+            await self._changed.wait()
+
+    def shortage(self, host_id: str, demand: Mapping[str, float]) -> Shortage | None:
+        if host_id in self._placed:
+            return None
+        return shortage_of(demand, [self._machine()])
+
+    def _place(self) -> None:
+        for host_id, demand in self._demands.items():  # in the order in which they asked
+            if host_id not in self._placed and shortage_of(demand, [self._machine()]) is None:
+                self._placed.add(host_id)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _machine(self) -> Machine:
+        if self._total is None:
+            plenty = dict.fromkeys((n for d in self._demands.values() for n in d), math.inf)
+            return Machine(plenty, plenty)
+        used: Counter[str] = Counter()
+        for host_id in self._placed:
+            used.update(self._demands[host_id])
+        return Machine(self._total, {name: a - used[name] for name, a in self._total.items()})
 
 
 def _gone(ref: HostRef, runtime: LocalRuntime) -> _LocalHost:
@@ -194,14 +261,14 @@ def _gone(ref: HostRef, runtime: LocalRuntime) -> _LocalHost:
 
 
 class _LocalManager:
-    """The manager as a port."""
+    """The manager as a port, whichever it is."""
 
-    def __init__(self, manager: Manager) -> None:
-        self._manager = manager
+    def __init__(self, runtime: LocalRuntime) -> None:
+        self._runtime = runtime
 
     async def call(self, method: str, *args: Any) -> Any:
         """See `watcher.ManagerPort`."""
-        result = getattr(self._manager, method)(*args)
+        result = getattr(self._runtime.manager, method)(*args)
         return await result if asyncio.iscoroutine(result) else result
 
 
@@ -224,6 +291,7 @@ class LocalRuntime:
         max_state_bytes: int = MAX_STATE_BYTES,
         threads: int | None = None,
         blocked_warning_s: float = 0.0,
+        resources: Mapping[str, float] | None = None,
     ) -> None:
         """Make one.
 
@@ -234,23 +302,27 @@ class LocalRuntime:
             threads: most threads for `run_sync`, per host; None: as on Ray.
             blocked_warning_s: a handler that blocks the event loop for longer is told, by each
                 host, for they share the loop; 0: none is. Not for virtual time.
+            resources: of the one machine that this process pretends to be, by Ray's names, such as
+                `{"CPU": 4, "GPU": 0}`: pools that want more are pending. None: as much as anybody
+                wants. What pools say of `runtime_env` and `placement` has no effect here.
         """
         self.max_state_bytes = max_state_bytes
         self.store: Store = store or MemoryStore()
         self.threads = threads
         self.blocked_warning_s = blocked_warning_s
         self.published: list[Event] = []
+        self.resources = resources
         self.network = _Network(self)
         self._wanted = hosts
 
     async def __aenter__(self) -> ManagerClient:
         await self.store.open()
-        self._manager = await self._start_manager()
+        self.manager = await self._start_manager()
         self._channel = Channel(self.network)
-        self._watcher = SnapshotWatcher(_LocalManager(self._manager), self._channel)
+        self._watcher = SnapshotWatcher(_LocalManager(self), self._channel)
         await self._watcher.start()
         bind_process(self._channel)
-        self._client = ManagerClient(_LocalManager(self._manager), self._channel)
+        self._client = ManagerClient(_LocalManager(self), self._channel)
         return self._client
 
     async def _start_manager(self) -> Manager:
@@ -274,7 +346,7 @@ class LocalRuntime:
         bind_process(None)
         await self._watcher.close()
         await self._channel.close()
-        await self._manager.stop(grace_s=1.0)
+        await self.manager.stop(grace_s=1.0)
         for host in self.network.hosts.values():
             await host.discard()
         await self.store.close()
@@ -295,10 +367,20 @@ class LocalRuntime:
         host = self._channel.snapshot.host_of(agent)
         return host.id if host else None
 
+    def provide(self, resources: Mapping[str, float]) -> None:
+        """Let the machine have other resources, as when machines join or leave a cluster."""
+        self.network.room.provide(resources)
+
+    async def restart_manager(self) -> None:
+        """Let the manager die and come back, as it does on Ray; the hosts go on meanwhile."""
+        await self.manager.abandon()
+        self.manager = await self._start_manager()
+
     async def kill_host(self, host_id: str) -> None:
         """Kill a host as `kill -9` would: what it was doing never answers."""
         host = self.network.hosts[host_id]
         host.die()
+        self.network.room.give_back(host_id)
         await host.discard()
 
     def cut_off(self, host_id: str, *, cut: bool = True) -> None:

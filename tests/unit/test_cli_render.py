@@ -205,6 +205,23 @@ class TestTrace:
         assert printed(results.trace("run_1", [])) == ["run_1", "└── nothing was traced"]
 
 
+def a_pool(**changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "status": "live",
+        "default": False,
+        "hosts": 1,
+        "wanted": 1,
+        "min_hosts": 1,
+        "max_hosts": 1,
+        "slots": 256,
+        "load": 3,
+        "resources": {},
+        "pending": "",
+        "last_error": "",
+    }
+    return row | changes
+
+
 def a_status(**changes: Any) -> ClusterStatus:
     manager: dict[str, Any] = {
         "apps": [
@@ -217,7 +234,17 @@ def a_status(**changes: Any) -> ClusterStatus:
             }
         ],
         "pools": [
-            {"name": "default", "hosts": 1, "wanted": 2, "slots": 256, "last_error": "no memory"}
+            a_pool(name="default", default=True, hosts=1, wanted=2, last_error="no memory"),
+            a_pool(
+                name="gpu",
+                status="pending",
+                hosts=0,
+                min_hosts=1,
+                max_hosts=4,
+                slots=0,
+                resources={"GPU": 1.0, "memory": 3 * 2**30},
+                pending="a host needs 1 GPU",
+            ),
         ],
         "hosts": [{"id": "host_1", "pool": "default", "status": "live", "pid": 77}],
     }
@@ -237,7 +264,11 @@ class TestStatus:
         assert lines[0] == "gateway  http://127.0.0.1:8000  ready"
         assert lines[1] == "runs     0 queued, 200+ running; of the latest: 98 succeeded"
         assert "text  running  reception, summariser  reception" in " ".join(lines)
-        assert "default  1 of 2  256           no memory" in lines
+        (default,) = [line for line in lines if line.startswith("default")]
+        assert default.split()[1:] == ["live", "1", "of", "2", "-", "3", "256", "no", "memory"]
+        (gpu,) = [line for line in lines if line.startswith("gpu")]
+        assert "pending" in gpu
+        assert "0 of 1 (1 to 4)" in " ".join(gpu.split())
         assert any(line.startswith("host_1  default  live    77       -") for line in lines)
 
     def test_a_gateway_that_is_away(self):

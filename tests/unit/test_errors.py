@@ -25,6 +25,7 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.HostDied: ("greeter/ada", "host-1", "killed by the system"),
     errors.Overloaded: ("greeter/ada", 2.5),
     errors.DeploymentStopped: ("greeter/ada", 3.0, "is starting"),
+    errors.PoolPending: ("greeter/ada", "gpu", "a host needs 1 GPU", 4.0),
     errors.AgentFailed: ("greeter/ada", "ValueError: no"),
     errors.AgentStopped: ("greeter/ada",),
     errors.RunFailed: ("run_1", "failed", "ValueError: no"),

@@ -252,6 +252,9 @@ APP = App("links", [Worker])
 class Nowhere:
     """Finds no other hosts: there is only one."""
 
+    async def seat(self, agent: AgentId) -> Snapshot:
+        raise AssertionError(f"{agent} is not isolated")
+
     def connect(self, host: HostRef) -> HostPort:
         raise AssertionError(f"Nobody should ask for {host.id}.")
 

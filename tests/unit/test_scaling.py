@@ -18,12 +18,12 @@ from agentray.core.scaling import (
     next_scale,
 )
 
-limits_strategy = st.builds(
-    lambda least, more, per_host: Limits(least, least + more, per_host),
-    st.integers(1, 4),
-    st.integers(0, 6),
-    st.floats(0.5, 64),
-)
+
+def limits_of(least: int, more: int, per_host: float) -> Limits:
+    return Limits(least, least + more, per_host)
+
+
+limits_strategy = st.builds(limits_of, st.integers(1, 4), st.integers(0, 6), st.floats(0.5, 64))
 loads = st.floats(0, 400)
 
 

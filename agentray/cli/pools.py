@@ -1,0 +1,128 @@
+"""Commands about pools: list, add, remove, set the default."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Literal
+
+import typer
+
+from agentray.cli import console
+from agentray.cli.command import Command, JsonOption, read_settings
+from agentray.errors import ConfigurationError
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The pool's name, see `pool list`.")]
+
+group = typer.Typer(
+    name="pool",
+    help="Pools: sets of equal hosts, with what Ray reserves for each of them.",
+    no_args_is_help=True,
+)
+
+
+@group.command("list", cls=Command)
+def list_(as_json: JsonOption = False) -> None:
+    """List the pools, with what those wait for that have too few hosts."""
+    settings = read_settings()
+    from agentray.cli import render
+    from agentray.runtime.connection import connect
+
+    async def ask() -> list[dict[str, Any]]:
+        async with connect(settings=settings) as manager:
+            return await manager.pools()
+
+    found = asyncio.run(ask())
+    if as_json:
+        console.write_json(found)
+    else:
+        console.out().print(render.pools(found))
+
+
+@group.command(cls=Command)
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
+    hosts: Annotated[
+        str, typer.Option(help="How many, as 3, or the least and the most, as 1-4.")
+    ] = "1",
+    num_cpus: Annotated[float, typer.Option(min=0, help="CPUs reserved per host.")] = 0.0,
+    num_gpus: Annotated[float, typer.Option(min=0, help="GPUs reserved per host.")] = 0.0,
+    memory: Annotated[int, typer.Option(min=0, help="Bytes reserved per host.")] = 0,
+    resource: Annotated[
+        list[str] | None,
+        typer.Option(help="Another resource reserved per host, as NAME=AMOUNT; may be repeated."),
+    ] = None,
+    spread: Annotated[
+        bool, typer.Option("--spread", help="Over as many machines as there are.")
+    ] = False,
+) -> None:
+    """Add a pool, or change one: resize it, or replace its hosts by others."""
+    settings = read_settings()
+    from agentray.cli import render
+    from agentray.runtime.connection import connect
+
+    count = _hosts(hosts)
+    resources = dict(_resource(text) for text in resource or ())
+    placement: Literal["pack", "spread"] = "spread" if spread else "pack"
+
+    async def ask() -> list[dict[str, Any]]:
+        async with connect(settings=settings) as manager:
+            await manager.add_pool(
+                name,
+                hosts=count,
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                memory=memory,
+                resources=resources,
+                placement=placement,
+            )
+            return [pool for pool in await manager.pools() if pool["name"] == name]
+
+    console.out().print(render.pools(asyncio.run(ask())))
+
+
+@group.command(cls=Command)
+def remove(
+    name: Name,
+    successor: Annotated[
+        str | None, typer.Option(help="The pool that takes over its agents.")
+    ] = None,
+) -> None:
+    """Remove a pool: its agents finish what they do, and its hosts stop."""
+    settings = read_settings()
+    from agentray.runtime.connection import connect
+
+    async def ask() -> None:
+        async with connect(settings=settings) as manager:
+            await manager.remove_pool(name, successor=successor)
+
+    asyncio.run(ask())
+    console.write(f"{name}: removed")
+
+
+@group.command(cls=Command)
+def default(name: Name) -> None:
+    """Let agents whose type names no pool live in this one."""
+    settings = read_settings()
+    from agentray.runtime.connection import connect
+
+    async def ask() -> None:
+        async with connect(settings=settings) as manager:
+            await manager.set_default_pool(name)
+
+    asyncio.run(ask())
+    console.write(f"{name}: is the default")
+
+
+def _hosts(text: str) -> int | tuple[int, int]:
+    least, dash, most = text.partition("-")
+    if not (least.isdigit() and (most.isdigit() if dash else not most)):
+        raise ConfigurationError(f"--hosts {text}: write a number, as 3, or two, as 1-4.")
+    return (int(least), int(most)) if dash else int(least)
+
+
+def _resource(text: str) -> tuple[str, float]:
+    name, _, amount = text.partition("=")
+    try:
+        return name, float(amount)
+    except ValueError:
+        raise ConfigurationError(f"--resource {text}: write NAME=AMOUNT, as licence=1.") from None
