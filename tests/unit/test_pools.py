@@ -264,6 +264,23 @@ async def test_pools_survive_a_restart_of_everything() -> None:
         assert big["agents"] == ["on_gpu", "plain"]
 
 
+async def test_a_manager_that_comes_back_goes_on_and_ends_starts_that_wait_for_room() -> None:
+    runtime = LocalRuntime(resources={"CPU": 1})
+    async with runtime as manager:
+        await manager.add_pool("gpu", hosts=1, num_gpus=1)
+        (waiting,) = [h["id"] for h in (await manager.status())["hosts"] if h["pool"] == "gpu"]
+        await manager.add_pool("grown", hosts=(1, 3))
+        before = hosts_in(runtime, await manager.status(), "grown")
+        await runtime.restart_manager()
+
+        async def waits_again() -> bool:
+            return (await pool(manager, "gpu"))["status"] == "pending"
+
+        await eventually_async(waits_again)
+        assert waiting not in runtime.hosts, "nobody would ever stop it"
+        assert hosts_in(runtime, await manager.status(), "grown") == before
+
+
 def test_a_spec_of_an_older_version_is_understood() -> None:
     spec = PoolSpec("gpu", 3, 0.5, 1.0)
     reduced = spec.__reduce_ex__(4)
