@@ -177,11 +177,22 @@ class Handle(Generic[A]):
         """Return how the agent is, without activating it.
 
         Returns:
-            `agent`, `type`, `host`, `status` (`not in memory`, `starting`, `idle`, `running` or
-            `failed`), `queued`, `last_error`; while it is in memory also `active_s` and `idle_s`,
-            the seconds since it was activated and last used.
+            `agent`, `type`, `host`, `status` (`starting`, `idle`, `running`, `stopping`,
+            `stopped`, `failed`, `registered`, or `not in memory`: a message would start it),
+            `queued`, `last_error`; while it is in memory also `active_s` and `idle_s`, the seconds
+            since it was activated and last used.
         """
         return await self.caller.inspect(self.id, "status", timeout=timeout)
+
+    async def stats(self, timeout: float = 5.0) -> dict[str, Any]:
+        """Return what the agent has counted since it came into memory.
+
+        Returns:
+            `queued` and `running` messages at present; `completed` and `failed` ones, `restarts`
+            by its loops' and timers' errors, `missed_ticks`, and the `last_error` as text. All
+            zero for an agent that is not in memory.
+        """
+        return await self.caller.inspect(self.id, "stats", timeout=timeout)
 
     async def describe(self, timeout: float = 5.0) -> dict[str, Any]:
         """Return what the agent can do: its actions with JSON schemas and docstrings.

@@ -12,6 +12,7 @@ from agentray.protocol.codec import decode, encode, encode_error
 from agentray.protocol.envelope import Kind, ReplyKind, RunMode
 from agentray.protocol.runs import Run
 from agentray.runtime.active_run import ActiveRun
+from agentray.runtime.incarnation import NO_COUNTERS
 from agentray.runtime.state_changes import StateChanges
 from agentray.runtime.turn import Turn
 from agentray.schema import describe_agent_type
@@ -31,6 +32,7 @@ class Control:
             Kind.ADMIT: self._admit,
             Kind.JOIN: self._join,
             Kind.WATCH: self._watch,
+            Kind.INSPECT: self._inspect,
             Kind.LAUNCH: host.launching.handle,
             Kind.STATE: StateChanges(host).handle,
         }
@@ -40,8 +42,6 @@ class Control:
         envelope = turn.envelope
         if envelope.kind == Kind.PING:
             turn.reply(ReplyKind.VALUE)
-        elif envelope.kind == Kind.INSPECT:
-            self._inspect(turn)
         elif envelope.kind == Kind.PROGRESS:
             run_id, kind, data = decode(envelope.payload)
             active = self._host.runs.get(run_id.partition("#")[0])  # of whichever attempt
@@ -122,10 +122,16 @@ class Control:
 
     # Agents
 
-    def _inspect(self, turn: Turn) -> None:
-        agent_id = turn.envelope.target
-        if turn.envelope.name == "describe":
-            told = describe_agent_type(self._host.types[agent_id.type].type)
-        else:
-            told = self._host.status_of(agent_id)
+    async def _inspect(self, turn: Turn) -> None:
+        host, agent_id = self._host, turn.envelope.target
+        agent = host.find(agent_id)
+        match turn.envelope.name:
+            case "describe":
+                told = describe_agent_type(host.types[agent_id.type].type)
+            case "stats":
+                told = NO_COUNTERS if agent is None else agent.counters()
+            case _:
+                told = host.status_of(agent_id)
+                if agent is None and (status := await host.launching.status_of(agent_id)):
+                    told["status"] = status
         turn.reply(ReplyKind.VALUE, encode(told))

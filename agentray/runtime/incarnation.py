@@ -35,6 +35,18 @@ _TURNS_BEFORE_YIELD = 32
 """Turns after which a busy agent lets others run: handlers that never wait would starve them."""
 
 
+NO_COUNTERS: dict[str, Any] = {
+    "queued": 0,
+    "running": 0,
+    "completed": 0,
+    "failed": 0,
+    "restarts": 0,
+    "missed_ticks": 0,
+    "last_error": None,
+}
+"""Of an agent that is not in memory; as `Incarnation.counters`."""
+
+
 class Incarnation:
     """An agent in memory. A few hundred bytes while it is idle."""
 

@@ -216,6 +216,18 @@ class Launching:
                     await self._keep(known)
         return known
 
+    async def status_of(self, agent_id: AgentId) -> str | None:
+        """Return `registered`, `stopped` or `failed` of an agent that is not in memory, if it is.
+
+        None: a message would start it.
+        """
+        if not await self._has_records(agent_id.type):
+            return None
+        known = await self._load(agent_id)
+        if known is None or known.status is AgentStatus.RUNNING:
+            return None
+        return known.status.value
+
     async def _has_records(self, type_name: str) -> bool:
         async with self._probes.setdefault(type_name, asyncio.Lock()):
             if type_name not in self._special and type_name not in self._plain:
