@@ -62,16 +62,22 @@ def _why_not(value: object) -> Exception | None:
     return None
 
 
-def decode(data: bytes | Large) -> Any:
-    """Read what `encode`, `encode_call` or `encode_result` made.
+PLAIN = frozenset({int, float, str, bool, type(None)})
+"""Types whose values cannot be changed: between agents of one process they travel as they are."""
+
+
+def decode(data: Any) -> Any:
+    """Read what `encode`, `encode_call` or `encode_result` made; a plain value is what it is.
 
     Raises:
         PayloadError: a class is missing here, or its own code failed.
     """
     try:
+        if type(data) is bytes:
+            return pickle.loads(data)  # noqa: S301 - cluster only
         if type(data) is Large:
             return pickle.loads(data.parts[0], buffers=data.parts[1:])  # noqa: S301
-        return pickle.loads(cast("bytes", data))  # noqa: S301 - cluster only
+        return data
     except PayloadError:
         raise  # of a registered type: it says so itself
     except Exception as error:

@@ -94,6 +94,18 @@ class Envelope(NamedTuple):
         return AgentId(self.type, self.key)
 
 
+_FROM_OUTSIDE = Envelope(0, 0, "", "", "", None)[7:]
+
+
+def envelope_of(fields: tuple[Any, ...]) -> Envelope:
+    """Return an envelope of its fields, or of the first seven: the others have their defaults.
+
+    Past the constructor, which takes three times as long to say the same.
+    """
+    whole = fields + _FROM_OUTSIDE if len(fields) == 7 else fields
+    return tuple.__new__(Envelope, whole)  # pyright: ignore[reportUnknownMemberType]
+
+
 NO_MESSAGE = Envelope(0, Kind.TELL, "", "", "", None)
 """Stands for the message where an agent does something by itself."""
 
@@ -209,4 +221,4 @@ class Frame(NamedTuple):
 
     def envelopes(self) -> list[Envelope]:
         """Return the messages."""
-        return [Envelope(*fields) for fields in self.messages]
+        return [envelope_of(fields) for fields in self.messages]

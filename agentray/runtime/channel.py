@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from agentray import context as contexts
 from agentray.errors import (
@@ -25,8 +25,8 @@ from agentray.errors import (
 from agentray.events import Event
 from agentray.ids import AgentId
 from agentray.protocol.buffers import encode_call
-from agentray.protocol.codec import NO_ARGUMENTS, decode, encode
-from agentray.protocol.envelope import Kind, Reply, ReplyKind, RunMode
+from agentray.protocol.codec import NO_ARGUMENTS, PLAIN, decode, encode
+from agentray.protocol.envelope import Kind, Large, Reply, ReplyKind, RunMode
 from agentray.protocol.snapshot import HostRef, Snapshot, TypeView
 from agentray.runtime.deadlines import Deadlines
 from agentray.runtime.link import AnyLink, Link
@@ -136,13 +136,24 @@ class Channel:
 
         A cancelled call ends when its handler has, at most `CANCEL_GRACE_S` later.
         """
-        payload = encode_call(args, kwargs, action) if args or kwargs else NO_ARGUMENTS
+        if not args and not kwargs:
+            payload: Any = NO_ARGUMENTS
+        elif self._local is not None and not kwargs and self._stays_here(target, args):
+            payload = args
+        else:
+            payload = encode_call(args, kwargs, action)
         message = self._send(_CALL, target, action, payload, timeout)
         try:
             return decode(await message.future)
         except asyncio.CancelledError:
             await self._give_up(message)
             raise
+
+    def _stays_here(self, target: AgentId, args: tuple[Any, ...]) -> bool:
+        """Whether arguments may go to an agent of this process as they are."""
+        if self._routes.get(target) is not cast("Local", self._local).link:
+            return False
+        return all(type(arg) in PLAIN for arg in args)
 
     async def tell(
         self, target: AgentId, action: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -262,9 +273,9 @@ class Channel:
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
             self._routes[message.target] = link
-        if isinstance(message.payload, Event) and isinstance(link, Link):
+        if isinstance(message.payload, Event | tuple) and isinstance(link, Link):
             try:
-                message.payload = encode(message.payload, f"event {message.name}")
+                message.payload = _for_the_wire(message)
             except AgentrayError as error:
                 self._fail(message, error)
                 return
@@ -419,3 +430,10 @@ class Channel:
             self._fail(message, ChannelClosed())
         self._parked.clear()
         await self._tasks.close()
+
+
+def _for_the_wire(message: Message) -> bytes | Large:
+    """Serialise a payload that might have stayed in this process."""
+    if isinstance(message.payload, Event):
+        return encode(message.payload, f"event {message.name}")
+    return encode_call(message.payload, {}, message.name)

@@ -30,6 +30,7 @@ from agentray.ids import new_id
 from agentray.protocol.buffers import encode_result
 from agentray.protocol.codec import (
     NO_ARGUMENTS,
+    PLAIN,
     as_json,
     decode,
     encode_error,
@@ -125,15 +126,20 @@ async def _handle_call(
     if spec is None or spec.streams:
         raise _not_called(agent, name, spec)
     method = getattr(agent.agent, name)
-    if payload == NO_ARGUMENTS:
-        value: Any = method()
+    if type(payload) is tuple:
+        value: Any = method(*cast("tuple[Any, ...]", payload))  # from this very process
+    elif payload == NO_ARGUMENTS:
+        value = method()
     else:
         args, kwargs = decode(payload)
         value = method(*args, **kwargs)
     # The exact type first: the general test takes as long as a short handler.
     if type(value) is CoroutineType or inspect.isawaitable(value):
         value = cast("object", await value)
-    result = encode_result(value, name)
+    if turn.sink is agent.host.link and type(value) in PLAIN:
+        result = value  # to this very process
+    else:
+        result = encode_result(value, name)
     if agent.type.keeps_state:
         await agent.commit_state()
     if started is not None or context.scope is not None:

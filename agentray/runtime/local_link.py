@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from agentray.protocol.envelope import Envelope, Kind, Outcome, Reply, ReplyKind
+from agentray.protocol.envelope import Envelope, Kind, Outcome, Reply, ReplyKind, envelope_of
 from agentray.runtime.message import Message
 from agentray.runtime.turn import Turn
 
@@ -42,7 +42,7 @@ class LocalLink:
         message.sent = True
         self._open[message.id] = message
         now = self._host.now()
-        self._host.accept(Envelope(*message.envelope(now)), self, now)
+        self._host.accept(envelope_of(message.envelope(now)), self, now)
 
     def open_messages(self) -> Iterable[Message]:
         """Return what has been sent and not answered."""

@@ -28,6 +28,7 @@ class Origin(NamedTuple):
         sender: the agent that sends.
         chain: the agents whose turns wait.
         root: the agent that the run was given to.
+        trace_context: W3C traceparent of the sender.
     """
 
     correlation_id: str | None = None
@@ -35,6 +36,7 @@ class Origin(NamedTuple):
     sender: AgentId | None = None
     chain: tuple[AgentId, ...] = ()
     root: AgentId | None = None
+    trace_context: str | None = None
 
 
 OUTSIDE = Origin()

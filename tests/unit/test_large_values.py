@@ -95,6 +95,15 @@ async def test_a_large_value_that_cannot_travel_is_an_error_that_names_it(
         await manager.handle(Board, "b").add(np.zeros(MANY), (x for x in ()))
 
 
+async def test_plain_values_between_agents_of_one_process_arrive_as_they_are(
+    manager: ManagerClient,
+) -> None:
+    for key in map(str, range(8)):  # some pairs on one host, some not
+        for value in (0, 1.5, "text", "", True, None, b"", b"bytes", (1, 2), [3], {"a": 4}):
+            found = await manager.handle(Board, key).pass_on(f"other-{key}", value)
+            assert (type(found), found) == (type(value), value)
+
+
 def test_only_large_values_travel_beside_the_frame() -> None:
     small = encode_call((np.zeros(10), b"x" * 1000), {}, "work")
     assert isinstance(small, bytes)
