@@ -77,11 +77,11 @@ def decode(data: Any) -> Any:
             return pickle.loads(data)  # noqa: S301 - cluster only
         if type(data) is Large:
             return pickle.loads(data.parts[0], buffers=data.parts[1:])  # noqa: S301
-        return data
     except PayloadError:
         raise  # of a registered type: it says so itself
     except Exception as error:
         raise unreadable(error) from error
+    return data
 
 
 def unreadable(error: Exception) -> PayloadError:
