@@ -171,7 +171,7 @@ class BackgroundWork:
         await agent.stop()
         if self._of.get(agent.id) is known:  # else it is ended, by somebody else
             agent.forget()
-            await self._host.restart(agent, error, known.backoff)
+            await self._host.residents.restart(agent, error, known.backoff)
         known.restarting = False
 
 

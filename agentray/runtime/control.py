@@ -131,7 +131,7 @@ class Control:
             case "stats":
                 told = NO_COUNTERS if agent is None else agent.counters()
             case _:
-                told = host.status_of(agent_id)
+                told = host.residents.status_of(agent_id)
                 if agent is None and (status := await host.launching.status_of(agent_id)):
                     told["status"] = status
         turn.reply(ReplyKind.VALUE, encode(told))

@@ -75,7 +75,7 @@ async def handle(agent: Incarnation, turn: Turn) -> None:
             raise
     except Fenced:
         # Nothing was written: the agent lives elsewhere, the sender shall ask there.
-        agent.host.evict_fenced(agent)
+        agent.host.residents.let_go(agent)
         turn.reply(ReplyKind.MOVED)
     except BaseException as raised:  # noqa: BLE001 - an exit of user's code is not the host's
         error = raised

@@ -10,23 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from agentray.agent import AgentType
-from agentray.app import App
 from agentray.blocking import wait_for
 from agentray.config import MAX_STATE_BYTES
 from agentray.context import Context
-from agentray.core.supervision import Backoff
 from agentray.errors import (
     AgentFailed,
-    AgentrayError,
-    ConfigurationError,
     Fenced,
     PayloadError,
     UnknownAgentType,
@@ -34,11 +26,9 @@ from agentray.errors import (
 )
 from agentray.events import Event
 from agentray.ids import AgentId, slot_of
-from agentray.protocol.codec import decode
-from agentray.protocol.deployment import AppSpec
 from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, ReplyKind
 from agentray.protocol.snapshot import Snapshot
-from agentray.runtime.activation import Activator
+from agentray.runtime.app_code import AppCode
 from agentray.runtime.background import BackgroundWork
 from agentray.runtime.channel import Channel
 from agentray.runtime.control import Control
@@ -49,6 +39,7 @@ from agentray.runtime.local_link import LocalLink
 from agentray.runtime.outbox import COLLECT_S, GRACE_S, NOTHING, RUN_GRACE_S, Outbox
 from agentray.runtime.ports import Connector
 from agentray.runtime.publishing import Publisher
+from agentray.runtime.residents import Residents
 from agentray.runtime.run_book import RunBook
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.threads import Threads
@@ -72,14 +63,6 @@ _CANCEL = int(Kind.CANCEL)
 _SWEEP_S = 1.0
 _OUTBOX_IDLE_S = 600.0
 _READER_GONE_S = 3 * COLLECT_S
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """An agent type that this host can run."""
-
-    type: AgentType
-    app: str
 
 
 class Host:
@@ -124,15 +107,14 @@ class Host:
             lives_on=self._lives_on,
             pool_of=self.pool_of,
         )
-        self.types: dict[str, Loaded] = {}
-        self._apps: dict[str, bytes] = {}
-        self._broken: dict[str, str] = {}  # why an agent type's app cannot be imported here
+        self.code = AppCode()
+        self.types = self.code.types
         self._epochs: Mapping[tuple[str, int], int] = {}
         self._placed = Snapshot()  # the one of these leases: where agents live
-        self._agents: OrderedDict[AgentId, Incarnation] = OrderedDict()
         self._outboxes: dict[str, Outbox] = {}
         self.launching = Launching(self)
-        self._activator = Activator(self)
+        self.residents = Residents(self)
+        self._find = self.residents.getter
         self._publisher = Publisher(self)
         self._control = Control(self)
         self.loop = asyncio.get_running_loop()
@@ -164,30 +146,8 @@ class Host:
     # What the manager asks
 
     async def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
-        """Learn the code of apps.
-
-        Returns:
-            Why, by app, for those that cannot be imported here. The agents of such an app fail
-            with that reason; the others are none the worse.
-        """
-        failures: dict[str, str] = {}
-        for name, packed in apps.items():
-            if self._apps.get(name) == packed:
-                continue
-            spec: AppSpec = decode(packed)
-            for type_name, *_ in spec.types:
-                self._broken.pop(type_name, None)
-            try:
-                app = _read_app(spec)
-            except ConfigurationError as error:
-                failures[name] = str(error)
-                self._broken.update((type_name, str(error)) for type_name, *_ in spec.types)
-                logger.error("%s", error, extra={"action": "app_not_loaded", "app": name})  # noqa: TRY400
-                continue
-            for agent_type in app.types.values():
-                self.types[agent_type.name] = Loaded(agent_type, name)
-            self._apps[name] = packed
-        return failures
+        """Learn the code of apps; see `AppCode.load`."""
+        return self.code.load(apps)
 
     async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
         """Take the newest snapshot and leases; agents of lost slots leave at once.
@@ -200,8 +160,9 @@ class Host:
         if before != self._epochs:
             self.launching.leases_changed()
         same = {lease for lease, epoch in before.items() if epochs.get(lease) == epoch}
-        for agent_id in [a for a in self._agents if (self.pool_of(a), slot_of(a)) not in same]:
-            self._let_go(self._agents[agent_id])
+        for agent in self.residents:
+            if (self.pool_of(agent.id), slot_of(agent.id)) not in same:
+                self.residents.let_go(agent)
         self.channel.update(snapshot)
 
     async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
@@ -215,17 +176,17 @@ class Host:
         self.launching.leases_changed()
         leaving = [
             agent
-            for agent_id, agent in self._agents.items()
-            if slot_of(agent_id) in wanted and self.pool_of(agent_id) == pool
+            for agent in self.residents
+            if slot_of(agent.id) in wanted and self.pool_of(agent.id) == pool
         ]
-        await asyncio.gather(*(self._drain(agent, grace_s) for agent in leaving))
+        await asyncio.gather(*(self.residents.drain(agent, grace_s) for agent in leaving))
 
     def heartbeat(self) -> dict[str, Any]:
         """Return counters. That it answers at all shows that the event loop turns."""
         return {
             "host": self.host_id,
             "pid": os.getpid(),
-            "agents": len(self._agents),
+            "agents": len(self.residents),
             "runs": len(self.runs),
             "load": self._load(),
             "slots": len(self._epochs),
@@ -245,38 +206,11 @@ class Host:
         sinks: list[ReplySink] = [self.link, *self._outboxes.values()]
         return sum(turn.envelope.kind in _LOAD for sink in sinks for turn in sink.active.values())
 
-    def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
-        """Return agents in memory, the most recently used first."""
-        found: list[dict[str, Any]] = []
-        for agent_id in reversed(self._agents):
-            if agent_type is not None and agent_id.type != agent_type:
-                continue
-            found.append(self.status_of(agent_id))
-            if len(found) >= limit:
-                break
-        return found
-
-    def status_of(self, agent_id: AgentId) -> dict[str, Any]:
-        """Return how an agent is, without activating it."""
-        about = {"agent": str(agent_id), "type": agent_id.type, "host": self.host_id}
-        agent = self._agents.get(agent_id)
-        if agent is None:
-            return {**about, "status": "not in memory", "queued": 0, "last_error": None}
-        now = self.now()
-        return {
-            **about,
-            "status": agent.status,
-            "queued": agent.queued,
-            "active_s": round(now - agent.since, 3),
-            "idle_s": round(now - agent.used, 3),
-            "last_error": agent.failure,
-        }
-
     async def stop(self, grace_s: float) -> None:
         """Finish what is under way within the grace, then let go of everything."""
         self._epochs = {}
         self.launching.leases_changed()
-        await asyncio.gather(*(self._drain(a, grace_s) for a in list(self._agents.values())))
+        await asyncio.gather(*(self.residents.drain(agent, grace_s) for agent in self.residents))
         self._close_surroundings()
         await self.runs.close()
         await self.channel.close()
@@ -347,7 +281,7 @@ class Host:
         kind = envelope.kind
         if kind in _FOR_AGENTS:
             # A plain tuple is equal to an `AgentId`, and made in a tenth of the time.
-            agent = self._agents.get((envelope.type, envelope.key))  # pyright: ignore[reportArgumentType]
+            agent = self._find((envelope.type, envelope.key))
             if agent is None:
                 self.deliver_turn(Turn(envelope, sink, now))
             else:
@@ -373,11 +307,11 @@ class Host:
     def deliver_turn(self, turn: Turn) -> None:
         """Hand a message to its agent, which is activated if need be."""
         agent_id = turn.envelope.target
-        agent = self._agents.get(agent_id)
+        agent = self._find(agent_id)
         if agent is None:
             if self._refused(turn) or self.launching.refuses(turn):
                 return
-            agent = self.activate(agent_id, self.types[agent_id.type].type)
+            agent = self.residents.activate(agent_id, self.types[agent_id.type].type)
         agent.offer(turn)
 
     def _refused(self, turn: Turn) -> bool:
@@ -387,8 +321,8 @@ class Host:
         if not self.leases(agent_id) and (known or agent_id.type in self._placed.types):
             turn.reply(ReplyKind.MOVED)  # also what only hosts of another pool know
             return True
-        if not known and agent_id.type in self._broken:
-            turn.fail(AgentFailed(str(agent_id), self._broken[agent_id.type]))
+        if not known and agent_id.type in self.code.broken:
+            turn.fail(AgentFailed(str(agent_id), self.code.broken[agent_id.type]))
             return True
         if not known:
             turn.fail(UnknownAgentType(agent_id.type, tuple(sorted(self.types))))
@@ -401,7 +335,7 @@ class Host:
         if turn.task is not None:
             turn.task.cancel()
             return
-        if (agent := self._agents.get(turn.envelope.target)) is not None:
+        if (agent := self._find(turn.envelope.target)) is not None:
             agent.withdraw(turn)
         turn.reply(ReplyKind.CANCELLED)
 
@@ -449,93 +383,20 @@ class Host:
 
     # Agents in memory
 
-    def activate(self, agent_id: AgentId, agent_type: AgentType) -> Incarnation:
-        """Bring an agent into memory; messages may be offered to it at once."""
-        agent = Incarnation(agent_id, agent_type, self, self.now())
-        self._agents[agent_id] = agent
-        self._activator.start(agent)
-        return agent
-
     def find(self, agent_id: AgentId) -> Incarnation | None:
         """Return an agent that is in memory."""
-        return self._agents.get(agent_id)
+        return self.residents.find(agent_id)
 
-    def forget(self, agent: Incarnation) -> None:
-        """Take an agent that has ended out of memory."""
-        if self._agents.get(agent.id) is agent:
-            del self._agents[agent.id]
-
-    async def abort_start(self, agent: Incarnation) -> None:
-        """Give up the start of an agent if one is under way; return when it has ended."""
-        await self._activator.abort(agent)
-
-    def used(self, agent: Incarnation) -> None:
-        """Note that an agent did something."""
-        agent.used = self.now()
-        if agent.id in self._agents:
-            self._agents.move_to_end(agent.id)
-
-    def evict_fenced(self, agent: Incarnation) -> None:
-        """Drop an agent that lives elsewhere now."""
-        self._let_go(agent)
-
-    def _let_go(self, agent: Incarnation) -> None:
-        """Drop an agent at once; what waits for it is sent on by its senders."""
-        self.background.cancel(agent)
-        self.forget(agent)
-        self._activator.cancel(agent)
-        for turn in agent.dismiss():
-            turn.reply(ReplyKind.MOVED)
-
-    async def restart(self, agent: Incarnation, error: BaseException, backoff: Backoff) -> None:
-        """Start an agent anew that has ended because of an error of its own."""
-        await self._activator.restart(agent, error, backoff)
-
-    async def _drain(self, agent: Incarnation, grace_s: float) -> None:
-        """Let an agent finish what it does, then drop it; what waits goes elsewhere at once."""
-        agent.leaving = True
-        loops = self.background.cancel(agent)
-        self._let_go(agent)
-        await self.background.ended(agent, loops)
-        await self.abort_start(agent)
-        await agent.until_idle(grace_s)
-        await agent.stop()
-
-    async def _evict(self, agent: Incarnation) -> None:
-        """Let an idle agent leave memory; what comes during its clean-up starts it anew."""
-        if not await self.background.on_idle(agent):
-            return
-        agent.hold()
-        await self.background.ended(agent, self.background.cancel(agent))
-        await agent.stop()
-        self.succeed(agent)
-
-    def succeed(self, agent: Incarnation) -> None:
-        """Drop an agent that has been stopped; what came meanwhile starts its successor."""
-        self.forget(agent)
-        for turn in agent.dismiss():
-            self.deliver_turn(turn)
-
-    def reserve(self, agent_id: AgentId, agent_type: AgentType) -> Incarnation:
-        """Let the messages for an agent that is not in memory wait, until `succeed`."""
-        agent = self._agents[agent_id] = Incarnation(agent_id, agent_type, self, self.now())
-        return agent
+    def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return agents in memory, the most recently used first."""
+        return self.residents.list(agent_type, limit)
 
     async def _sweep(self) -> None:
         """Evict agents that have been idle for long, and outboxes of senders that are gone."""
         while True:
             await asyncio.sleep(_SWEEP_S)
-            now = self.now()
-            shortest = min(
-                (loaded.type.options.idle_timeout_s for loaded in self.types.values()), default=0.0
-            )
-            shortest = min(shortest, self.launching.shortest_idle_s)
-            for agent in self._long_idle(now, shortest):
-                if not agent.leaves_at_once:
-                    self.tasks.spawn(self._evict(agent), name=f"evict {agent.id}")
-                else:
-                    del self._agents[agent.id]
-            self._sweep_outboxes(now)
+            self.residents.evict_idle()
+            self._sweep_outboxes(self.now())
 
     def _sweep_outboxes(self, now: float) -> None:
         for name, outbox in list(self._outboxes.items()):
@@ -547,16 +408,6 @@ class Host:
                     self.cancel(turn)
             if silent_s > _OUTBOX_IDLE_S and outbox.disposable:
                 del self._outboxes[name]
-
-    def _long_idle(self, now: float, shortest_s: float) -> list[Incarnation]:
-        found: list[Incarnation] = []
-        for agent in self._agents.values():
-            if now - agent.used < shortest_s:
-                break  # ordered by their last use: the rest was used later
-            long = now - agent.used >= agent.type.options.idle_timeout_s
-            if long and agent.idle and not self.background.keeps(agent):
-                found.append(agent)
-        return found
 
     # What handlers ask (Surroundings)
 
@@ -588,11 +439,3 @@ class Host:
         """Log an error of an agent that reaches nobody else."""
         extra = {"action": action, "agent": str(agent_id)}
         logger.error("%s: %s", agent_id, action, exc_info=error, extra=extra)
-
-
-def _read_app(spec: AppSpec) -> App:
-    sys.path.extend(path for path in spec.python_path if path not in sys.path)
-    try:
-        return decode(spec.app)
-    except AgentrayError as error:
-        raise ConfigurationError(f"The app {spec.name!r} cannot be loaded: {error}") from error

@@ -267,7 +267,7 @@ class Incarnation:
             if not self._busy and self._quiet is not None and not self._quiet.done():
                 self._quiet.set_result(None)
             if asked:
-                self.host.used(self)
+                self.host.residents.used(self)
 
     # State
 
@@ -325,7 +325,7 @@ class Incarnation:
                 states.restore(self._agent, kind, self._committed)
             except Exception as error:  # noqa: BLE001 - a load_state of the user's
                 self.host.log_agent_error(self.id, "state_not_restored", error)
-                self.host.evict_fenced(self)  # its successor reads what is kept
+                self.host.residents.let_go(self)  # its successor reads what is kept
 
     # End
 

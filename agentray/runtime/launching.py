@@ -176,7 +176,7 @@ class Launching:
     def _activate(self, launched: LaunchedAgent) -> Incarnation:
         agent_id = launched.agent
         self._fresh[agent_id] = launched
-        return self._host.activate(agent_id, self._host.types[agent_id.type].type)
+        return self._host.residents.activate(agent_id, self._host.types[agent_id.type].type)
 
     async def _replace(self, agent: Incarnation, launched: LaunchedAgent) -> Incarnation:
         """Let an agent be made anew; what waits for it waits for its next self."""
@@ -328,13 +328,13 @@ class Launching:
         """Let an agent finish within the grace, then cancel it; return when it has really ended."""
         agent.leaving = True
         loops = self._host.background.cancel(agent)
-        await self._host.abort_start(agent)
+        await self._host.residents.abort_start(agent)
         await self._host.background.ended(agent, loops)
         await agent.until_idle(grace_s)
         while not agent.quiet:
             await agent.until_idle(_AGAIN_S)
         await agent.stop()
-        self._host.forget(agent)
+        self._host.residents.forget(agent)
 
     async def _end_owned(self, owner: AgentId, order: ShutdownOrder) -> None:
         """Shut down the agents that end with another one."""

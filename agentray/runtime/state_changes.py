@@ -78,14 +78,14 @@ class StateChanges:
             await agent.stop()
             await self._write(agent_id, write)
         finally:
-            self._host.succeed(agent)
+            self._host.residents.succeed(agent)
 
     async def _paused(self, agent_id: AgentId, kind: AgentType) -> Incarnation:
         """Return the agent with all its messages waiting; one that is not there gets a place."""
         while True:
             agent = self._host.find(agent_id)
             if agent is None or agent.failure is not None:
-                return self._host.reserve(agent_id, kind)
+                return self._host.residents.reserve(agent_id, kind)
             if agent.status != "starting":
                 agent.pause()
                 return agent

@@ -717,7 +717,7 @@ def counters(runtime: LocalRuntime, agent: str) -> dict[str, Any]:
     """Return what an agent counted."""
     hosts: list[Any] = list(runtime.network.hosts.values())
     for host in hosts:
-        for agent_id, incarnation in host._host._agents.items():
-            if str(agent_id) == agent:
+        for incarnation in host._host.residents:
+            if str(incarnation.id) == agent:
                 return incarnation.counters()
     raise AssertionError(f"{agent} is not in memory")

@@ -285,7 +285,7 @@ async def _queued(manager: ManagerClient, agent: str, count: int) -> bool:
 
 def _agent(runtime: LocalRuntime, agent_id: AgentId) -> Any:
     host = runtime.network.hosts[runtime.host_of(agent_id) or ""]
-    return host._host._agents[agent_id].agent  # type: ignore[union-attr]
+    return host._host.find(agent_id).agent  # type: ignore[union-attr]
 
 
 async def test_a_full_mailbox_refuses_and_says_when_to_come_back(runtime: Cluster) -> None:

@@ -1,0 +1,72 @@
+"""The code of the apps on a host: which agent types it can run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agentray.agent import AgentType
+from agentray.app import App
+from agentray.errors import AgentrayError, ConfigurationError
+from agentray.protocol.codec import decode
+from agentray.protocol.deployment import AppSpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An agent type that this host can run."""
+
+    type: AgentType
+    app: str
+
+
+class AppCode:
+    """What one host has imported.
+
+    Attributes:
+        types: the agent types that it can run, by name.
+        broken: why the app of an agent type cannot be imported here, by the type's name.
+    """
+
+    def __init__(self) -> None:
+        self.types: dict[str, Loaded] = {}
+        self.broken: dict[str, str] = {}
+        self._apps: dict[str, bytes] = {}
+
+    def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
+        """Learn the code of apps.
+
+        Returns:
+            Why, by app, for those that cannot be imported here. The agents of such an app fail
+            with that reason; the others are none the worse.
+        """
+        failures: dict[str, str] = {}
+        for name, packed in apps.items():
+            if self._apps.get(name) == packed:
+                continue
+            spec: AppSpec = decode(packed)
+            for type_name, *_ in spec.types:
+                self.broken.pop(type_name, None)
+            try:
+                app = _read_app(spec)
+            except ConfigurationError as error:
+                failures[name] = str(error)
+                self.broken.update((type_name, str(error)) for type_name, *_ in spec.types)
+                logger.error("%s", error, extra={"action": "app_not_loaded", "app": name})  # noqa: TRY400
+                continue
+            for agent_type in app.types.values():
+                self.types[agent_type.name] = Loaded(agent_type, name)
+            self._apps[name] = packed
+        return failures
+
+
+def _read_app(spec: AppSpec) -> App:
+    sys.path.extend(path for path in spec.python_path if path not in sys.path)
+    try:
+        return decode(spec.app)
+    except AgentrayError as error:
+        raise ConfigurationError(f"The app {spec.name!r} cannot be loaded: {error}") from error

@@ -1,0 +1,164 @@
+"""The agents in a host's memory: they come, are found, rest, and leave."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from agentray.agent import AgentType
+from agentray.core.supervision import Backoff
+from agentray.ids import AgentId
+from agentray.protocol.envelope import ReplyKind
+from agentray.runtime.activation import Activator
+from agentray.runtime.incarnation import Incarnation
+
+if TYPE_CHECKING:
+    from agentray.runtime.host import Host
+
+
+class Residents:
+    """The agents that live in one host's memory, the least recently used first."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._agents: OrderedDict[AgentId, Incarnation] = OrderedDict()
+        self._activator = Activator(host)
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    def __iter__(self) -> Iterator[Incarnation]:
+        return iter(list(self._agents.values()))
+
+    @property
+    def getter(self) -> Callable[[Any], Incarnation | None]:
+        """The quickest way to find one, by its id or by an equal tuple."""
+        return self._agents.get
+
+    # Coming
+
+    def activate(self, agent_id: AgentId, agent_type: AgentType) -> Incarnation:
+        """Bring an agent into memory; messages may be offered to it at once."""
+        agent = Incarnation(agent_id, agent_type, self._host, self._host.now())
+        self._agents[agent_id] = agent
+        self._activator.start(agent)
+        return agent
+
+    def find(self, agent_id: AgentId) -> Incarnation | None:
+        """Return an agent that is in memory."""
+        return self._agents.get(agent_id)
+
+    def forget(self, agent: Incarnation) -> None:
+        """Take an agent that has ended out of memory."""
+        if self._agents.get(agent.id) is agent:
+            del self._agents[agent.id]
+
+    async def abort_start(self, agent: Incarnation) -> None:
+        """Give up the start of an agent if one is under way; return when it has ended."""
+        await self._activator.abort(agent)
+
+    def used(self, agent: Incarnation) -> None:
+        """Note that an agent did something."""
+        agent.used = self._host.now()
+        if agent.id in self._agents:
+            self._agents.move_to_end(agent.id)
+
+    # Leaving
+
+    def let_go(self, agent: Incarnation) -> None:
+        """Drop an agent at once; what waits for it is sent on by its senders."""
+        self._host.background.cancel(agent)
+        self.forget(agent)
+        self._activator.cancel(agent)
+        for turn in agent.dismiss():
+            turn.reply(ReplyKind.MOVED)
+
+    async def restart(self, agent: Incarnation, error: BaseException, backoff: Backoff) -> None:
+        """Start an agent anew that has ended because of an error of its own."""
+        await self._activator.restart(agent, error, backoff)
+
+    async def drain(self, agent: Incarnation, grace_s: float) -> None:
+        """Let an agent finish what it does, then drop it; what waits goes elsewhere at once."""
+        agent.leaving = True
+        loops = self._host.background.cancel(agent)
+        self.let_go(agent)
+        await self._host.background.ended(agent, loops)
+        await self.abort_start(agent)
+        await agent.until_idle(grace_s)
+        await agent.stop()
+
+    async def _evict(self, agent: Incarnation) -> None:
+        """Let an idle agent leave memory; what comes during its clean-up starts it anew."""
+        if not await self._host.background.on_idle(agent):
+            return
+        agent.hold()
+        await self._host.background.ended(agent, self._host.background.cancel(agent))
+        await agent.stop()
+        self.succeed(agent)
+
+    def succeed(self, agent: Incarnation) -> None:
+        """Drop an agent that has been stopped; what came meanwhile starts its successor."""
+        self.forget(agent)
+        for turn in agent.dismiss():
+            self._host.deliver_turn(turn)
+
+    def reserve(self, agent_id: AgentId, agent_type: AgentType) -> Incarnation:
+        """Let the messages for an agent that is not in memory wait, until `succeed`."""
+        agent = self._agents[agent_id] = Incarnation(
+            agent_id, agent_type, self._host, self._host.now()
+        )
+        return agent
+
+    def evict_idle(self) -> None:
+        """Let agents leave that have been idle for long."""
+        now = self._host.now()
+        shortest = min(
+            (loaded.type.options.idle_timeout_s for loaded in self._host.types.values()),
+            default=0.0,
+        )
+        shortest = min(shortest, self._host.launching.shortest_idle_s)
+        for agent in self._long_idle(now, shortest):
+            if agent.leaves_at_once:
+                del self._agents[agent.id]
+            else:
+                self._host.tasks.spawn(self._evict(agent), name=f"evict {agent.id}")
+
+    def _long_idle(self, now: float, shortest_s: float) -> list[Incarnation]:
+        found: list[Incarnation] = []
+        for agent in self._agents.values():
+            if now - agent.used < shortest_s:
+                break  # ordered by their last use: the rest was used later
+            long = now - agent.used >= agent.type.options.idle_timeout_s
+            if long and agent.idle and not self._host.background.keeps(agent):
+                found.append(agent)
+        return found
+
+    # Looking
+
+    def list(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return agents in memory, the most recently used first."""
+        found: list[dict[str, Any]] = []
+        for agent_id in reversed(self._agents):
+            if agent_type is not None and agent_id.type != agent_type:
+                continue
+            found.append(self.status_of(agent_id))
+            if len(found) >= limit:
+                break
+        return found
+
+    def status_of(self, agent_id: AgentId) -> dict[str, Any]:
+        """Return how an agent is, without activating it."""
+        about = {"agent": str(agent_id), "type": agent_id.type, "host": self._host.host_id}
+        agent = self._agents.get(agent_id)
+        if agent is None:
+            return {**about, "status": "not in memory", "queued": 0, "last_error": None}
+        now = self._host.now()
+        return {
+            **about,
+            "status": agent.status,
+            "queued": agent.queued,
+            "active_s": round(now - agent.since, 3),
+            "idle_s": round(now - agent.used, 3),
+            "last_error": agent.failure,
+        }
