@@ -11,6 +11,7 @@ from agentray.config import Settings
 from agentray.context import Context
 from agentray.errors import (
     AgentFailed,
+    AgentMoved,
     AgentrayError,
     AgentStopped,
     ChannelClosed,
@@ -47,6 +48,7 @@ __all__ = [
     "Agent",
     "AgentFailed",
     "AgentId",
+    "AgentMoved",
     "AgentOptions",
     "AgentRecord",
     "AgentStatus",

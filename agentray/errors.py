@@ -20,6 +20,7 @@
     ├── CallError                           a message that was sent and got no value back
     │   ├── DeadlineExceeded (TimeoutError)
     │   ├── HostDied
+    │   │   └── AgentMoved
     │   ├── Overloaded
     │   ├── DeploymentStopped
     │   │   └── PoolPending
@@ -228,6 +229,17 @@ class HostDied(CallError):
         super().__init__(f"The host {host} died{why} while a message to {target} was under way.")
         self.target, self.host, self.reason = target, host, reason
         self.agent = target
+
+
+class AgentMoved(HostDied):
+    """The agent left its host before its handler was done; the host itself lives on.
+
+    For the caller it is as if the host had died: whether the message had an effect is unknown.
+    """
+
+    def __init__(self, target: str, reason: str, host: str = "") -> None:
+        super().__init__(target, host, reason)
+        self.args = (f"A message to {target} was cut off while it was handled: {reason}.",)
 
 
 class Overloaded(CallError):

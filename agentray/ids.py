@@ -63,13 +63,24 @@ def check_key(key: str) -> str:
     """Return an agent's key when it is well formed.
 
     Raises:
-        ConfigurationError: empty, over 512 characters, or with a NUL (PostgreSQL has no such text).
+        ConfigurationError: empty, over 512 characters, with a NUL (PostgreSQL has no such text), or
+            with half of a surrogate pair, which is no text at all.
     """
-    if not key or len(key) > _MAX_KEY_CHARS or "\0" in key:
+    if not key or len(key) > _MAX_KEY_CHARS or "\0" in key or not _is_text(key):
         raise ConfigurationError(
-            f"An agent's key has 1 to {_MAX_KEY_CHARS} characters, none of them NUL."
+            f"An agent's key has 1 to {_MAX_KEY_CHARS} characters, none of them NUL or half a pair."
         )
     return key
+
+
+def _is_text(key: str) -> bool:
+    if key.isascii():
+        return True
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=65_536)

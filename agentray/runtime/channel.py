@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Protocol, cast
 
 from agentray import context as contexts
 from agentray.errors import (
+    AgentMoved,
     AgentrayError,
     ChannelClosed,
     DeadlineExceeded,
@@ -184,9 +186,9 @@ class Channel:
 
     async def ping(self, target: AgentId, *, timeout: float) -> float:
         """Return the seconds of a round trip to the agent's host."""
-        start = self.loop.time()
+        start = time.perf_counter()  # uvloop's own clock is of whole milliseconds
         await self.request(Kind.PING, target, "", None, timeout=timeout)
-        return self.loop.time() - start
+        return time.perf_counter() - start
 
     async def inspect(self, target: AgentId, what: str, *, timeout: float) -> dict[str, Any]:
         """Ask a host about an agent, which is not activated for it."""
@@ -264,7 +266,7 @@ class Channel:
         if link is None or link.blocked:
             try:
                 link = self._find_link(message, last_chance=attempt > 0)
-            except AgentrayError as error:
+            except (AgentrayError, ValueError) as error:  # also a key that is no text
                 self._fail(message, error)
                 return
             if link is None:
@@ -272,7 +274,8 @@ class Channel:
                 return
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
-            self._routes[message.target] = link
+            if not self.snapshot.types[message.target.type].stopped:
+                self._routes[message.target] = link
         if isinstance(message.payload, Event | tuple) and isinstance(link, Link):
             try:
                 message.payload = _for_the_wire(message)
@@ -353,6 +356,10 @@ class Channel:
         if message.closed:
             message.on_reply(Reply(message.id, ReplyKind.CANCELLED))
             return
+        if isinstance(message, StreamMessage) and not message.untouched:
+            # Its next host would begin anew, and the reader has read the beginning.
+            self._fail(message, AgentMoved(str(message.target), "the agent moved to another host"))
+            return
         if message.kind == Kind.RUN and message.name == RunMode.FRESH:
             # The host may have begun it and lost the slot then.
             message.name = RunMode.AGAIN
@@ -384,7 +391,10 @@ class Channel:
             return
         if message.kind == Kind.RUN and message.name == RunMode.FRESH and may_have_run:
             message.name = RunMode.AGAIN  # the next host must look into the Store first
-        if not may_have_run or message.kind in _RESENT or self._idempotent(message):
+        had_value = isinstance(message, Request) and message.future.done()
+        if not had_value and (
+            not may_have_run or message.kind in _RESENT or self._idempotent(message)
+        ):
             self._park(message, 1)
         else:
             host = getattr(message.link, "host", None)
@@ -400,7 +410,7 @@ class Channel:
             return message.untouched
         return message.kind == _CALL
 
-    def _fail(self, message: Message, error: AgentrayError) -> None:
+    def _fail(self, message: Message, error: Exception) -> None:
         message.closed = True
         message.on_reply(Reply(0, ReplyKind.ERROR, error))
 
@@ -413,8 +423,8 @@ class Channel:
             yield message
 
     def _expired(self, message: Message) -> None:
-        self.cancel(message)
         self._fail(message, DeadlineExceeded(f"{message.target}.{message.name}"))
+        self.cancel(message)  # afterwards: within the process its answer comes at once
 
     # End
 

@@ -55,9 +55,12 @@ class Control:
             new = NewRun(id_, agent, pool, slot, given, correlation_id, created_at, owner)
             self._begin(turn, StoredRun.fresh(new))
         else:
-            turn.task = self._host.tasks.spawn(self._guarded(turn))
+            self._host.tasks.spawn(self._guarded(turn))
 
     async def _guarded(self, turn: Turn) -> None:
+        if turn.cancelled:
+            return  # before this task has begun; it is answered
+        turn.task = asyncio.current_task()
         try:
             await self._handlers[turn.envelope.kind](turn)
         except asyncio.CancelledError:
@@ -66,6 +69,8 @@ class Control:
             turn.reply(ReplyKind.CANCELLED)
         except Exception as error:  # noqa: BLE001 - whatever it is, the sender gets to know it
             turn.reply(ReplyKind.ERROR, encode_error(error))
+        finally:
+            turn.task = None  # what is answered later is cancelled without it
 
     # Runs
 

@@ -18,9 +18,9 @@ from agentray import context as contexts
 from agentray.agent import ActionSpec
 from agentray.context import Context
 from agentray.errors import (
+    AgentMoved,
     ConfigurationError,
     Fenced,
-    HostDied,
     NoHandler,
     PayloadError,
     UnknownAction,
@@ -101,8 +101,8 @@ def _cancelled(agent: Incarnation, turn: Turn) -> bool:
     elif turn.envelope.kind == _EVENT or (spec is not None and spec.idempotent):
         turn.reply(ReplyKind.MOVED)  # its next host does it again
     else:
-        reason = "the agent had to leave before its handler was done"
-        turn.fail(HostDied(str(agent.id), agent.host.host_id, reason))
+        reason = "the agent had to leave its host"
+        turn.fail(AgentMoved(str(agent.id), reason, agent.host.host_id))
     return False
 
 
@@ -142,7 +142,9 @@ async def _handle_call(
         result = encode_result(value, name)
     if agent.type.keeps_state:
         await agent.commit_state()
-    if started is not None or context.scope is not None:
+    if turn.envelope.kind == _TELL:
+        turn.drop()  # it was answered when it was queued
+    elif started is not None or context.scope is not None:
         _reply_from_run(agent, turn, context, started, result)
     else:
         turn.reply(_VALUE, result)

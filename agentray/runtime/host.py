@@ -253,7 +253,10 @@ class Host:
         delivery = outbox.begin({e.id for e in envelopes if e.kind not in _UNANSWERED})
         now = self.now()
         for envelope in envelopes:
-            self.accept(envelope, outbox, now)
+            if outbox.was_cancelled(envelope.id):
+                outbox.reply(envelope.id, ReplyKind.CANCELLED)
+            else:
+                self.accept(envelope, outbox, now)
         only_runs = all(envelope.kind in _RUNS for envelope in envelopes)
         await outbox.after_grace(delivery, RUN_GRACE_S if only_runs else GRACE_S)
         return outbox.answer(request)
@@ -298,8 +301,10 @@ class Host:
         message_id, _, parts = envelope.name.partition(":")
         turn = sink.active.get(int(message_id))
         if turn is None:
-            return  # it has ended meanwhile
-        if envelope.kind == _CANCEL:
+            # It has ended meanwhile, or is yet to come.
+            if envelope.kind == _CANCEL and isinstance(sink, Outbox):
+                sink.cancelled_before(int(message_id))
+        elif envelope.kind == _CANCEL:
             self.cancel(turn)
         elif turn.writer is not None:
             turn.writer.read(int(parts))
@@ -330,7 +335,9 @@ class Host:
         return False
 
     def cancel(self, turn: Turn) -> None:
-        """Cancel what handles a message; its sender hears when that has ended."""
+        """Cancel what handles a message, once; its sender hears when that has ended."""
+        if turn.cancelled:
+            return
         turn.cancelled = True
         if turn.task is not None:
             turn.task.cancel()

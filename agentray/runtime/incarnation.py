@@ -255,8 +255,12 @@ class Incarnation:
                 if not turn.cancelled:
                     turn.task = task
                     await handle(self, turn)
-                    # From here on, cancelling this message must not hit the next one.
+                    # From here on, cancelling this message must not hit the next one, nor may what
+                    # is left of it: a handler may have kept its cancellation to itself.
                     turn.task = None
+                    if turn.cancelled:
+                        while task.uncancel():
+                            pass
                 turn = None if reentrant else mailbox.finished()
                 handled += 1
                 if handled % _TURNS_BEFORE_YIELD == 0:

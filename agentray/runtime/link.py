@@ -18,6 +18,7 @@ from agentray.protocol.snapshot import HostRef
 from agentray.runtime.message import Message
 from agentray.runtime.outbox import read_response
 from agentray.runtime.ports import HostGone, HostPort, HostUnreachable
+from agentray.runtime.streams import StreamMessage
 from agentray.runtime.tasks import TaskSet
 
 WINDOW = 2
@@ -27,12 +28,17 @@ makes the batches smaller."""
 MAX_BATCH = 512
 MAX_BATCH_BYTES = 1 << 20
 
+LARGE_BATCH_BYTES = 1 << 20
+"""A batch of so many bytes may go another way than small ones, and travels alone."""
+
 MAX_OPEN = 100_000
 """Messages of one link without a reply; beyond it senders get `Overloaded`."""
 
 # Members of an enum are looked up through its class, which shows at this rate.
 _VALUE, _MOVED = int(ReplyKind.VALUE), int(ReplyKind.MOVED)
 _OPEN, _SETTLED, _CHUNK = int(ReplyKind.OPEN), int(ReplyKind.SETTLED), int(ReplyKind.CHUNK)
+
+_STREAM = int(Kind.STREAM)
 
 _URGENT = frozenset({int(Kind.PING), int(Kind.INSPECT)})
 """Kinds that do not wait behind the messages of agents."""
@@ -110,6 +116,7 @@ class Link:
         self._unanswered: set[int] = set()  # numbers of the batches under way
         self._next_collect = 0
         self._flush_scheduled = False
+        self._alone = False  # the batch under way may take a slower way: none may overtake it
         self._collecting = False
         self._acks: list[int] = []
 
@@ -156,7 +163,12 @@ class Link:
         self.blocked = self.gone or len(self._open) >= MAX_OPEN
 
     def _schedule_flush(self) -> None:
-        if not self._flush_scheduled and self._batches < WINDOW and not self.gone:
+        if (
+            not self._flush_scheduled
+            and self._batches < WINDOW
+            and not self._alone
+            and not self.gone
+        ):
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
@@ -177,6 +189,7 @@ class Link:
             size += len(message.payload or b"")
         if not batch:
             return
+        self._alone = size >= LARGE_BATCH_BYTES
         self._next_batch += 1
         self._unanswered.add(self._next_batch)
         self._batches += 1
@@ -186,10 +199,16 @@ class Link:
             self._schedule_flush()
 
     async def _deliver(self, number: int, batch: list[tuple[Any, ...]]) -> None:
-        replies = await self._exchange(self._port.deliver, number, batch)
-        self._unanswered.discard(number)
-        self._batches -= 1
-        self._travelling -= len(batch)
+        try:
+            replies = await self._exchange(self._port.deliver, number, batch)
+        except Exception as error:
+            self._lose(batch, error)
+            raise
+        finally:
+            self._unanswered.discard(number)
+            self._batches -= 1
+            self._travelling -= len(batch)
+            self._alone = False
         self._take(replies)
         if self._queue:
             self._schedule_flush()
@@ -249,7 +268,7 @@ class Link:
             message = open_messages.get(message_id)
             if message is None:
                 continue  # given up meanwhile, or answered by an earlier copy of this reply
-            if kind == _VALUE and outcome is None:
+            if kind == _VALUE and outcome is None and message.kind != _STREAM:
                 del open_messages[message_id]
                 self._sent -= 1
                 message.on_value(payload)
@@ -258,8 +277,8 @@ class Link:
         self.blocked = self.gone or len(open_messages) >= MAX_OPEN
 
     def _take_other(self, message: Message, reply: Reply) -> None:
-        if reply.kind == _CHUNK:
-            message.on_reply(reply)
+        if isinstance(message, StreamMessage):
+            self._take_of_stream(message, reply)
         elif reply.kind == _OPEN:
             if reply.id in self._opened:
                 return  # an earlier copy has come
@@ -273,6 +292,20 @@ class Link:
         else:
             self._end(message, reply)
 
+    def _take_of_stream(self, message: StreamMessage, reply: Reply) -> None:
+        """Take a part, or the end, which counts when all parts have come by other responses."""
+        end: Reply | None = reply
+        if reply.kind == _CHUNK:
+            message.on_reply(reply)
+            end = self._settled.get(message.id)
+        if end is None:
+            return
+        if message.is_whole(end):
+            self._settled.pop(message.id, None)
+            self._end(message, end)
+        else:
+            self._settled[message.id] = end
+
     def _end(self, message: Message, reply: Reply) -> None:
         del self._open[message.id]
         self._opened.discard(message.id)
@@ -281,6 +314,14 @@ class Link:
             self._on_moved(message)
         else:
             message.on_reply(reply)
+
+    def _lose(self, batch: Sequence[tuple[Any, ...]], error: Exception) -> None:
+        """End the messages of a batch whose fate is unknown."""
+        for fields in batch:
+            message = self._open.pop(fields[0], None)
+            if message is not None:
+                self._sent -= 1
+                self._on_gone(message, f"{type(error).__name__}: {error}", True)
 
     def close(self, reason: str) -> None:
         """End the link: what is open will not be answered here."""

@@ -218,8 +218,9 @@ class ScopedRequest(Request):
     def on_reply(self, reply: Reply) -> None:
         """Also tell the message that is being handled what this one came to."""
         if reply.kind == _OPEN:
+            if not self._opened:
+                scope_of(self._context).hold()
             self._opened = True
-            scope_of(self._context).hold()
         elif self._opened:
             # The call itself succeeded; what it had set off has ended now, or was lost.
             self._opened = False

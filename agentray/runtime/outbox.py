@@ -19,6 +19,9 @@ from agentray.protocol.envelope import Frame, Outcome, Packet, pack, unpack
 GRACE_S = 0.002
 """How long a delivery waits for its own replies."""
 
+MAX_CANCELLED = 10_000
+"""Cancellations that are remembered although their message is not there: most came after it."""
+
 COLLECT_S = 20.0
 """How long a `collect` waits for replies before its sender has to ask again."""
 
@@ -32,6 +35,7 @@ class Outbox:
 
     __slots__ = (
         "_batches",
+        "_cancelled",
         "_collect_number",
         "_collector",
         "_delivering",
@@ -55,6 +59,7 @@ class Outbox:
         self._collect_number = 0  # the newest fetching of replies
         self._collector: asyncio.Future[None] | None = None
         self._delivering: list[Delivery] = []
+        self._cancelled: dict[int, None] = {}  # ids whose cancellation came before them, or after
 
     @property
     def disposable(self) -> bool:
@@ -77,6 +82,16 @@ class Outbox:
             return None
         self._batches[request.number] = request.attempt
         return latest is None
+
+    def cancelled_before(self, message_id: int) -> None:
+        """Remember the cancellation of a message that is not under way; it may be yet to come."""
+        self._cancelled[message_id] = None
+        if len(self._cancelled) > MAX_CANCELLED:
+            del self._cancelled[next(iter(self._cancelled))]
+
+    def was_cancelled(self, message_id: int) -> bool:
+        """Whether the cancellation of a message that comes now has come before it."""
+        return bool(self._cancelled) and message_id in self._cancelled
 
     def reply(
         self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None

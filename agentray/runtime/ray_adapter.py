@@ -193,6 +193,9 @@ class RayHost:
             raise HostGone(_reason(error)) from error
         except ValueError as error:
             raise HostGone(f"there is no actor {self._ref.actor_name}") from error
+        except RayError as error:
+            # The object store is full, or a part of the request was lost: the link asks again.
+            raise HostUnreachable(_reason(error)) from error
 
     async def _find(self, method: str) -> Any:
         if self._handle is None:

@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
 from agentray import context as contexts
-from agentray.errors import DeadlineExceeded, PayloadError
+from agentray.errors import AgentMoved, DeadlineExceeded, PayloadError
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, decode_error, encode, error_of
 from agentray.protocol.envelope import Kind, Reply, ReplyKind
@@ -57,19 +57,25 @@ class StreamMessage(Message):
         """Whether nothing of it has come."""
         return self.next == 0 and not self.parts
 
+    def is_whole(self, end: Reply) -> bool:
+        """Whether, with this end, nothing of it is still to come."""
+        return end.kind != ReplyKind.VALUE or self.next + len(self.parts) >= end.payload[0]
+
     def on_reply(self, reply: Reply) -> None:
         """Take a part, or the end."""
         if reply.kind == ReplyKind.CHUNK:
             number, data = reply.payload
+            if self.closed:
+                return  # it was left
             if number >= self.next:
                 self.parts[number] = data
         else:
-            self.closed = True
-            self._take_end(reply)
+            left, self.closed = self.closed, True
+            self._take_end(reply, left=left)
         if self.woken is not None and not self.woken.done():
             self.woken.set_result(None)
 
-    def _take_end(self, reply: Reply) -> None:
+    def _take_end(self, reply: Reply, *, left: bool) -> None:
         if reply.kind == ReplyKind.VALUE:
             self.end, error = reply.payload
             self.error = None if error is None else decode_error(error)
@@ -77,7 +83,11 @@ class StreamMessage(Message):
             self.end = self.next
             while self.end in self.parts:
                 self.end += 1
-            self.error = error_of(reply) if reply.kind == ReplyKind.ERROR else None
+            if reply.kind == ReplyKind.ERROR:
+                self.error = error_of(reply)
+            elif not left:
+                reason = "its host heard nothing of the reader for too long"
+                self.error = AgentMoved(str(self.target), reason)
         if reply.outcome is not None and self._context is not None:
             scope_of(self._context).absorb(reply.outcome)
 
@@ -164,6 +174,8 @@ class Stream:
             return
         self._items.clear()
         message.stop()
+        if message.woken is not None and not message.woken.done():
+            message.woken.set_result(None)  # another task reads: there is nothing more for it
         ended = message.woken = asyncio.get_running_loop().create_future()
         try:
             if self._channel.cancel(message):

@@ -156,3 +156,27 @@ def test_a_deadline_counts_from_when_the_message_came_not_from_its_turn() -> Non
         await first
 
     in_a_cluster(scenario)
+
+
+class Caller(Agent):
+    @action
+    async def wait_for(self, key: str, timeout: float) -> str:
+        try:
+            await self.handle(Busy, key).with_timeout(timeout).work(1)
+        except DeadlineExceeded as error:
+            return str(error)
+        return "no deadline"
+
+
+@pytest.mark.parametrize("hosts", [1, 2])  # with one, caller and target are in one process
+def test_a_deadline_in_the_mailbox_is_told_as_one_wherever_the_agent_is(hosts: int) -> None:
+    async def scenario(manager: ManagerClient) -> None:
+        await manager.deploy(App("callers", [Caller]))
+        for key in map(str, range(4)):
+            busy = asyncio.create_task(manager.handle(Busy, key).work(5))
+            await asyncio.sleep(0.1)
+            told = await manager.handle(Caller, key).wait_for(key, 0.5)
+            assert f"busy/{key}.work did not reply" in told
+            assert await busy == 5
+
+    in_a_cluster(scenario, hosts=hosts)
