@@ -41,6 +41,7 @@ from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.states import StateRecord
 from agentray.runtime.connection import connect
 from agentray.runtime.manager_client import ManagerClient
+from agentray.runtime.sync_manager import SyncManager
 
 __version__ = "0.1.0"
 
@@ -81,6 +82,7 @@ __all__ = [
     "Settings",
     "StateError",
     "StateRecord",
+    "SyncManager",
     "TerminateEvent",
     "UnknownAction",
     "UnknownAgent",

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from agentray.errors import ConfigurationError
+from agentray.errors import ChannelClosed, ConfigurationError
 
 if TYPE_CHECKING:
     from agentray.agent import Agent
-    from agentray.handle import Handle
+    from agentray.handle import Handle, RemoteAction
+    from agentray.ids import AgentId
 
 A = TypeVar("A", bound="Agent")
 T = TypeVar("T")
 
 _STREAM_END = object()
 
+_CANCEL_WAIT_S = 3.0
+"""How long an interrupted call waits for the end of what it cancelled; a channel takes 2 s."""
+
+_LOOK_S = 1.0
+"""How often a call looks whether its event loop is still there."""
+
 
 def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
     """Run a coroutine on an event loop of another thread, and return what it returns.
 
-    An interrupt (Ctrl-C) while it waits cancels it.
+    An interrupt (Ctrl-C) while it waits cancels it, and is raised when it has ended.
 
     Raises:
         ConfigurationError: this is the loop's own thread, which would wait for itself for ever.
+        ChannelClosed: the loop has ended.
     """
     try:
         running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
@@ -36,49 +46,46 @@ def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop)
             "This would wait for itself: on the event loop's own thread, await the handle's method "
             "instead of using handle.sync; inside of an agent, use handle.sync in self.run_sync()."
         )
-    # The context of this thread goes along: calls from a handler's thread belong to its message.
-    future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+    ended = threading.Event()
+
+    async def whole() -> T:
+        try:
+            return await coroutine
+        finally:
+            ended.set()
+
+    work = whole()
     try:
-        return future.result()
+        # This thread's context goes along: calls from a handler's thread belong to its message.
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+    except RuntimeError:
+        work.close()
+        coroutine.close()
+        if loop.is_closed():
+            raise ChannelClosed from None
+        raise
+    try:
+        return _value_of(future, loop)
     except BaseException:
-        future.cancel()
+        if future.cancel():
+            ended.wait(_CANCEL_WAIT_S)
         raise
 
 
-class SyncHandle(Generic[A]):
-    """A handle whose actions block: `handle.sync.greet("ada")` returns the value itself.
-
-    An action that yields returns an ordinary iterator.
-    """
-
-    __slots__ = ("_handle",)
-
-    def __init__(self, handle: Handle[A]) -> None:
-        self._handle = handle
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        method = getattr(self._handle, name)
-        loop = self._handle.caller.loop
-
-        def blocking(*args: Any, **kwargs: Any) -> Any:
-            async def begin() -> Any:
-                begun: Any = method(*args, **kwargs)
-                return cast("Any", begun) if isinstance(begun, AsyncIterator) else await begun
-
-            begun = wait_for(begin(), loop)
-            if isinstance(begun, AsyncIterator):
-                return _read(cast("AsyncIterator[Any]", begun), loop)
-            return begun
-
-        return blocking
-
-    def __repr__(self) -> str:
-        return f"{self._handle!r}.sync"
+def _value_of(future: Future[T], loop: asyncio.AbstractEventLoop) -> T:
+    while True:
+        try:
+            return future.result(_LOOK_S)
+        except TimeoutError:
+            if future.done():
+                return future.result()  # the error was its own, or it came just now
+            if loop.is_closed():
+                raise ChannelClosed from None
 
 
-def _read(stream: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
+def read(stream: AsyncGenerator[T], loop: asyncio.AbstractEventLoop) -> Generator[T]:
+    """Go through what comes from an event loop of another thread; leaving it closes it there."""
+
     async def next_item() -> Any:
         return await anext(stream, _STREAM_END)
 
@@ -87,6 +94,67 @@ def _read(stream: AsyncIterator[Any], loop: asyncio.AbstractEventLoop) -> Iterat
             yield item
     finally:
         wait_for(_close(stream), loop)
+
+
+class SyncAction:
+    """One action of a remote agent; calling it waits for its value."""
+
+    __slots__ = ("_loop", "_method")
+
+    def __init__(self, method: Callable[..., Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._method = method
+        self._loop = loop
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the action.
+
+        Returns:
+            Its value; of an action that yields, an iterator.
+        """
+
+        async def begin() -> Any:
+            begun: Any = self._method(*args, **kwargs)
+            return cast("Any", begun) if isinstance(begun, AsyncIterator) else await begun
+
+        begun = wait_for(begin(), self._loop)
+        if isinstance(begun, AsyncIterator):
+            return read(cast("AsyncGenerator[Any]", begun), self._loop)
+        return begun
+
+    def tell(self, *args: Any, **kwargs: Any) -> None:
+        """Run the action without waiting for it; returns when it is queued at the agent."""
+        tell = cast("RemoteAction", self._method).tell
+        wait_for(tell(*args, **kwargs), self._loop)
+
+
+class SyncHandle(Generic[A]):
+    """A handle whose actions block: `handle.sync.greet("ada")` returns the value itself.
+
+    An action that yields returns an ordinary iterator. `ping`, `status`, `describe`, `call` and
+    `stream` are those of the handle.
+    """
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, handle: Handle[A]) -> None:
+        self._handle = handle
+
+    @property
+    def id(self) -> AgentId:
+        """The agent's identity."""
+        return self._handle.id
+
+    def with_timeout(self, timeout: float | None) -> SyncHandle[A]:
+        """Return this handle with another deadline for its calls, in seconds; None: no deadline."""
+        return SyncHandle(self._handle.with_timeout(timeout))
+
+    def __getattr__(self, name: str) -> SyncAction:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return SyncAction(getattr(self._handle, name), self._handle.caller.loop)
+
+    def __repr__(self) -> str:
+        return f"{self._handle!r}.sync"
 
 
 async def _close(stream: Any) -> None:

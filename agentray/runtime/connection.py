@@ -1,4 +1,4 @@
-"""Connecting a driver: `async with agentray.connect() as manager`."""
+"""Connecting a driver: `async with agentray.connect() as manager`, or `with`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from agentray.context import bind_process
 from agentray.errors import ClusterNotRunning, ConfigurationError
 from agentray.runtime.channel import Channel
 from agentray.runtime.manager_client import ManagerClient
+from agentray.runtime.sync_manager import SyncContext
 from agentray.runtime.watcher import SnapshotWatcher
 
 
-class Connection:
-    """An asynchronous context manager that connects, and disconnects again."""
+class Connection(SyncContext):
+    """A context manager that connects, and disconnects again; asynchronous, or blocking."""
 
     def __init__(self, address: str | None, settings: Settings | None) -> None:
         self._address = address
@@ -74,14 +75,17 @@ class Connection:
 def connect(address: str | None = None, *, settings: Settings | None = None) -> Connection:
     """Connect to a running cluster: `async with agentray.connect() as manager: ...`.
 
+    Where nothing awaits, as in scripts and notebooks: `with agentray.connect() as manager: ...`.
+
     Args:
         address: `host:port` of Ray's GCS. None: inside of a Ray job its own cluster, elsewhere the
             one that `agentray up` started on this machine.
         settings: where this machine's cluster record is; None: from the environment.
 
     Returns:
-        An asynchronous context manager that gives a `ManagerClient`. Entering it raises
-        `ClusterNotRunning` where there is nothing to connect to; a cluster is never started.
+        A context manager that gives a `ManagerClient`, or by `with` a `SyncManager`, which has
+        the same methods and blocks. Entering it raises `ClusterNotRunning` where there is nothing
+        to connect to; a cluster is never started.
     """
     return Connection(address, settings)
 

@@ -35,6 +35,7 @@ from agentray.runtime.manager import Manager
 from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.ports import HostControl, HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
+from agentray.runtime.sync_manager import SyncContext
 from agentray.runtime.watcher import SnapshotWatcher
 from agentray.store.base import Store
 from agentray.store.memory import MemoryStore
@@ -272,11 +273,12 @@ class _LocalManager:
         return await result if asyncio.iscoroutine(result) else result
 
 
-class LocalRuntime:
+class LocalRuntime(SyncContext):
     """A whole cluster in this process, for tests.
 
     Use it as an asynchronous context manager; it gives a `ManagerClient`, as `agentray.connect()`
-    does. At its end nothing of it is left: no task, no timer.
+    does. At its end nothing of it is left: no task, no timer. By `with` it runs on an event loop in
+    a thread of its own and gives a `SyncManager`; what tests do to hosts needs `async with`.
 
     Attributes:
         store: what it keeps things in.
