@@ -76,7 +76,7 @@ with agentray.connect() as manager:
 
 def test_a_script_connects_calls_and_leaves(cluster: Cluster, tmp_path: Path):
     done = cluster.python("-c", SCRIPT, cwd=tmp_path)
-    assert done.exit_code == 0, done
+    assert (done.exit_code, done.stderr) == (0, ""), done
     assert done.stdout.splitlines() == [
         "Hello you",
         "499500",
