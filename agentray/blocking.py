@@ -36,11 +36,7 @@ def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop)
         ConfigurationError: this is the loop's own thread, which would wait for itself for ever.
         ChannelClosed: the loop has ended.
     """
-    try:
-        running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-    except RuntimeError:
-        running = None
-    if running is loop:
+    if _runs_here(loop):
         coroutine.close()
         raise ConfigurationError(
             "This would wait for itself: on the event loop's own thread, await the handle's method "
@@ -72,6 +68,14 @@ def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop)
         raise
 
 
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this is the loop's own thread, while it runs."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
 def _value_of(future: Future[T], loop: asyncio.AbstractEventLoop) -> T:
     while True:
         try:
@@ -93,7 +97,9 @@ def read(stream: AsyncGenerator[T], loop: asyncio.AbstractEventLoop) -> Generato
         while (item := wait_for(next_item(), loop)) is not _STREAM_END:
             yield item
     finally:
-        wait_for(_close(stream), loop)
+        # Where this is collected late or by the loop itself, what is collected with it ends there.
+        if not (loop.is_closed() or _runs_here(loop)):
+            wait_for(_close(stream), loop)
 
 
 class SyncAction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import signal
 import threading
@@ -242,6 +243,24 @@ def test_leaving_the_block_ends_its_thread_and_what_others_wait_for() -> None:
         manager.status()
     with pytest.raises(ChannelClosed):
         ada.add(1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_was_not_read_to_its_end_may_be_collected_at_any_time() -> None:
+    with LocalRuntime() as manager:
+        manager.deploy(app)
+        handles = [manager.handle(Adder, key) for key in "abc"]
+        begun = [handle.sync.up_to(100_000) for handle in handles]
+        assert [next(numbers) for numbers in begun] == [0, 0, 0]
+        first, second, third = begun
+        begun.clear()
+        handles[0].caller.loop.call_soon_threadsafe([first].clear)
+        del first, second  # one is collected by the event loop, one here, one after the end
+        assert [handle.sync.add(1) for handle in handles[:2]] == [1, 1]
+        states = manager.export_state("sums")
+        assert next(states).agent.type == "adder"
+    del third, states
+    gc.collect()
 
 
 def test_an_error_in_the_block_is_raised_after_everything_was_closed() -> None:
