@@ -13,23 +13,30 @@ from agentray.cli import console
 
 def microbenchmark(
     quick: Annotated[
-        bool, typer.Option("--quick", help="A first look in half a minute; the figures scatter.")
+        bool, typer.Option("--quick", help="A first look in a minute; the figures scatter.")
+    ] = False,
+    growth: Annotated[
+        bool,
+        typer.Option("--growth", help="Also over 1 to 4 hosts, and over 1 to 100,000 agents."),
     ] = False,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the figures to this file too.")
     ] = None,
 ) -> None:
-    """Measure calls, prompts and agents on the running cluster.
+    """Measure calls, streams, prompts and agents on the running cluster.
 
-    Each figure stands beside its baseline from the same run: a bare Ray actor, or an endpoint on
-    Ray Serve that does nothing.
+    On hosts of their own, which are started for it and stopped afterwards. Each figure stands
+    beside its baseline from the same run: a bare Ray actor, or an endpoint on Ray Serve that does
+    nothing; with --growth, the smallest number of hosts or agents.
     """
-    from agentray.microbenchmark import run
+    from agentray.microbenchmark import run, show
 
     def report(what: str) -> None:
         console.err().print(f"measuring {what} …")
 
-    rows = event_loop.run(run.run(quick=quick, report=report))
-    console.out().print(run.table(rows))
+    figures = event_loop.run(run.run(quick=quick, growth=growth, report=report))
+    console.out().print(show.table(figures.rows, show.machine()))
+    if figures.growth:
+        console.out().print(show.growth_table(figures.growth))
     if json is not None:
-        run.write_json(rows, json)
+        show.write_json([*figures.rows, *figures.growth], json)

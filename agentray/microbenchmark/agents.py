@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from agentray.agent import Agent, AgentOptions, action, on
 from agentray.app import App
 from agentray.events import Prompt
+from agentray.microbenchmark.rows import per_second, sequential_p50_ms
+
+POOL = "microbenchmark"
+"""Their own, so that they neither disturb other agents nor leave anything behind."""
+
+_LONG_S = 600.0  # nothing that is measured may leave memory meanwhile
 
 
 class Echo(Agent):
     """Answers at once."""
 
-    options = AgentOptions(name="microbenchmark_echo", idle_timeout_s=600.0)
+    options = AgentOptions(name="microbenchmark_echo", pool=POOL, idle_timeout_s=_LONG_S)
 
     @action
     async def echo(self, value: int) -> int:
         """Return the value."""
         return value
+
+    @action
+    async def count(self, items: int, *, apart: bool) -> AsyncIterator[int]:
+        """Yield that many numbers, all at once or each in a turn of the event loop of its own."""
+        for number in range(items):
+            yield number
+            if apart:
+                await asyncio.sleep(0)
 
     @on(Prompt)
     async def answer(self, prompt: Prompt) -> str:
@@ -28,7 +46,7 @@ class Echo(Agent):
 class Sleeper(Agent):
     """Answers late, any number of calls at once."""
 
-    options = AgentOptions(name="microbenchmark_sleeper", concurrency=None)
+    options = AgentOptions(name="microbenchmark_sleeper", pool=POOL, concurrency=None)
 
     @action
     async def doze(self, seconds: float) -> float:
@@ -37,4 +55,84 @@ class Sleeper(Agent):
         return seconds
 
 
-app = App("agentray_microbenchmark", [Echo, Sleeper], entry=None)
+class Peer(Agent):
+    """Calls others of its kind, and measures it where it lives."""
+
+    options = AgentOptions(name="microbenchmark_peer", pool=POOL, idle_timeout_s=_LONG_S)
+
+    @action
+    async def process(self) -> int:
+        """Return the id of the process that it lives in."""
+        return os.getpid()
+
+    @action
+    async def echo(self, value: int) -> int:
+        """Return the value."""
+        return value
+
+    @action
+    async def take(self, array: Any) -> int:
+        """Return how many bytes the array has."""
+        return array.nbytes
+
+    @action
+    async def calls_per_s(self, others: Sequence[str], in_flight: int, seconds: float) -> float:
+        """Call others round robin, that many at once; return calls per second."""
+        handles = itertools.cycle([self.handle(Peer, key) for key in others])
+
+        async def call() -> Any:
+            return await next(handles).echo(1)
+
+        return await per_second(call, in_flight, seconds)
+
+    @action
+    async def send_p50_ms(self, other: str, array: Any, count: int) -> float:
+        """Send an array to another one, again and again; return the median, in milliseconds."""
+        peer = self.handle(Peer, other)
+
+        async def send() -> Any:
+            return await peer.take(array)
+
+        return await sequential_p50_ms(send, count)
+
+
+app = App("agentray_microbenchmark", [Echo, Sleeper, Peer], entry=None, pools=[POOL])
+
+
+class OnOneHost(Agent):
+    """Answers at once, from a pool of one host."""
+
+    options = AgentOptions(
+        name="microbenchmark_on_one_host", pool=f"{POOL}_1", idle_timeout_s=_LONG_S
+    )
+
+    @action
+    async def echo(self, value: int) -> int:
+        """Return the value."""
+        return value
+
+
+class OnTwoHosts(OnOneHost):
+    """The same, from a pool of two."""
+
+    options = AgentOptions(
+        name="microbenchmark_on_two_hosts", pool=f"{POOL}_2", idle_timeout_s=_LONG_S
+    )
+
+
+class OnFourHosts(OnOneHost):
+    """The same, from a pool of four."""
+
+    options = AgentOptions(
+        name="microbenchmark_on_four_hosts", pool=f"{POOL}_4", idle_timeout_s=_LONG_S
+    )
+
+
+BY_HOSTS: dict[int, type[OnOneHost]] = {1: OnOneHost, 2: OnTwoHosts, 4: OnFourHosts}
+"""Agent types by how many hosts their pool has."""
+
+growth_app = App(
+    "agentray_microbenchmark_growth",
+    list(BY_HOSTS.values()),
+    pools=[agent.options.pool for agent in BY_HOSTS.values()],
+)

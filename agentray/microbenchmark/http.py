@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from ray import serve
 
 from agentray.microbenchmark.agents import Echo
-from agentray.microbenchmark.calls import Scale
-from agentray.microbenchmark.rows import Row, in_turn, per_second, sequential_p50_ms
+from agentray.microbenchmark.rows import Row, at_least, in_turn, per_second, sequential_p50_ms
+from agentray.microbenchmark.scale import Scale
 
 NOOP = "no-op FastAPI deployment on Ray Serve"
 _PREFIX = "/agentray-microbenchmark"
@@ -86,5 +86,5 @@ async def _measure(session: aiohttp.ClientSession, url: str, scale: Scale) -> li
     )
     return [
         Row("prompt_http_p50_ms", p50, "ms", NOOP, noop_p50),
-        Row("prompt_http_32_per_s", per_s, "prompts/s", NOOP, noop_per_s, "≥ 0.5"),
+        Row("prompt_http_32_per_s", per_s, "prompts/s", NOOP, noop_per_s, at_least(0.5)),
     ]

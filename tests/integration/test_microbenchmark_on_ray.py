@@ -1,0 +1,66 @@
+"""Each row can be measured on a real cluster; whether a figure is good, tests do not ask."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from agentray import ManagerClient
+from agentray.microbenchmark.agents import POOL, app
+from agentray.microbenchmark.calls import measure_calls
+from agentray.microbenchmark.growth import measure_growth
+from agentray.microbenchmark.in_memory import measure_in_memory
+from agentray.microbenchmark.peers import measure_peers
+from agentray.microbenchmark.places import deployed
+from agentray.microbenchmark.rows import Row
+from agentray.microbenchmark.scale import Scale
+from agentray.microbenchmark.streams import measure_streams
+from tests.support.cluster import until_complete
+
+pytestmark = pytest.mark.timeout(180)
+
+TINY = Scale(
+    rounds=1,
+    seconds=0.1,
+    sequential=5,
+    arrays=3,
+    stream_items=200,
+    bare_stream_items=20,
+    activations=50,
+    idle_agents=3_000,
+    actors=1,
+    growth_agents=(1, 20),
+)
+
+
+async def test_every_row_can_be_measured_and_the_hosts_of_it_are_gone_afterwards(
+    manager: ManagerClient,
+):
+    before = await until_complete(manager)
+    rows: list[Row] = []
+    async with deployed(manager, app, {POOL: 2}):
+        for measure in (measure_calls, measure_streams, measure_peers, measure_in_memory):
+            rows += await measure(manager, TINY)
+    rows += await measure_growth(manager, TINY)
+    assert [row.name for row in rows] == [
+        "call_sequential_p50_ms",
+        "call_inflight64_per_s",
+        "call_inflight512_per_s",
+        "fast_behind_slow_p50_ms",
+        "fast_behind_slow_p50_ms",
+        "stream_chunks_per_s",
+        "stream_apart_chunks_per_s",
+        "call_local_per_s",
+        "numpy_1mib_p50_ms",
+        "activate_agents_per_s",
+        "idle_agent_bytes",
+        "idle_3k_mb",
+        "growth_hosts_1_calls_per_s",
+        "growth_hosts_2_calls_per_s",
+        "growth_hosts_4_calls_per_s",
+        "growth_agents_1_calls_per_s",
+        "growth_agents_20_calls_per_s",
+    ]
+    assert all(row.baseline_value > 0 and math.isfinite(row.ratio) for row in rows)
+    assert set((await until_complete(manager)).values()) == set(before.values())
