@@ -9,7 +9,6 @@ import pytest
 from agentray import ManagerClient
 from agentray.microbenchmark.agents import POOL, app
 from agentray.microbenchmark.calls import measure_calls
-from agentray.microbenchmark.growth import measure_growth
 from agentray.microbenchmark.in_memory import measure_in_memory
 from agentray.microbenchmark.peers import measure_peers
 from agentray.microbenchmark.places import deployed
@@ -42,7 +41,6 @@ async def test_every_row_can_be_measured_and_the_hosts_of_it_are_gone_afterwards
     async with deployed(manager, app, {POOL: 2}):
         for measure in (measure_calls, measure_streams, measure_peers, measure_in_memory):
             rows += await measure(manager, TINY)
-    rows += await measure_growth(manager, TINY)
     assert [row.name for row in rows] == [
         "call_sequential_p50_ms",
         "call_inflight64_per_s",
@@ -56,11 +54,6 @@ async def test_every_row_can_be_measured_and_the_hosts_of_it_are_gone_afterwards
         "activate_agents_per_s",
         "idle_agent_bytes",
         "idle_3k_mb",
-        "growth_hosts_1_calls_per_s",
-        "growth_hosts_2_calls_per_s",
-        "growth_hosts_4_calls_per_s",
-        "growth_agents_1_calls_per_s",
-        "growth_agents_20_calls_per_s",
     ]
     assert all(row.baseline_value > 0 and math.isfinite(row.ratio) for row in rows)
     assert set((await until_complete(manager)).values()) == set(before.values())
