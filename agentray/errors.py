@@ -37,6 +37,7 @@
     ├── ClusterError                        about the cluster as a whole
     │   ├── ClusterNotRunning
     │   ├── ClusterAlreadyRunning
+    │   ├── ManagerUnavailable
     │   ├── PortTaken
     │   └── StartFailed                 also of the local cluster and the embedded database
     ├── ClientError                         a gateway refused; its tree is in client/errors.py
@@ -347,6 +348,10 @@ class ClusterNotRunning(ClusterError):
 
 class ClusterAlreadyRunning(ClusterError):
     """An agentray cluster is already up."""
+
+
+class ManagerUnavailable(ClusterError):
+    """The manager does not answer just now. It restarts by itself; agents go on meanwhile."""
 
 
 class PortTaken(ClusterError):

@@ -119,8 +119,8 @@ class PoolSettings(TypedDict, total=False):
 class Pool:
     """A named set of equal hosts.
 
-    `default` always exists; its number of hosts is the operator's `AGENTRAY_HOSTS` unless an app
-    declares it.
+    `default` exists from the start; its number of hosts is the operator's `AGENTRAY_HOSTS` unless
+    an app declares it.
 
     Attributes:
         name: letters, digits, `_`, `-` and `.`.

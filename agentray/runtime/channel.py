@@ -21,6 +21,7 @@ from agentray.errors import (
     DeadlineExceeded,
     DeploymentStopped,
     HostDied,
+    ManagerUnavailable,
     Overloaded,
     UnknownAgentType,
 )
@@ -33,7 +34,7 @@ from agentray.protocol.snapshot import HostRef, Snapshot, TypeView
 from agentray.runtime.deadlines import Deadlines
 from agentray.runtime.link import AnyLink, Link
 from agentray.runtime.message import Message, Request, ScopedRequest
-from agentray.runtime.ports import Connector, ManagerUnavailable
+from agentray.runtime.ports import Connector
 from agentray.runtime.streams import Stream, StreamMessage
 from agentray.runtime.tasks import TaskSet
 

@@ -8,7 +8,13 @@ from collections.abc import Collection, Coroutine, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 from agentray.agent import Agent
-from agentray.errors import AgentFailed, AgentrayError, ChannelClosed, ConfigurationError
+from agentray.errors import (
+    AgentFailed,
+    AgentrayError,
+    ChannelClosed,
+    ConfigurationError,
+    ManagerUnavailable,
+)
 from agentray.handle import Handle
 from agentray.ids import AgentId, new_id
 from agentray.launching import AgentRecord, Launch, start
@@ -17,7 +23,6 @@ from agentray.protocol.envelope import Kind
 from agentray.protocol.launching import ENDED, AgentStatus, Ended, LifeCall, ShutdownOrder
 from agentray.runtime.channel import Channel
 from agentray.runtime.driver_leases import LEASE_S
-from agentray.runtime.ports import ManagerUnavailable
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.watcher import ManagerPort
 from agentray.store.base import LaunchedAgent, LaunchedQuery

@@ -24,10 +24,6 @@ class HostUnreachable(AgentrayError):
     """The host cannot be reached just now; whether the request arrived is unknown."""
 
 
-class ManagerUnavailable(AgentrayError):
-    """The manager does not answer just now; it restarts by itself."""
-
-
 class HostPort(Protocol):
     """A host as seen from another process. Every method raises `HostGone` or `HostUnreachable`."""
 

@@ -37,7 +37,12 @@ from agentray import logs
 from agentray.config import MAX_STATE_BYTES
 from agentray.context import bind_process
 from agentray.core.room import Machine, Shortage, shortage_of
-from agentray.errors import ClusterNotRunning, ConfigurationError, StoreUnavailable
+from agentray.errors import (
+    ClusterNotRunning,
+    ConfigurationError,
+    ManagerUnavailable,
+    StoreUnavailable,
+)
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, encode
 from agentray.protocol.deployment import AppSpec, PoolSpec
@@ -49,7 +54,7 @@ from agentray.runtime.local_cluster import is_loopback
 from agentray.runtime.machine_socket import SocketPort, SocketServer, nbytes
 from agentray.runtime.manager import Manager
 from agentray.runtime.pool_packing import PACKAGE
-from agentray.runtime.ports import HostControl, HostGone, HostUnreachable, ManagerUnavailable
+from agentray.runtime.ports import HostControl, HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
 from agentray.store.base import LaunchedAgent, LaunchedQuery, StateWrite
 from agentray.store.postgres import PostgresStore
@@ -61,6 +66,10 @@ MANAGER_NAME = "agentray-manager"
 
 _BY_REFERENCE = 4 << 20
 """Bytes of a request from which on Ray's object store is quicker than the machine's socket."""
+
+_LOOKS = frozenset({"agents", "pools", "status"})
+_LOOK_ATTEMPTS, _LOOK_PAUSE_S = 20, 0.5
+"""Methods of the manager that change nothing; its restart takes a few seconds."""
 
 _MAX_CONCURRENCY = 10_000
 """Calls that an actor takes at once: each sender needs three, each watcher one."""
@@ -535,12 +544,21 @@ class RayManager:
         return cls(actor.remote(encode(setup)))
 
     async def call(self, method: str, *args: Any) -> Any:
-        """Call a method of the manager.
+        """Call a method of the manager; what only looks is repeated while it restarts.
 
         Raises:
             ManagerUnavailable: it does not answer just now.
             AgentrayError: what it raised.
         """
+        attempts = _LOOK_ATTEMPTS if method in _LOOKS else 1
+        for _ in range(attempts - 1):
+            try:
+                return await self._call(method, *args)
+            except ManagerUnavailable:
+                await asyncio.sleep(_LOOK_PAUSE_S)
+        return await self._call(method, *args)
+
+    async def _call(self, method: str, *args: Any) -> Any:
         try:
             return await getattr(self._handle, method).remote(*args)
         except RayTaskError as error:

@@ -10,9 +10,9 @@ import asyncio
 import logging
 from typing import Any, Protocol
 
+from agentray.errors import ManagerUnavailable
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.channel import Channel
-from agentray.runtime.ports import ManagerUnavailable
 from agentray.runtime.tasks import TaskSet
 
 logger = logging.getLogger(__name__)
