@@ -33,6 +33,7 @@ from agentray.runtime.background import BackgroundWork
 from agentray.runtime.channel import Channel
 from agentray.runtime.control import Control
 from agentray.runtime.group_commit import GroupCommit
+from agentray.runtime.held_leases import HeldLeases
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.launching import Launching
 from agentray.runtime.local_link import LocalLink
@@ -109,7 +110,7 @@ class Host:
         )
         self.code = AppCode()
         self.types = self.code.types
-        self._epochs: Mapping[tuple[str, int], int] = {}
+        self.held = HeldLeases()
         self._placed = Snapshot()  # the one of these leases: where agents live
         self._outboxes: dict[str, Outbox] = {}
         self.launching = Launching(self)
@@ -156,30 +157,28 @@ class Host:
         """
         if snapshot.version < self.channel.snapshot.version:
             return
-        before, self._epochs, self._placed = self._epochs, dict(epochs), snapshot
-        if before != self._epochs:
+        before = self.held.held
+        same = self.held.update(epochs)
+        self._placed = snapshot
+        if before != self.held.held:
             self.launching.leases_changed()
-        same = {lease for lease, epoch in before.items() if epochs.get(lease) == epoch}
         for agent in self.residents:
-            if (self.pool_of(agent.id), slot_of(agent.id)) not in same:
+            if self._lease_of(agent.id) not in same:
                 self.residents.let_go(agent)
         self.channel.update(snapshot)
 
     async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
-        """Give slots up: let their agents finish within the grace, then leave memory."""
-        wanted = frozenset(slots)
-        self._epochs = {
-            key: epoch
-            for key, epoch in self._epochs.items()
-            if not (key[0] == pool and key[1] in wanted)
-        }
+        """Give slots up: let their agents finish within the grace, then leave memory.
+
+        What they do meanwhile is still written, and nothing after this has returned.
+        """
+        leases = {(pool, slot) for slot in slots}
+        self.held.give_up(leases)
         self.launching.leases_changed()
-        leaving = [
-            agent
-            for agent in self.residents
-            if slot_of(agent.id) in wanted and self.pool_of(agent.id) == pool
-        ]
-        await asyncio.gather(*(self.residents.drain(agent, grace_s) for agent in leaving))
+        try:
+            await self.residents.drain(grace_s, lambda agent: self._lease_of(agent.id) in leases)
+        finally:
+            self.held.end(leases)
 
     def heartbeat(self) -> dict[str, Any]:
         """Return counters. That it answers at all shows that the event loop turns."""
@@ -189,7 +188,8 @@ class Host:
             "agents": len(self.residents),
             "runs": len(self.runs),
             "load": self._load(),
-            "slots": len(self._epochs),
+            "slots": len(self.held),
+            "missed_leases": self.held.missed(),
             "handled": self._handled,
             "requests": self._requests,
             "commits": self._transactions,
@@ -208,9 +208,10 @@ class Host:
 
     async def stop(self, grace_s: float) -> None:
         """Finish what is under way within the grace, then let go of everything."""
-        self._epochs = {}
+        self.held.give_up(list(self.held.held))
         self.launching.leases_changed()
-        await asyncio.gather(*(self.residents.drain(agent, grace_s) for agent in self.residents))
+        await self.residents.drain(grace_s, lambda _: True)
+        self.held.clear()
         self._close_surroundings()
         await self.runs.close()
         await self.channel.close()
@@ -226,7 +227,7 @@ class Host:
 
     async def abandon(self) -> None:
         """End all tasks at once, as the end of the process would; nothing more is written."""
-        self._epochs = {}
+        self.held.clear()
         self._close_surroundings()
         await self.runs.close()
         await self.channel.close()
@@ -349,15 +350,15 @@ class Host:
     # Leases
 
     def epoch(self, pool: str, slot: int) -> int:
-        """Return the epoch of a lease.
+        """Return the epoch with which something may be written.
 
         Raises:
             Fenced: this host does not hold it.
         """
-        try:
-            return self._epochs[pool, slot]
-        except KeyError:
-            raise Fenced from None
+        epoch = self.held.epoch((pool, slot))
+        if epoch is None:
+            raise Fenced
+        return epoch
 
     def _lives_on(self, agent_id: AgentId) -> str | None:
         try:
@@ -368,8 +369,14 @@ class Host:
 
     def leases(self, agent_id: AgentId) -> bool:
         """Whether an agent belongs to this host."""
-        pool = self.pool_of(agent_id)
-        return pool is not None and (pool, slot_of(agent_id)) in self._epochs
+        return self._lease_of(agent_id) in self.held
+
+    def finishes(self, agent_id: AgentId) -> bool:
+        """Whether an agent's slot was given up, and what it does may still be written."""
+        return self.held.ending(self._lease_of(agent_id))
+
+    def _lease_of(self, agent_id: AgentId) -> tuple[str, int]:
+        return self.pool_of(agent_id) or "", slot_of(agent_id)
 
     def pool_of(self, agent_id: AgentId) -> str | None:
         """Return the pool in which an agent lives by the present leases."""

@@ -288,7 +288,7 @@ class Incarnation:
         if data == self._committed:
             return []
         write = states.to_write(self.agent, self.type, data, self.host.max_state_bytes)
-        if self.host.find(self.id) is not self:
+        if not self.host.residents.may_write(self):
             raise Fenced
         self._committed = data
         return [write]

@@ -189,6 +189,7 @@ class Manager:
         self._placements.free_seats()
         self._placements.sync()
         self._placements.adjust()
+        await self._placements.lease_missed()
         for command in reconcile(self._placements.facts(), self._host_facts()):
             match command:
                 case StartHost(pool):

@@ -43,6 +43,7 @@ class PoolState:
         epochs: of each slot's lease.
         backoff: of hosts that fail to start.
         moving: a planned move is under way.
+        draining: its agents leave, because it is removed or another one takes them.
         not_before: no host is started earlier, by the event loop's clock: the last ones failed.
         last_error: why the last one failed; "" when it did not.
     """
@@ -55,6 +56,7 @@ class PoolState:
     epochs: list[int] = field(default_factory=lambda: [0] * SLOTS)
     backoff: Backoff = field(default_factory=lambda: Backoff(None, 60.0, 0.2, 10.0))
     moving: bool = False
+    draining: bool = False
     not_before: float = 0.0
     last_error: str = ""
 
@@ -257,11 +259,14 @@ class Placements:
             if self.pools.get(move.pool) is not pool:
                 return  # the pool was removed
             # Meanwhile a host may have died and its slots may have gone elsewhere.
-            still = {
-                slot: move.to[slot]
-                for slot, holder in holders.items()
-                if pool.slots[slot] == holder and self._is_live(move.to[slot])
-            }
+            still: dict[int, str] = {}
+            for slot, holder in holders.items():
+                if holder is None or pool.slots[slot] != holder:
+                    continue
+                if self._is_live(move.to[slot]):
+                    still[slot] = move.to[slot]
+                elif self._is_live(holder):
+                    still[slot] = holder  # it has given it up, and takes it back
             if still:
                 await self._assign(move.pool, still)
         finally:
@@ -271,9 +276,26 @@ class Placements:
     def _is_live(self, host: str) -> bool:
         return host in self._hosts and self._hosts[host].status is HostStatus.LIVE
 
+    async def lease_missed(self) -> None:
+        """Lease anew what hosts have given up although it is theirs: a move fell through."""
+        for name, pool in list(self.pools.items()):
+            if pool.moving or pool.draining:
+                continue
+            missed = {
+                slot: keeper.ref.id
+                for keeper in self.live(name)
+                for where, slot, epoch in keeper.info.get("missed_leases", ())
+                if where == name
+                and pool.slots[slot] == keeper.ref.id
+                and pool.epochs[slot] == epoch
+            }
+            if missed:
+                await self._assign(name, missed)
+
     async def drain(self, name: str) -> None:
-        """Let the agents of a pool finish what they do and leave memory."""
+        """Let the agents of a pool finish what they do and leave memory; `drained` ends it."""
         pool = self.pools[name]
+        pool.draining = True
         held: dict[str, list[int]] = {}
         for slot, host in enumerate(pool.slots):
             if host is not None and host in self._hosts:
@@ -281,6 +303,11 @@ class Placements:
         await asyncio.gather(
             *(self._hosts[h].release(name, slots, pool.spec.grace_s) for h, slots in held.items())
         )
+
+    def drained(self, name: str) -> None:
+        """Let a pool be as others again, drained or not."""
+        if name in self.pools:
+            self.pools[name].draining = False
 
     async def fence(self, name: str) -> None:
         """Lease a pool's slots to nobody: no host can commit anything for it any more."""

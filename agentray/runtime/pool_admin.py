@@ -217,13 +217,17 @@ class PoolAdmin:
             await self._check_code(old, new)
         left = [place for old in moves for place in (old, *self._placements.seats.of(old))]
         moved = [place for place in left if place in self._placements.pools]
-        for pool in moved:
-            await self._placements.drain(pool)
-        async with self._reconciling:
+        try:
             for pool in moved:
-                await self._placements.fence(pool)
-            await self._book.put(name, spec, successor)
-            self._placements.sync()
+                await self._placements.drain(pool)
+            async with self._reconciling:
+                for pool in moved:
+                    await self._placements.fence(pool)
+                await self._book.put(name, spec, successor)
+                self._placements.sync()
+        finally:
+            for pool in moved:
+                self._placements.drained(pool)
         target = self._book.resolve(name)
         await self._load(target, self._catalog.code(target))  # hosts that came meanwhile
         self._wake()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from agentray.runtime.host import Host
 
 
+_CANCEL_S = 1.0
+"""How long a handler that was cancelled may take to end."""
+
+
 class Residents:
     """The agents that live in one host's memory, the least recently used first."""
 
@@ -24,6 +29,7 @@ class Residents:
         self._host = host
         self._agents: OrderedDict[AgentId, Incarnation] = OrderedDict()
         self._activator = Activator(host)
+        self._leaving: dict[Incarnation, asyncio.Task[None]] = {}  # they finish what they do
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -78,15 +84,40 @@ class Residents:
         """Start an agent anew that has ended because of an error of its own."""
         await self._activator.restart(agent, error, backoff)
 
-    async def drain(self, agent: Incarnation, grace_s: float) -> None:
+    async def drain(self, grace_s: float, which: Callable[[Incarnation], bool]) -> None:
+        """Let agents finish what they do, then drop them; what waits goes elsewhere at once.
+
+        Returns when they have left, also those that were leaving already.
+        """
+        for agent in filter(which, self):
+            self.leave(agent, grace_s)
+        leaving = [task for agent, task in self._leaving.items() if which(agent)]
+        if leaving:
+            await asyncio.wait(leaving)
+
+    def leave(self, agent: Incarnation, grace_s: float) -> None:
         """Let an agent finish what it does, then drop it; what waits goes elsewhere at once."""
         agent.leaving = True
         loops = self._host.background.cancel(agent)
         self.let_go(agent)
+        work = self._finish(agent, loops, grace_s)
+        task = self._leaving[agent] = self._host.tasks.spawn(work, name=f"drain {agent.id}")
+        task.add_done_callback(lambda _: self._leaving.pop(agent, None))
+
+    async def _finish(
+        self, agent: Incarnation, loops: set[asyncio.Task[None]], grace_s: float
+    ) -> None:
         await self._host.background.ended(agent, loops)
         await self.abort_start(agent)
         await agent.until_idle(grace_s)
+        await agent.until_idle(_CANCEL_S)
         await agent.stop()
+
+    def may_write(self, agent: Incarnation) -> bool:
+        """Whether what an agent changes may be written: no successor of it can be anywhere."""
+        if self._agents.get(agent.id) is agent:
+            return True
+        return agent in self._leaving and self._host.finishes(agent.id)
 
     async def _evict(self, agent: Incarnation) -> None:
         """Let an idle agent leave memory; what comes during its clean-up starts it anew."""

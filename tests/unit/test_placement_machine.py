@@ -176,7 +176,7 @@ class PlacementMachine(RuleBasedStateMachine):
             host = self.runtime.network.hosts[host_id]._host  # pyright: ignore[reportPrivateUsage]
             held: Mapping[tuple[str, int], int] = {}
             if host is not None:
-                held = host._epochs  # pyright: ignore[reportPrivateUsage]
+                held = host.held.held
             for (pool, slot), epoch in held.items():
                 other = holders.setdefault((pool, slot, epoch), host_id)
                 assert other == host_id, f"slot {slot} of {pool} is held twice"
