@@ -17,7 +17,7 @@ from agentray import context as contexts
 from agentray.agent import Agent, RestartPolicy
 from agentray.context import Context
 from agentray.core.supervision import Backoff
-from agentray.errors import ConfigurationError, StateError, StoreUnavailable
+from agentray.errors import ConfigurationError, Fenced, StateError, StoreUnavailable
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, text_of
 from agentray.runtime.group_commit import GroupCommit
@@ -79,7 +79,7 @@ class Activator:
     def cancel(self, agent: Incarnation) -> None:
         """Give up a start that is under way."""
         task = self._starts.get(agent)
-        if task is not None:
+        if task is not None and task is not asyncio.current_task():
             task.cancel()
 
     async def abort(self, agent: Incarnation) -> None:
@@ -121,6 +121,9 @@ class Activator:
         """Try again as the restart policy allows, then give up."""
         backoff: Backoff | None = None
         while True:
+            if isinstance(error, Fenced) and not self._host.leases(agent.id):
+                self._host.residents.let_go(agent)  # its next host starts it
+                return
             self._log(agent, error)
             # Its own policy, once its record is known.
             backoff = backoff or _backoff_of(agent.type.options.restart)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
@@ -130,10 +130,13 @@ class Host:
         async def commit(batch: Sequence[Effects]) -> Sequence[CommitOutcome | Exception]:
             self._transactions += 1
             try:
-                return await self.store.commit(self.host_id, batch)
+                outcomes = await self.store.commit(self.host_id, batch)
             except (PayloadError, UnknownRun, ValueError) as error:
                 if len(batch) == 1:
                     return [error]
+            else:
+                self.judged([(e.pool, e.slot, e.epoch) for e in batch], outcomes)
+                return outcomes
             # One of them cannot be written, and nothing was: find it, and write the others.
             return [(await commit([effects]))[0] for effects in batch]
 
@@ -370,6 +373,29 @@ class Host:
     def leases(self, agent_id: AgentId) -> bool:
         """Whether an agent belongs to this host."""
         return self._lease_of(agent_id) in self.held
+
+    def judged(
+        self, writes: Iterable[tuple[str, int, int]], outcomes: Iterable[CommitOutcome]
+    ) -> None:
+        """Let go of what the Store refused: another host leases it, and nobody told this one.
+
+        Args:
+            writes: pool, slot and epoch of each.
+            outcomes: of each.
+        """
+        fenced = CommitOutcome.FENCED
+        refused = [w for w, outcome in zip(writes, outcomes, strict=True) if outcome is fenced]
+        lost = {
+            (pool, slot) for pool, slot, epoch in refused if self.held.fenced((pool, slot), epoch)
+        }
+        if not lost:
+            return
+        extra = {"action": "leases_lost", "host": self.host_id}
+        logger.warning("%d slots are leased to other hosts", len(lost), extra=extra)
+        self.launching.leases_changed()
+        for agent in self.residents:
+            if self._lease_of(agent.id) in lost:
+                self.residents.let_go(agent)
 
     def finishes(self, agent_id: AgentId) -> bool:
         """Whether an agent's slot was given up, and what it does may still be written."""

@@ -82,7 +82,9 @@ class Launching:
             return [found.get(agent) for agent in batch]
 
         async def keep(batch: Sequence[LaunchedWrite]) -> Sequence[CommitOutcome]:
-            return await host.store.keep_launched(host.host_id, batch)
+            outcomes = await host.store.keep_launched(host.host_id, batch)
+            host.judged([(w.pool, w.slot, w.epoch) for w in batch], outcomes)
+            return outcomes
 
         # Agents that start together are looked up, and written, together.
         sizes = {"max_batch": _MAX_BATCH, "max_waiting": _ALL}

@@ -101,6 +101,7 @@ class StateChanges:
         # A commit whose handler was cancelled may still be under way: it must not come after.
         await host.commits.submit(Effects(pool, slot, lease.epoch))
         outcome = await host.store.delete_state(host.host_id, agent_id, lease)
+        host.judged([(pool, slot, lease.epoch)], [outcome])
         if outcome is not CommitOutcome.COMMITTED:
             raise Fenced
 

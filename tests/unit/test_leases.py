@@ -10,6 +10,9 @@ import pytest
 from pydantic import BaseModel
 
 from agentray import Agent, AgentId, AgentOptions, App, action
+from agentray.protocol.codec import encode
+from agentray.protocol.envelope import Kind
+from agentray.protocol.launching import LaunchOrder, LifeCall
 from agentray.testing import LocalRuntime
 from tests.support.eventually import eventually_async
 from tests.support.hosts import Hosts
@@ -185,3 +188,35 @@ def test_slots_whose_new_host_dies_are_served_by_the_old_one(manager_dies: bool)
             await asyncio.gather(changing, return_exceptions=True)
 
     run(whole())
+
+
+@virtual
+async def test_a_host_that_nobody_told_executes_nothing_more_once_the_store_refused_it() -> None:
+    hosts = Hosts(APP)
+    old, new = await hosts.start(2)
+    assert await hosts.call(PAYER, "pay") == 1
+    await hosts.assign(new)  # and nobody is told
+    paying = begin(hosts, PAYER, "pay")
+    await asyncio.sleep(30)
+    assert happened == ["paid", "paid"]
+    assert not old.leases(PAYER)
+    assert old.find(PAYER) is None
+    await hosts.announce(new)
+    assert await paying == 2
+    await hosts.close()
+
+
+@virtual
+async def test_a_start_on_a_host_that_was_fenced_is_no_failure_of_the_agent() -> None:
+    hosts = Hosts(APP)
+    old, new = await hosts.start(2)
+    order = encode(LaunchOrder())
+    await hosts.client.request(Kind.LAUNCH, SLOW, LifeCall.REGISTER, order, timeout=10)
+    await hosts.assign(new)
+    calling = begin(hosts, SLOW, "quick")  # its first message makes a registered agent run
+    await asyncio.sleep(10)
+    assert not calling.done()
+    assert old.find(SLOW) is None
+    await hosts.announce(new)
+    assert await calling == "done"
+    await hosts.close()
