@@ -158,7 +158,10 @@ class Incarnation:
         """Let the messages in that came meanwhile."""
         early, self._early = self._early or [], None if self.refusal is None else []
         for turn in early:
-            self.offer(turn)
+            if turn.envelope.kind:
+                self.offer(turn)
+            else:
+                self.offer_own(turn)
         if self.type.background and self.refusal is None:
             self.host.background.start(self)
 
@@ -229,7 +232,7 @@ class Incarnation:
         room = options.mailbox + (options.concurrency or 0)
         if self.refusal is not None:
             turn.fail(self.refusal)
-        elif self._early is None or len(self._early) >= room:
+        elif self._early is None or (len(self._early) >= room and turn.envelope.kind):
             turn.fail(Overloaded(str(self.id)))
         else:
             self._early.append(turn)

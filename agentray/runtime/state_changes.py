@@ -7,7 +7,6 @@ which reads the new state. The write is fenced like every other.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +23,9 @@ from agentray.errors import (
 )
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.codec import as_json, decode, text_of
-from agentray.protocol.envelope import Envelope, Kind, Outcome, ReplyKind
+from agentray.protocol.envelope import ReplyKind
 from agentray.runtime.incarnation import Incarnation
+from agentray.runtime.own_turn import Once, own_turn
 from agentray.runtime.turn import Turn
 from agentray.store.base import CommitOutcome, Effects, SlotLease, StateWrite
 
@@ -159,24 +159,15 @@ async def _until_started(agent: Incarnation) -> None:
 
     Raises:
         Fenced: it was let go before that.
+        AgentrayError: it takes nothing more.
     """
-    sink = _Sink()
-    agent.offer(Turn(Envelope(0, Kind.LAUNCH, *agent.id, "", None), sink))
-    if await sink.answer == ReplyKind.MOVED:
-        raise Fenced
+    sink = Once()
+    # A turn of its own, for which there is always room.
+    agent.offer_own(own_turn(agent.id, "started", _nothing, sink))
+    error = await sink.ended
+    if error is not None and agent.refusal is None:
+        raise error
 
 
-class _Sink:
-    """Takes the one reply to a message of the host to its own agent."""
-
-    def __init__(self) -> None:
-        self.active: dict[int, Turn] = {}
-        self.answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    def reply(
-        self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None
-    ) -> None:
-        """Take it."""
-        del message_id, payload, outcome
-        if not self.answer.done():
-            self.answer.set_result(kind)
+async def _nothing() -> None:
+    """Do nothing: that it is done says that the agent has started."""

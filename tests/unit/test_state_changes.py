@@ -30,6 +30,7 @@ from agentray.protocol.states import footer, header, line_of, read_lines
 from agentray.store.base import StateWrite
 from agentray.store.memory import MemoryStore
 from agentray.testing import LocalRuntime
+from tests.support.eventually import eventually_async
 
 
 class Totals(BaseModel):
@@ -402,3 +403,39 @@ def test_a_file_is_read_as_it_was_written() -> None:
     found = [record("a/b"), record("é\n"), StateRecord(ADA, {"deep": [{"x": None}]})]
     lines = [header("bank"), *map(line_of, found), "", footer(3)]
     assert read_lines(f"{line}\n" for line in lines) == ("bank", found)
+
+
+class Reluctant(Agent):
+    """Takes its time to start, and lets one message wait."""
+
+    options = AgentOptions(mailbox=1)
+    state: Totals
+    gate: ClassVar[asyncio.Event]
+
+    async def on_start(self) -> None:
+        await self.gate.wait()
+
+    @action
+    async def add(self, amount: int) -> int:
+        self.state.total += amount
+        return self.state.total
+
+
+async def test_a_state_is_loaded_into_an_agent_that_starts_with_a_full_mailbox() -> None:
+    Reluctant.gate = asyncio.Event()
+    async with LocalRuntime(hosts=1) as manager:
+        await manager.deploy(App("slow", [Reluctant]))
+        agent = manager.handle(Reluctant, "r")
+        calls = [asyncio.create_task(agent.add(1)) for _ in range(4)]
+        await eventually_async(lambda: has_queued(agent, 2))
+        loading = asyncio.create_task(manager.load_state(agent.id, {"total": 10}))
+        await asyncio.sleep(0)
+        assert await agent.ping() < 10  # its host goes on
+        Reluctant.gate.set()
+        await loading
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert await agent.add(1) == 11
+
+
+async def has_queued(agent: Handle[Any], count: int) -> bool:
+    return (await agent.status())["queued"] == count
