@@ -317,6 +317,8 @@ class Host:
         """Hand a message to its agent, which is activated if need be."""
         agent_id = turn.envelope.target
         agent = self._find(agent_id)
+        if agent is None and turn.envelope.chain:
+            agent = self.residents.waits_for(turn)
         if agent is None:
             if self._refused(turn) or self.launching.refuses(turn):
                 return

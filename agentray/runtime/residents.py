@@ -13,6 +13,7 @@ from agentray.ids import AgentId
 from agentray.protocol.envelope import ReplyKind
 from agentray.runtime.activation import Activator
 from agentray.runtime.incarnation import Incarnation
+from agentray.runtime.turn import Turn
 
 if TYPE_CHECKING:
     from agentray.runtime.host import Host
@@ -103,6 +104,16 @@ class Residents:
         work = self._finish(agent, loops, grace_s)
         task = self._leaving[agent] = self._host.tasks.spawn(work, name=f"drain {agent.id}")
         task.add_done_callback(lambda _: self._leaving.pop(agent, None))
+
+    def waits_for(self, turn: Turn) -> Incarnation | None:
+        """Return the leaving agent that waits for a message to itself, through others.
+
+        Elsewhere the message would wait until this agent has left, which waits for the message.
+        """
+        target = turn.envelope.target
+        if target not in turn.envelope.chain:
+            return None
+        return next((agent for agent in self._leaving if agent.id == target), None)
 
     async def _finish(
         self, agent: Incarnation, loops: set[asyncio.Task[None]], grace_s: float
