@@ -1,0 +1,57 @@
+"""Connecting this process to a Ray cluster."""
+
+# Ray's own annotations are incomplete; what comes out of it is typed here.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import logging
+
+import ray
+from ray._private import ray_constants
+from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]
+
+from agentray.errors import (
+    ClusterNotRunning,
+)
+from agentray.runtime.local_cluster import is_loopback
+from agentray.runtime.ray_adapter.setup import NAMESPACE
+
+
+def is_connected() -> bool:
+    """Whether this process is connected to a Ray cluster."""
+    return ray.is_initialized()
+
+
+def connect_to_ray(address: str) -> None:
+    """Connect this process to a Ray cluster.
+
+    Args:
+        address: `host:port` of its GCS, or `auto` inside of a Ray job.
+
+    Raises:
+        ClusterNotRunning: nobody answers there.
+    """
+    # Ray reads these when it is imported, which a driver may have done before it came here.
+    Config.initialize("")  # the authentication mode, as Ray's own `init` does it
+    if is_loopback(address):
+        # Ray replaces a loopback address by the machine's own, where a local cluster does not
+        # listen, and waits there for minutes.
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        ray.init(
+            address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR
+        )
+    except (ConnectionError, RuntimeError) as error:
+        raise ClusterNotRunning(f"No Ray cluster answers at {address}: {error}") from error
+
+
+def cluster_address() -> str:
+    """Return `host:port` of the GCS of the cluster that this process is connected to."""
+    return ray.get_runtime_context().gcs_address
+
+
+def disconnect_from_ray() -> None:
+    """Leave the Ray cluster; it goes on."""
+    ray.shutdown()

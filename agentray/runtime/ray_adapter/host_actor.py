@@ -1,0 +1,107 @@
+"""A host as an actor: the side that runs in the host's own process."""
+
+# Ray's own annotations are incomplete; what comes out of it is typed here.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+
+from agentray import logs
+from agentray.context import bind_process
+from agentray.protocol.codec import decode
+from agentray.protocol.envelope import Packet
+from agentray.protocol.snapshot import Snapshot
+from agentray.runtime.host import Host
+from agentray.runtime.machine_socket import SocketServer
+from agentray.runtime.ports import HostUnreachable
+from agentray.runtime.ray_adapter.ray_host import RayConnector
+from agentray.runtime.ray_adapter.setup import Setup
+from agentray.store.postgres import PostgresStore
+
+
+class HostActor:
+    """A `Host` in a process of its own."""
+
+    def __init__(self, host_id: str) -> None:
+        self._host_id = host_id
+        self._host: Host | None = None
+        self._server: SocketServer | None = None
+
+    @property
+    def _running(self) -> Host:
+        if self._host is None:
+            raise HostUnreachable(f"{self._host_id} has not been started yet.")
+        return self._host
+
+    async def start(self, setup: bytes) -> dict[str, Any]:
+        """Open the Store and make the host."""
+        if self._host is None:
+            options: Setup = decode(setup)
+            logs.configure(options.log_level, process=self._host_id)
+            store = PostgresStore(options.database_url)
+            await store.open()
+            self._host = Host(
+                self._host_id,
+                store,
+                RayConnector(),
+                threads=options.threads,
+                blocked_warning_s=options.blocked_warning_s,
+                max_state_bytes=options.max_state_bytes,
+            )
+            bind_process(self._host.channel)
+            self._server = SocketServer(self._host.deliver, self._host.collect)
+            await self._server.start(self._host_id)
+        node = ray.get_runtime_context().get_node_id()
+        return {"node_id": node, "pid": os.getpid()}
+
+    async def deliver(self, frame: bytes, *parts: Any) -> Packet:
+        """See `ports.HostPort`; parts that are large come through Ray's object store."""
+        return await self._running.deliver([frame, *parts] if parts else frame)
+
+    async def collect(self, frame: bytes) -> Packet:
+        """See `ports.HostPort`."""
+        return await self._running.collect(frame)
+
+    async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
+        """See `ports.HostControl`."""
+        await self._running.update(snapshot, epochs)
+
+    async def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
+        """See `ports.HostControl`."""
+        failures = await self._running.load(apps)
+        # What has been imported stays: the collector need not look at it time and again.
+        gc.collect()
+        gc.freeze()
+        return failures
+
+    async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
+        """See `ports.HostControl`."""
+        await self._running.release(pool, slots, grace_s)
+
+    async def heartbeat(self) -> dict[str, Any]:
+        """See `ports.HostControl`."""
+        return self._running.heartbeat()
+
+    async def until_death(self) -> str:
+        """See `ports.HostControl`."""
+        return await asyncio.get_running_loop().create_future()
+
+    async def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
+        """See `ports.HostControl`."""
+        return self._running.resident(agent_type, limit)
+
+    async def stop(self, grace_s: float) -> None:
+        """See `ports.HostControl`."""
+        host, self._host = self._running, None
+        await host.stop(grace_s)
+        if self._server is not None:
+            self._server.close()
+        await host.store.close()

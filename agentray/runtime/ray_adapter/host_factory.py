@@ -1,0 +1,142 @@
+"""Making and ending host actors: the manager's hands."""
+
+# Ray's own annotations are incomplete; what comes out of it is typed here.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray._private.runtime_env.packaging import package_exists, upload_package_to_gcs
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.exceptions import (
+    RayError,
+)
+from ray.runtime_env import RuntimeEnv
+
+from agentray.core.room import Machine, Shortage, shortage_of
+from agentray.errors import (
+    ConfigurationError,
+)
+from agentray.protocol.deployment import PoolSpec
+from agentray.protocol.snapshot import HostRef
+from agentray.runtime.pool_packing import PACKAGE
+from agentray.runtime.ports import HostControl, HostUnreachable
+from agentray.runtime.ray_adapter.connecting import cluster_address
+from agentray.runtime.ray_adapter.host_actor import HostActor
+from agentray.runtime.ray_adapter.ray_host import RayHost
+from agentray.runtime.ray_adapter.setup import MAX_CONCURRENCY, NAMESPACE
+
+logger = logging.getLogger(__name__)
+
+
+class RayHostFactory:
+    """Makes and ends host actors."""
+
+    async def create(self, host: HostRef, pool: PoolSpec) -> HostControl:
+        """Begin to start a host; see `ports.HostFactory`."""
+        actor = ray.remote(HostActor).options(
+            name=host.actor_name,
+            namespace=NAMESPACE,
+            lifetime="detached",  # it outlives the manager, which adopts it when it comes back
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus,
+            memory=pool.memory or None,
+            resources=dict(pool.resources),
+            runtime_env=await asyncio.to_thread(_prepare, pool),
+            scheduling_strategy="SPREAD" if pool.placement == "spread" else "DEFAULT",
+            max_restarts=0,  # the manager starts a new one; a restarted one would have no leases
+            max_concurrency=MAX_CONCURRENCY,
+            # A call carries hundreds of messages; Ray's record of it would tell nothing of them.
+            enable_task_events=False,
+        )
+        return RayHost(host, actor.remote(host.id))
+
+    async def shortage(self, host: HostRef, pool: PoolSpec) -> Shortage | None:
+        """Return what a host waits for; see `ports.HostFactory`.
+
+        Ray lists what it cannot place, without saying for whom; hosts with an equal demand wait for
+        the same anyway.
+        """
+        del host
+        if not pool.demand:
+            return None
+        try:
+            status = await asyncio.to_thread(get_cluster_status, cluster_address())
+        except RayError as error:
+            raise HostUnreachable(f"Ray does not tell what it cannot place: {error}") from error
+        waiting = [
+            bundle.bundle
+            for demand in status.resource_demands.ray_task_actor_demand
+            for bundle in demand.bundles_by_count
+        ]
+        if not any(_same(bundle, pool.demand) for bundle in waiting):
+            return None
+        nodes = [*status.active_nodes, *status.idle_nodes]
+        return shortage_of(pool.demand, [_machine(node) for node in nodes])
+
+    async def adopt(self, host: HostRef) -> HostControl | None:
+        """Return a host that was started before; see `ports.HostFactory`."""
+        try:
+            handle = await asyncio.to_thread(ray.get_actor, host.actor_name, NAMESPACE)
+        except ValueError:
+            return None
+        return RayHost(host, handle)
+
+    def kill(self, host: HostRef) -> None:
+        """End a host's process; see `ports.HostFactory`."""
+        try:
+            ray.kill(ray.get_actor(host.actor_name, NAMESPACE))
+        except ValueError:
+            logger.debug("%s is gone already", host.id)
+
+
+def _same(bundle: Mapping[str, float], demand: Mapping[str, float]) -> bool:
+    names = {name for name in bundle if not name.startswith(("node:", "bundle_group"))}
+    return names == set(demand) and all(
+        math.isclose(bundle[name], demand[name], rel_tol=1e-3) for name in names
+    )
+
+
+def _machine(node: Any) -> Machine:
+    usage = node.resource_usage.usage
+    total = {resource.resource_name: resource.total for resource in usage}
+    return Machine(total, {r.resource_name: r.total - r.used for r in usage})
+
+
+def _prepare(pool: PoolSpec) -> dict[str, Any]:
+    """Return the runtime_env of a pool for Ray, with its packages where Ray finds them.
+
+    Ray forgets packages that no process uses, and all of them when the cluster is started anew: so
+    they are looked for, and uploaded again, before each start.
+
+    Raises:
+        ConfigurationError: Ray refuses it.
+    """
+
+    def place(where: str) -> str:
+        if not where.startswith(PACKAGE):
+            return where
+        name = where.removeprefix(PACKAGE)
+        uri = f"gcs://{name if name.endswith('.whl') else f'_ray_pkg_{name}'}"
+        if not package_exists(uri):
+            upload_package_to_gcs(uri, pool.packages[name])
+        return uri
+
+    env = dict(pool.runtime_env)
+    try:
+        if "working_dir" in env:
+            env["working_dir"] = place(env["working_dir"])
+        if "py_modules" in env:
+            env["py_modules"] = [place(module) for module in env["py_modules"]]
+        return RuntimeEnv(**env).to_dict()
+    except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+        raise ConfigurationError(
+            f"The runtime_env of the pool {pool.name!r} cannot be used: {error}"
+        ) from error

@@ -1,0 +1,132 @@
+"""The manager as an actor."""
+
+# Ray's own annotations are incomplete; what comes out of it is typed here.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from agentray import logs
+from agentray.ids import AgentId
+from agentray.protocol.codec import decode
+from agentray.protocol.deployment import AppSpec, PoolSpec
+from agentray.protocol.snapshot import Snapshot
+from agentray.runtime.channel import Channel
+from agentray.runtime.manager import Manager
+from agentray.runtime.ray_adapter.host_factory import RayHostFactory
+from agentray.runtime.ray_adapter.ray_host import RayConnector
+from agentray.runtime.ray_adapter.setup import Setup
+from agentray.runtime.redrive import Redriver
+from agentray.store.base import LaunchedAgent, LaunchedQuery, StateWrite
+from agentray.store.postgres import PostgresStore
+
+
+class ManagerActor:
+    """A `Manager` in a process of its own, restarted by Ray when it dies."""
+
+    def __init__(self, setup: bytes) -> None:
+        self._packed = setup
+        self._setup: Setup = decode(setup)
+        self._manager: Manager | None = None
+        self._starting = asyncio.Lock()
+        logs.configure(self._setup.log_level, process="manager")
+
+    async def _running(self) -> Manager:
+        # After a restart by Ray nobody calls `start`: the first request does.
+        async with self._starting:
+            if self._manager is None:
+                store = PostgresStore(self._setup.database_url)
+                await store.open()
+                redriver = Redriver(store, Channel(RayConnector()))
+                manager = Manager(
+                    store,
+                    RayHostFactory(),
+                    host_setup=self._packed,
+                    default_hosts=self._setup.default_hosts,
+                    redriver=redriver,
+                )
+                await manager.start()
+                self._manager = manager
+            return self._manager
+
+    async def ready(self) -> None:
+        """Return when it supervises."""
+        await self._running()
+
+    async def watch(self, version: int) -> Snapshot | None:
+        """See `Manager.watch`."""
+        return await (await self._running()).watch(version)
+
+    async def deploy(self, spec: AppSpec) -> tuple[str, Snapshot]:
+        """See `Manager.deploy`."""
+        return await (await self._running()).deploy(spec)
+
+    async def until_placed(self, app: str, wait_s: float) -> tuple[dict[str, str], Snapshot]:
+        """See `Manager.until_placed`."""
+        return await (await self._running()).until_placed(app, wait_s)
+
+    async def seat(self, agent: AgentId) -> Snapshot:
+        """See `Manager.seat`."""
+        return await (await self._running()).seat(agent)
+
+    async def stop_app(self, name: str) -> Snapshot:
+        """See `Manager.stop_app`."""
+        return await (await self._running()).stop_app(name)
+
+    async def list_states(self, agent_type: str, after: str) -> list[StateWrite]:
+        """See `Manager.list_states`."""
+        return await (await self._running()).list_states(agent_type, after)
+
+    async def get_state(self, agent: AgentId) -> StateWrite | None:
+        """See `Manager.get_state`."""
+        return await (await self._running()).get_state(agent)
+
+    async def import_states(self, states: Sequence[StateWrite]) -> None:
+        """See `Manager.import_states`."""
+        await (await self._running()).import_states(states)
+
+    async def add_pool(self, spec: PoolSpec) -> tuple[dict[str, Any], Snapshot]:
+        """See `Manager.add_pool`."""
+        return await (await self._running()).add_pool(spec)
+
+    async def set_default_pool(self, name: str) -> Snapshot:
+        """See `Manager.set_default_pool`."""
+        return await (await self._running()).set_default_pool(name)
+
+    async def remove_pool(self, name: str, successor: str) -> Snapshot:
+        """See `Manager.remove_pool`."""
+        return await (await self._running()).remove_pool(name, successor)
+
+    async def pools(self) -> list[dict[str, Any]]:
+        """See `Manager.pools`."""
+        return (await self._running()).pools()
+
+    async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
+        """See `Manager.agents`."""
+        return await (await self._running()).agents(agent_type, limit)
+
+    async def find_launched(self, query: LaunchedQuery, limit: int) -> list[LaunchedAgent]:
+        """See `Manager.find_launched`."""
+        return await (await self._running()).find_launched(query, limit)
+
+    async def renew_driver(self, driver: str, lease_s: float) -> None:
+        """See `Manager.renew_driver`."""
+        await (await self._running()).renew_driver(driver, lease_s)
+
+    async def end_driver(self, driver: str, grace_s: float) -> None:
+        """See `Manager.end_driver`."""
+        await (await self._running()).end_driver(driver, grace_s)
+
+    async def status(self) -> dict[str, Any]:
+        """See `Manager.status`."""
+        manager = await self._running()
+        return {**manager.status(), "pid": os.getpid()}
+
+    async def shutdown(self, grace_s: float) -> None:
+        """Stop the hosts; the actor itself is killed by who asked."""
+        await (await self._running()).stop(grace_s)

@@ -1,0 +1,50 @@
+"""What all actors of agentray have in common."""
+
+# Ray's own annotations are incomplete; what comes out of it is typed here.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray.exceptions import (
+    RayError,
+)
+
+from agentray.config import MAX_STATE_BYTES
+
+NAMESPACE = "agentray"
+
+MAX_CONCURRENCY = 10_000
+"""Calls that an actor takes at once: each sender needs three, each watcher one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What an actor needs to begin.
+
+    Attributes:
+        database_url: DSN of the Store.
+        default_hosts: hosts of the pool `default`.
+        log_level: of agentray's loggers.
+        max_state_bytes: of one agent's state.
+        threads: most threads of a host for `run_sync`; None: as many as suit the machine.
+        blocked_warning_s: a handler that blocks a host for longer is told; 0: none is.
+    """
+
+    database_url: str
+    default_hosts: int
+    log_level: str = "INFO"
+    max_state_bytes: int = MAX_STATE_BYTES
+    threads: int | None = None
+    blocked_warning_s: float = 0.0
+
+
+def reason_of(error: RayError) -> str:
+    """Return why an actor ended, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [
+        line for line in lines if not line.startswith(("class_name", "actor_id", "pid", "name"))
+    ]
+    return " ".join(told)[:500] or type(error).__name__
