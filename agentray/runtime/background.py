@@ -37,7 +37,7 @@ _FINISH_S = 10.0
 """How long messages under way may take to finish before their agent is restarted."""
 
 _CANCEL_S = 1.0
-"""How long what was cancelled may take to end."""
+"""How often what was cancelled and does not end is cancelled again."""
 
 _ON_IDLE_S = 60.0
 """How long an `on_idle` may take."""
@@ -167,7 +167,8 @@ class BackgroundWork:
         agent.hold()
         await self.ended(agent, known.cancel())
         await agent.until_idle(_FINISH_S)
-        await agent.until_idle(_CANCEL_S)
+        while not agent.quiet:
+            await agent.until_idle(_CANCEL_S)  # what is left of it would use the next object
         await agent.stop()
         if self._of.get(agent.id) is known:  # else it is ended, by somebody else
             agent.forget()

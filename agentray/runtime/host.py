@@ -166,8 +166,9 @@ class Host:
         if before != self.held.held:
             self.launching.leases_changed()
         for agent in self.residents:
-            if self._lease_of(agent.id) not in same:
-                self.residents.let_go(agent)
+            lease = self._lease_of(agent.id)
+            if lease not in same:
+                self.residents.lose(agent, anew=lease in self.held)
         self.channel.update(snapshot)
 
     async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:

@@ -177,6 +177,8 @@ class Launching:
 
     def _activate(self, launched: LaunchedAgent) -> Incarnation:
         agent_id = launched.agent
+        if not self._host.leases(agent_id):
+            raise Fenced  # it was lost while the record was written, or an old self ended
         self._fresh[agent_id] = launched
         return self._host.residents.activate(agent_id, self._host.types[agent_id.type].type)
 
@@ -189,7 +191,12 @@ class Launching:
             await self._end(old, _REPLACE_GRACE_S)
             waiting += old.dismiss()
             old = self._host.find(agent.id)  # one that was leaving may have been followed
-        made = self._activate(launched)
+        try:
+            made = self._activate(launched)
+        except Fenced:
+            for turn in waiting:
+                turn.reply(ReplyKind.MOVED)
+            raise
         for turn in waiting:
             made.offer(turn)
         return made
@@ -265,7 +272,7 @@ class Launching:
                 known = await self._load(agent_id)
                 if known is not None and known.status not in ENDED:
                     await self._keep(replace(known, status=AgentStatus.FAILED, last_error=reason))
-        except (Fenced, StoreUnavailable) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the agent has failed
             # It is failed in memory; its next activation finds out anew.
             extra = {"action": "failure_not_recorded", "agent": str(agent_id)}
             logger.warning("%s: failure not recorded: %s", agent_id, error, extra=extra)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 _CANCEL_S = 1.0
 """How long a handler that was cancelled may take to end."""
 
+_ANEW_GRACE_S = 10.0
+"""How long an agent whose slot is leased anew to its host may finish."""
+
 
 class Residents:
     """The agents that live in one host's memory, the least recently used first."""
@@ -30,7 +33,8 @@ class Residents:
         self._host = host
         self._agents: OrderedDict[AgentId, Incarnation] = OrderedDict()
         self._activator = Activator(host)
-        self._leaving: dict[Incarnation, asyncio.Task[None]] = {}  # they finish what they do
+        self._leaving: dict[AgentId, set[asyncio.Task[None]]] = {}  # until they do nothing
+        self._finishing: dict[Incarnation, asyncio.Future[None]] = {}  # within their grace
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -47,6 +51,10 @@ class Residents:
 
     def activate(self, agent_id: AgentId, agent_type: AgentType) -> Incarnation:
         """Bring an agent into memory; messages may be offered to it at once."""
+        if self._leaving and agent_id in self._leaving:
+            agent = self.reserve(agent_id, agent_type)
+            self._host.tasks.spawn(self._follow(agent), name=f"start {agent_id} anew")
+            return agent
         agent = Incarnation(agent_id, agent_type, self._host, self._host.now())
         self._agents[agent_id] = agent
         self._activator.start(agent)
@@ -92,18 +100,23 @@ class Residents:
         """
         for agent in filter(which, self):
             self.leave(agent, grace_s)
-        leaving = [task for agent, task in self._leaving.items() if which(agent)]
-        if leaving:
-            await asyncio.wait(leaving)
+        finishing = [left for agent, left in self._finishing.items() if which(agent)]
+        if finishing:
+            await asyncio.wait(finishing)
 
     def leave(self, agent: Incarnation, grace_s: float) -> None:
-        """Let an agent finish what it does, then drop it; what waits goes elsewhere at once."""
+        """Let an agent finish what it does, then drop it; what waits goes elsewhere at once.
+
+        Should it come again, its next self begins when this one does nothing any more.
+        """
         agent.leaving = True
         loops = self._host.background.cancel(agent)
         self.let_go(agent)
+        self._finishing[agent] = asyncio.get_running_loop().create_future()
         work = self._finish(agent, loops, grace_s)
-        task = self._leaving[agent] = self._host.tasks.spawn(work, name=f"drain {agent.id}")
-        task.add_done_callback(lambda _: self._leaving.pop(agent, None))
+        task = self._host.tasks.spawn(work, name=f"drain {agent.id}")
+        self._leaving.setdefault(agent.id, set()).add(task)
+        task.add_done_callback(lambda task: self._left(agent, task))
 
     def waits_for(self, turn: Turn) -> Incarnation | None:
         """Return the leaving agent that waits for a message to itself, through others.
@@ -123,12 +136,42 @@ class Residents:
         await agent.until_idle(grace_s)
         await agent.until_idle(_CANCEL_S)
         await agent.stop()
+        self._finishing.pop(agent).set_result(None)
+        while not agent.quiet:
+            await agent.until_idle(_CANCEL_S)
+
+    def _left(self, agent: Incarnation, task: asyncio.Task[None]) -> None:
+        tasks = self._leaving[agent.id]
+        tasks.discard(task)
+        if not tasks:
+            del self._leaving[agent.id]
+        if (left := self._finishing.pop(agent, None)) is not None:
+            left.set_result(None)  # it was cut short
+
+    async def _follow(self, agent: Incarnation) -> None:
+        """Begin an agent whose last self still leaves."""
+        while (leaving := self._leaving.get(agent.id)) is not None:
+            await asyncio.wait(leaving)
+            await asyncio.sleep(0)  # until they are noted as gone
+        self.succeed(agent)
+
+    def lose(self, agent: Incarnation, *, anew: bool) -> None:
+        """Let an agent go whose lease has ended.
+
+        Args:
+            agent: which.
+            anew: its slot is leased to this host again: what it changes now is not written.
+        """
+        if anew and not (agent.idle and agent.leaves_at_once):
+            self.leave(agent, _ANEW_GRACE_S)
+        else:
+            self.let_go(agent)
 
     def may_write(self, agent: Incarnation) -> bool:
         """Whether what an agent changes may be written: no successor of it can be anywhere."""
         if self._agents.get(agent.id) is agent:
             return True
-        return agent in self._leaving and self._host.finishes(agent.id)
+        return agent in self._finishing and self._host.finishes(agent.id)
 
     async def _evict(self, agent: Incarnation) -> None:
         """Let an idle agent leave memory; what comes during its clean-up starts it anew."""
