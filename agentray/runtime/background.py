@@ -149,16 +149,20 @@ class BackgroundWork:
     def failed(self, known: _Background, method: str, error: BaseException) -> None:
         """Take an error of a loop or timer: it goes to the agent's restart policy."""
         agent = known.agent
+        refusal = agent.refusal
+        if refusal is not None and isinstance(error, type(refusal)):
+            return  # it had no turn any more, as the agent is shut down
         self.errors += 1
         agent.stats.note(error)
         logger.error(
-            "%s: %s failed; the agent is restarted",
+            "%s: %s failed; the agent %s",
             agent.id,
             method,
+            "is restarted" if refusal is None else "ends",
             exc_info=error,
             extra={"action": "background_failed", "agent": str(agent.id), "method": method},
         )
-        if self._of.get(agent.id) is known and not known.restarting:
+        if refusal is None and self._of.get(agent.id) is known and not known.restarting:
             known.restarting = True
             self._host.tasks.spawn(self._restart(known, error), name=f"restart {agent.id}")
 
@@ -379,6 +383,8 @@ class _Grant(Once):
             pass  # the turn was taken away
         elif error is None:
             self._release.set_result(None)
+        elif isinstance(error, StopIteration):
+            self._release.set_exception(RuntimeError("the turn raised StopIteration"))
         else:
             self._release.set_exception(error)
         failed = await self.ended

@@ -153,9 +153,12 @@ class Launcher:
             await asyncio.sleep(self._lease_s / 3)
             try:
                 await self._manager.call("renew_driver", self.driver, self._lease_s)
-            except ManagerUnavailable as error:
+            except AgentrayError as error:
                 # It gives everybody time to renew when it is back.
                 logger.warning("%s", error, extra={"action": "lease_not_renewed"})
+            except Exception:
+                # Without its lease the driver's agents would end: it is asked for again.
+                logger.exception("a lease was not renewed", extra={"action": "lease_not_renewed"})
 
     async def close(self) -> None:
         """End the agents that end with this connection."""

@@ -289,14 +289,29 @@ class Launching:
                 turn.reply(ReplyKind.VALUE, encode(ended))
                 return
         if task is None:
-            # In a task of its own: whoever asked may go, the agent stops nevertheless.
-            stop = _apart(self._stop(agent_id, order))
-            task = self._host.tasks.spawn(stop, name=f"shut down {agent_id}")
-            self._stopping[agent_id] = task
+            task = self._spawn_stop(agent_id, order)
+        elif order.terminate:
+            work = self._stop_next(agent_id, order)
+            self._host.tasks.spawn(work, name=f"terminate {agent_id}")
         ended = await asyncio.shield(task) if order.blocking else None
         if isinstance(ended, AgentrayError):
             raise ended
         turn.reply(ReplyKind.VALUE, encode(ended))
+
+    def _spawn_stop(
+        self, agent_id: AgentId, order: ShutdownOrder
+    ) -> asyncio.Task[Ended | AgentrayError]:
+        # In a task of its own: whoever asked may go, the agent stops nevertheless.
+        stop = _apart(self._stop(agent_id, order))
+        task = self._host.tasks.spawn(stop, name=f"shut down {agent_id}")
+        self._stopping[agent_id] = task
+        return task
+
+    async def _stop_next(self, agent_id: AgentId, order: ShutdownOrder) -> None:
+        """Carry an order out that asks for more than the one that is under way."""
+        while (task := self._stopping.get(agent_id)) is not None:
+            await asyncio.shield(task)
+        self._spawn_stop(agent_id, order)
 
     async def _stop(self, agent_id: AgentId, order: ShutdownOrder) -> Ended | AgentrayError:
         try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from agentray import Agent, AgentStatus, App, ManagerClient, action
+from agentray.errors import StoreUnavailable
 from agentray.runtime.channel import Channel
 from agentray.runtime.driver_leases import LEASE_S, SWEEP_S
 from agentray.runtime.watcher import ManagerPort, SnapshotWatcher
@@ -81,5 +83,36 @@ def test_a_manager_that_comes_back_gives_drivers_the_time_to_renew() -> None:
             assert await statuses(manager) == [AgentStatus.RUNNING]
             await asyncio.sleep(LEASE_S / 2 + 2 * SWEEP_S)
             assert await statuses(manager) == [AgentStatus.STOPPED]
+
+    run(story())
+
+
+class Stumbling:
+    """A manager that fails to renew leases in ways that are not foreseen, twice."""
+
+    def __init__(self, manager: ManagerPort) -> None:
+        self._manager = manager
+        self.errors: list[Exception] = [TimeoutError("late"), StoreUnavailable("away")]
+        self.leased = False
+
+    async def call(self, method: str, *args: Any) -> Any:
+        if method == "renew_driver":
+            if self.leased and self.errors:
+                raise self.errors.pop()
+            self.leased = True
+        return await self._manager.call(method, *args)
+
+
+def test_a_lease_is_renewed_after_whatever_error() -> None:
+    async def story() -> None:
+        runtime = LocalRuntime(hosts=1)
+        async with runtime as manager:
+            await manager.deploy(App("bound", [Bound]))
+            port = Stumbling(port_of(manager))
+            async with Driver(runtime, port) as driver:
+                await driver.launch(Bound, name="1", lifetime="driver")
+                await asyncio.sleep(4 * LEASE_S)
+                assert port.errors == []
+                assert await statuses(manager) == [AgentStatus.RUNNING]
 
     run(story())

@@ -8,10 +8,20 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 from pydantic import BaseModel
 
-from agentray import Agent, AgentFailed, AgentId, AgentOptions, App, action, timer
+from agentray import (
+    Agent,
+    AgentFailed,
+    AgentId,
+    AgentOptions,
+    App,
+    RestartPolicy,
+    action,
+    loop,
+    timer,
+)
 from agentray.protocol.codec import encode
 from agentray.protocol.envelope import Kind
-from agentray.protocol.launching import LaunchOrder, LifeCall
+from agentray.protocol.launching import LaunchOrder, LifeCall, ShutdownOrder
 from agentray.store.base import LaunchedAgent
 from agentray.store.memory import MemoryStore
 from tests.support.hosts import Hosts
@@ -162,3 +172,87 @@ async def test_an_agent_whose_slot_is_leased_anew_ends_before_its_successor_begi
     assert max(most) == 1
     assert stopped == [0]
     await hosts.close()
+
+
+# Ends
+
+
+class Punctual(Agent):
+    """Has a tick each second, which waits while a handler runs."""
+
+    def __init__(self) -> None:
+        made.append(len(made))
+
+    @timer(1.0)
+    async def tick(self) -> None:
+        ran.append(1)
+
+    @action
+    async def slow(self) -> None:
+        await asyncio.sleep(3)
+
+
+@virtual
+async def test_a_tick_that_waits_while_its_agent_is_shut_down_is_no_failure() -> None:
+    hosts = Hosts(App("punctual", [Punctual]))
+    (host,) = await hosts.start(1)
+    agent = AgentId("punctual", KEY)
+    slow = asyncio.create_task(hosts.call(agent, "slow"))
+    await asyncio.sleep(2)
+    await shut_down(hosts, agent, ShutdownOrder(10.0))
+    await slow
+    await asyncio.sleep(5)
+    assert host.background.errors == 0
+    assert made == [0]
+    await hosts.close()
+
+
+class Impolite(Agent):
+    """Its loop ends with what a future does not take."""
+
+    options = AgentOptions(restart=RestartPolicy(max_restarts=0))
+
+    @loop
+    async def work(self) -> None:
+        await asyncio.sleep(1)
+        async with self.turn():
+            next(iter([]))
+
+    @action
+    async def quick(self) -> str:
+        return "done"
+
+
+@virtual
+async def test_a_turn_that_raises_stop_iteration_ends() -> None:
+    hosts = Hosts(App("impolite", [Impolite]))
+    (host,) = await hosts.start(1)
+    agent = AgentId("impolite", KEY)
+    assert await hosts.call(agent, "quick") == "done"
+    await asyncio.sleep(2)  # its turn has ended
+    with pytest.raises(AgentFailed, match="StopIteration"):
+        await hosts.call(agent, "quick", timeout=1.0)
+    assert host.background.errors == 1
+    await hosts.close()
+
+
+@virtual
+async def test_a_termination_is_not_lost_because_a_shutdown_is_under_way() -> None:
+    hosts = Hosts(App("numbered", [Numbered]))
+    await hosts.start(1)
+    order = encode(LaunchOrder())
+    await hosts.client.request(Kind.LAUNCH, NUMBERED, LifeCall.LAUNCH, order, timeout=60)
+    slow = asyncio.create_task(hosts.call(NUMBERED, "slow"))
+    await asyncio.sleep(1)
+    await shut_down(hosts, NUMBERED, ShutdownOrder(10.0, blocking=False))
+    await shut_down(hosts, NUMBERED, ShutdownOrder(10.0, blocking=False, terminate=True))
+    assert not slow.done()
+    await asyncio.sleep(20)
+    assert slow.done()
+    assert await hosts.store.load_launched([NUMBERED]) == {}
+    await hosts.close()
+
+
+async def shut_down(hosts: Hosts, agent: AgentId, order: ShutdownOrder) -> None:
+    """Shut an agent down as a client does."""
+    await hosts.client.request(Kind.LAUNCH, agent, LifeCall.SHUTDOWN, encode(order), timeout=60)
