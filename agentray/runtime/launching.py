@@ -39,6 +39,7 @@ from agentray.protocol.launching import (
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.launch_records import is_special, options_of, relaunched, renewed
+from agentray.runtime.sending_on import send_on
 from agentray.runtime.turn import Turn
 from agentray.store.base import CommitOutcome, LaunchedAgent, LaunchedQuery, LaunchedWrite
 
@@ -194,8 +195,7 @@ class Launching:
         try:
             made = self._activate(launched)
         except Fenced:
-            for turn in waiting:
-                turn.reply(ReplyKind.MOVED)
+            send_on(waiting, self._host.channel)
             raise
         for turn in waiting:
             made.offer(turn)

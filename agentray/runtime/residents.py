@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from agentray.agent import AgentType
 from agentray.core.supervision import Backoff
 from agentray.ids import AgentId
-from agentray.protocol.envelope import ReplyKind
 from agentray.runtime.activation import Activator
 from agentray.runtime.incarnation import Incarnation
+from agentray.runtime.sending_on import send_on
 from agentray.runtime.turn import Turn
 
 if TYPE_CHECKING:
@@ -82,12 +82,11 @@ class Residents:
     # Leaving
 
     def let_go(self, agent: Incarnation) -> None:
-        """Drop an agent at once; what waits for it is sent on by its senders."""
+        """Drop an agent at once; what waits for it goes to its next host."""
         self._host.background.cancel(agent)
         self.forget(agent)
         self._activator.cancel(agent)
-        for turn in agent.dismiss():
-            turn.reply(ReplyKind.MOVED)
+        send_on(agent.dismiss(), self._host.channel)
 
     async def restart(self, agent: Incarnation, error: BaseException, backoff: Backoff) -> None:
         """Start an agent anew that has ended because of an error of its own."""

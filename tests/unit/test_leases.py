@@ -220,3 +220,65 @@ async def test_a_start_on_a_host_that_was_fenced_is_no_failure_of_the_agent() ->
     await hosts.announce(new)
     assert await calling == "done"
     await hosts.close()
+
+
+class Diligent(Agent):
+    options = AgentOptions(mailbox=1000)
+
+    @action
+    async def note(self, what: str) -> None:
+        await asyncio.sleep(1)
+        happened.append(f"{what} from {self.context.sender}")
+
+
+DILIGENT = AgentId("diligent", KEY)
+
+
+@virtual
+async def test_told_messages_that_wait_are_done_by_the_agents_next_host_in_their_order() -> None:
+    hosts = Hosts(App("diligent", [Diligent]))
+    old, new = await hosts.start(2)
+    for number in range(20):
+        await hosts.client.tell(DILIGENT, "note", (str(number),), {})
+    await asyncio.sleep(2.5)
+    await hosts.release(old)
+    await hosts.lease(new)
+    await asyncio.sleep(60)
+    assert [line.partition(" ")[0] for line in happened] == [str(n) for n in range(20)]
+    await hosts.close()
+
+
+@virtual
+async def test_told_messages_keep_their_sender_when_their_agent_moves() -> None:
+    hosts = Hosts(App("telling", [Diligent, Teller]))
+    old, new = await hosts.start(2)
+    for key in "abc":
+        await hosts.call(AgentId("teller", key), "tell_twice")
+    await hosts.release(old)
+    await hosts.lease(new)
+    await asyncio.sleep(60)
+    senders = [line.partition(" from ")[2] for line in happened]
+    assert senders == [f"teller/{key}" for key in "aabbcc"]
+    await hosts.close()
+
+
+class Teller(Agent):
+    @action
+    async def tell_twice(self) -> None:
+        for _ in range(2):
+            await self.handle(Diligent, KEY).note.tell("said")
+
+
+def test_told_messages_that_no_host_takes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    @virtual
+    async def stop_the_only_host() -> None:
+        hosts = Hosts(App("diligent", [Diligent]))
+        (host,) = await hosts.start(1)
+        for number in range(3):
+            await hosts.client.tell(DILIGENT, "note", (str(number),), {})
+        await host.stop(10.0)
+        await hosts.client.close()
+
+    stop_the_only_host()
+    assert [getattr(r, "action", "") for r in caplog.records].count("tell_lost") == 2
+    assert len(happened) == 1
