@@ -115,9 +115,14 @@ def _reconcile_pool(pool: PoolFact, hosts: Sequence[HostFact]) -> list[Command]:
     enough = len(live) >= pool.wanted
     room_for = sum(host.feasible for host in pending)
     room_for -= sum(host.status is HostStatus.DRAINING for host in hosts)  # theirs comes free
+    # Nor do more old ones stay than are wanted while a new one waits, perhaps for ever.
+    surplus = len(live) + len(outdated) - pool.wanted if pending else 0
     # Hosts beyond the wanted number leave, the last started first; those that hold least would
     # be better by a few slots, but then two decisions in a row could name different ones.
-    leaving = [*(outdated if enough else outdated[: max(0, room_for)]), *live[pool.wanted :]]
+    leaving = [
+        *(outdated if enough else outdated[: max(0, room_for, surplus)]),
+        *live[pool.wanted :],
+    ]
     leasing = [host for host in [*live, *outdated] if host not in leaving]
     moves = plan_slots(pool.slots, leasing)
     if moves:

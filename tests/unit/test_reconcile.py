@@ -314,6 +314,16 @@ def test_no_old_host_leaves_for_one_that_no_machine_could_hold() -> None:
     assert reconcile([pool], [host("old"), waits]) == []
 
 
+def test_while_new_hosts_wait_for_room_there_are_no_more_hosts_than_wanted() -> None:
+    waits = replace(host("new-2", HostStatus.PENDING, 2), feasible=False)
+    old = [host("old-1"), host("old-2")]
+    pool = facts(1, "old-1", "old-2", generation=2)
+    assert reconcile([pool], [*old, waits]) == [MoveSlots("default", {0: "old-2"}, {"old-1": [0]})]
+    there = host("new-1", HostStatus.LIVE, 2)
+    pool = facts(2, "old-2", "new-1", generation=2)
+    assert reconcile([pool], [*old, there, waits]) == [StopHost("old-1")]
+
+
 def test_hosts_that_wait_for_room_are_given_up_when_they_are_not_wanted_any_more() -> None:
     waiting = [host(name, HostStatus.PENDING) for name in ("b", "c")]
     assert reconcile([facts(2, "a", "a")], [host("a"), *waiting]) == [StopHost("c")]
