@@ -51,8 +51,8 @@ _TELL, _EVENT, _STREAM = int(Kind.TELL), int(Kind.EVENT), int(Kind.STREAM)
 _VALUE = int(ReplyKind.VALUE)
 
 
-async def handle(agent: Incarnation, turn: Turn) -> None:
-    """Handle a message that it is the agent's turn for.
+async def handle(agent: Incarnation, turn: Turn, reentrant: bool = False) -> None:
+    """Handle a message that it is the agent's turn for, or whose caller has the turn.
 
     Raises:
         CancelledError: the task was cancelled for another reason than this message's cancellation.
@@ -66,6 +66,8 @@ async def handle(agent: Incarnation, turn: Turn) -> None:
     token = contexts.current.set(context)
     error: BaseException | None = None
     try:
+        if reentrant:
+            agent.take_savepoint(turn)
         await _BY_KIND[envelope.kind](agent, turn, context, started)
         agent.stats.completed += 1
     except asyncio.CancelledError as raised:
@@ -83,13 +85,13 @@ async def handle(agent: Incarnation, turn: Turn) -> None:
         contexts.current.reset(token)
     if error is not None:
         agent.stats.error(error)
-        agent.restore_state()
+        agent.restore_state(turn)
         _failed(agent, turn, context, started, error)
 
 
 def _cancelled(agent: Incarnation, turn: Turn) -> bool:
     """Answer for a handler that was cancelled; False: the whole task was, not its message."""
-    agent.restore_state()
+    agent.restore_state(turn)
     if turn.cancelled:
         # The message was given up, not this task: it goes on with the next one.
         cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
@@ -141,7 +143,7 @@ async def _handle_call(
     else:
         result = encode_result(value, name)
     if agent.type.keeps_state:
-        await agent.commit_state()
+        await agent.commit_state(turn)
     if turn.envelope.kind == _TELL:
         turn.drop()  # it was answered when it was queued
     elif started is not None or context.scope is not None:
@@ -173,7 +175,7 @@ async def _handle_own(
     del started  # it belongs to no run
     context.scope = Unheard(agent.id)
     await turn.envelope.payload()
-    await agent.commit_state()
+    await agent.commit_state(turn)
     turn.reply(_VALUE)
 
 
@@ -199,13 +201,13 @@ async def _handle_stream(
         await _write_all(values, writer)
         parts = writer.finish()
         if agent.type.keeps_state:
-            await agent.commit_state()
+            await agent.commit_state(turn)
     except Exception as raised:
         parts = writer.end()
         if isinstance(raised, Fenced) or not parts:
             raise  # nothing has been handed out: an error like that of a call
         # What was yielded before it is read before it.
-        agent.restore_state()
+        agent.restore_state(turn)
         error = encode_error(raised)
     if started is not None:
         _trace(agent, context, envelope, started, None if error is None else "failed")
@@ -255,7 +257,7 @@ async def _handle_event(
         await agent.end_run(run, scope.outcome())
         turn.drop()
         return
-    await agent.commit_state()
+    await agent.commit_state(turn)
     scope.on_done(lambda outcome: turn.reply(_VALUE, None, _along(outcome, envelope)))
     scope.release()
 

@@ -16,6 +16,7 @@ from agentray.protocol.envelope import Kind, Outcome, ReplyKind
 from agentray.runtime import state as states
 from agentray.runtime.agent_stats import AgentStats
 from agentray.runtime.handling import handle
+from agentray.runtime.savepoints import Savepoint, Savepoints
 from agentray.runtime.tasks import being_cancelled
 from agentray.runtime.turn import Turn
 from agentray.store.base import StateWrite
@@ -57,7 +58,9 @@ class Incarnation:
         "_early",
         "_ended",
         "_mailbox",
+        "_outer",
         "_quiet",
+        "_savepoints",
         "failure",
         "host",
         "id",
@@ -88,6 +91,8 @@ class Incarnation:
         self._quiet: asyncio.Future[None] | None = None  # somebody waits for it to be idle
         self._committed: bytes | None = None  # its state as the Store has it
         self._ended: asyncio.Future[None] | None = None  # its clean-up
+        self._outer: Turn | None = None  # where turns do not interleave: the one not committed yet
+        self._savepoints: Savepoints | None = None  # of turns that came back to it
 
     @property
     def idle(self) -> bool:
@@ -250,6 +255,8 @@ class Incarnation:
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         mailbox = self._mailbox
         handled = 0
+        # Only state is committed. Without any, a turn is not held for longer than it takes.
+        outermost = not reentrant and self.type.keeps_state and self.type.options.concurrency == 1
         asked = False  # by somebody else than itself
         try:
             while turn is not None:
@@ -257,7 +264,9 @@ class Incarnation:
                     asked = True
                 if not turn.cancelled:
                     turn.task = task
-                    await handle(self, turn)
+                    if outermost:
+                        self._outer = turn
+                    await handle(self, turn, reentrant)
                     # From here on, cancelling this message must not hit the next one, nor may what
                     # is left of it: a handler may have kept its cancellation to itself.
                     turn.task = None
@@ -270,13 +279,39 @@ class Incarnation:
                     await asyncio.sleep(0)
         finally:
             del self.host.turns[task]
-            self._busy -= 1
-            if not self._busy and self._quiet is not None and not self._quiet.done():
-                self._quiet.set_result(None)
-            if asked:
-                self.host.residents.used(self)
+            self._savepoints = self._savepoints and self._savepoints.without(first)
+            self._rest(asked)
+
+    def _rest(self, asked: bool) -> None:
+        """Note that one task of it has no more to do."""
+        self._busy -= 1
+        if not self._busy and self._quiet is not None and not self._quiet.done():
+            self._quiet.set_result(None)
+        if asked:
+            self.host.residents.used(self)
 
     # State
+
+    def take_savepoint(self, turn: Turn) -> None:
+        """Note the state for a turn that belongs to the one that is under way.
+
+        Raises:
+            StateRefused: what that one has left so far cannot be kept.
+        """
+        if self._outer is not None:
+            self._savepoints = self._savepoints or Savepoints()
+            self._savepoints.begin(self, turn, self._outer)
+
+    def checked_state(self) -> bytes:
+        """Return the state as it would be committed now.
+
+        Raises:
+            StateRefused: it cannot be kept.
+        """
+        data = states.dump(self.agent, self.type)
+        if data != self._committed:
+            states.to_write(self.agent, self.type, data, self.host.max_state_bytes)
+        return data
 
     def changed_state(self) -> list[StateWrite]:
         """Return the state when it differs from what the Store has.
@@ -296,13 +331,20 @@ class Incarnation:
         self._committed = data
         return [write]
 
-    async def commit_state(self) -> None:
+    async def commit_state(self, turn: Turn) -> None:
         """Commit the state if a handler has changed it.
+
+        Not yet for a turn that came back to the agent: the outermost one's commit covers it.
 
         Raises:
             StateRefused: it cannot be kept.
             Fenced: the agent lives elsewhere; nothing was written.
         """
+        if self._savepoints is not None and (point := self._savepoints.of(turn, self._outer)):
+            point.check()
+            return
+        if self._outer is turn:
+            self._outer = None  # what comes back from here on commits by itself
         before = self._committed
         writes = self.changed_state()
         if not writes:
@@ -316,23 +358,38 @@ class Incarnation:
 
     async def end_run(self, run: ActiveRun, outcome: Outcome) -> None:
         """Commit a run's end together with the state."""
+        self._outer = None
         before = self._committed
         if not await run.end(outcome, self.changed_state()):
             self._committed = before  # it is tried again: as if it had not been
-            self.restore_state()
+            self._restore(None)
 
-    def restore_state(self) -> None:
-        """Undo what a failed handler did to the state.
+    def restore_state(self, turn: Turn) -> None:
+        """Undo what a failed handler did to the state, and what came back to it meanwhile.
 
         Only where handlers do not interleave: else it would undo another one's work.
         """
+        if self._savepoints is not None and (point := self._savepoints.of(turn, self._outer)):
+            self._restore(point)
+            return
+        if self._outer is turn:
+            self._outer = None
+        if self._outer is None:
+            self._restore(None)
+
+    def _restore(self, point: Savepoint | None) -> None:
+        """Go back to a savepoint; None: to what is committed."""
         kind = self.type
-        if kind.keeps_state and kind.options.concurrency == 1 and self._agent is not None:
-            try:
+        if not (kind.keeps_state and kind.options.concurrency == 1 and self._agent is not None):
+            return
+        try:
+            if point is not None:
+                point.go_back()
+            else:
                 states.restore(self._agent, kind, self._committed)
-            except Exception as error:  # noqa: BLE001 - a load_state of the user's
-                self.host.log_agent_error(self.id, "state_not_restored", error)
-                self.host.residents.let_go(self)  # its successor reads what is kept
+        except Exception as error:  # noqa: BLE001 - a load_state of the user's
+            self.host.log_agent_error(self.id, "state_not_restored", error)
+            self.host.residents.let_go(self)  # its successor reads what is kept
 
     # End
 

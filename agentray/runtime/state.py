@@ -132,3 +132,22 @@ def restore(agent: Agent, kind: AgentType, data: bytes | None) -> None:
         agent.load_state(json.loads(data))
     elif kind.state_model is not None:
         agent.state = kind.state_model()
+
+
+def go_back(agent: Agent, kind: AgentType, state: BaseModel | None, data: bytes) -> None:
+    """Undo what a re-entrant handler did.
+
+    The model stays the same object: the handlers that wait for this one may hold it.
+    """
+    try:
+        unchanged = agent.state is state and dump(agent, kind) == data
+    except Exception:  # noqa: BLE001 - what it left has no JSON form
+        unchanged = False
+    if unchanged:
+        return
+    if kind.saves_by_itself or state is None:
+        agent.load_state(json.loads(data))
+    else:
+        # What pickling makes of a model and back, into this very object.
+        state.__setstate__(type(state).model_validate(json.loads(data)).__getstate__())
+        agent.state = state
