@@ -91,6 +91,32 @@ def _check_types(agent: Agent, model: type[BaseModel]) -> None:
             raise StateRefused(str(agent.id), f"{field}: {first['msg']}.") from error
 
 
+def _check_numbers(agent: Agent, plain: object) -> None:
+    """Refuse NaN and infinities where they would be kept as null."""
+    found = _lost_number(cast("BaseModel", agent.state).model_dump(warnings=False), plain)
+    if found is not None:
+        where, number = ".".join(found[0]), found[1]
+        raise StateRefused(str(agent.id), f"The state is not JSON: {where} is a float, {number}.")
+
+
+def _lost_number(value: object, plain: object) -> tuple[tuple[str, ...], float] | None:
+    """Return where a number has become null, and which one."""
+    if isinstance(value, float):
+        return ((), value) if plain is None else None
+    if isinstance(value, dict) and isinstance(plain, dict):
+        values = cast("dict[object, object]", value).values()
+        pairs = [(k, v, p) for v, (k, p) in zip(values, plain.items(), strict=False)]
+    elif isinstance(value, list | tuple | set | frozenset) and isinstance(plain, list):
+        pairs = [(n, v, p) for n, (v, p) in enumerate(zip(value, plain, strict=False))]
+    else:
+        return None
+    for step, inner, inner_plain in pairs:
+        found = _lost_number(inner, inner_plain)
+        if found is not None:
+            return (str(step), *found[0]), found[1]
+    return None
+
+
 def _plain(agent: Agent) -> Any:
     try:
         plain = cast("BaseModel", agent.state).model_dump(mode="json", warnings=False)
@@ -119,11 +145,12 @@ def to_write(agent: Agent, kind: AgentType, data: bytes, max_bytes: int) -> Stat
             f"it is {len(data):,} bytes of JSON, and AGENTRAY_MAX_STATE_BYTES is {max_bytes:,}. "
             "Keep large values elsewhere, and their names in the state.",
         )
+    plain = json.loads(data)
     if kind.state_model is not None and not kind.saves_by_itself:
         _check_types(agent, kind.state_model)
         if b"null" in data:
-            _plain(agent)  # pydantic writes NaN and infinities as null
-    return StateWrite(agent.id, json.loads(data), kind.state_version)
+            _check_numbers(agent, plain)  # pydantic writes NaN and infinities as null
+    return StateWrite(agent.id, plain, kind.state_version)
 
 
 def restore(agent: Agent, kind: AgentType, data: bytes | None) -> None:

@@ -37,6 +37,10 @@ from tests.support.eventually import eventually_async
 ADA = AgentId("account", "ada")
 
 
+class Inner(BaseModel):
+    value: float = 0.0
+
+
 class Totals(BaseModel):
     total: int = 0
     orders: list[int] = []
@@ -110,6 +114,13 @@ async def manager(store: KeptStore) -> AsyncIterator[ManagerClient]:
         ("more", "x" * 2000, r"bytes of JSON, and AGENTRAY_MAX_STATE_BYTES is 1,000"),
         ("rate", math.nan, r"not JSON: .*rate.* is a float"),
         ("rate", math.inf, "not JSON"),
+        ("more", [math.nan], r"not JSON: more\.0 is a float, nan"),
+        ("more", {"a": [1.5, -math.inf]}, r"not JSON: more\.a\.1 is a float, -inf"),
+        (
+            "more",
+            {"a": {1: (None, Inner(value=math.nan))}},
+            r"not JSON: more\.a\.1\.1\.value is a float, nan",
+        ),
         ("total", "many", r"total: .*integer"),
         ("orders", [1, "two"], r"orders\.1: .*integer"),
         ("more", "half \ud800 a pair", "surrogate"),
@@ -129,6 +140,31 @@ async def test_a_state_that_cannot_be_kept_fails_its_handler_and_the_one_before_
     assert kept is not None
     assert kept.state == Totals(total=7).model_dump()
     assert await account.put("total", 8) == 8  # and it goes on
+
+
+class Odd(Agent):
+    """Its model has a word of its own for what is no number."""
+
+    class Model(BaseModel, ser_json_inf_nan="strings"):
+        value: float = math.nan
+        empty: int | None = None
+
+    state: Model
+
+    @action
+    async def put(self, value: float) -> float:
+        before, self.state.value = self.state.value, value
+        return before
+
+
+async def test_a_model_may_have_a_json_form_for_what_is_no_number(store: KeptStore) -> None:
+    async with LocalRuntime(store=store) as manager:
+        await manager.deploy(App("odd", [Odd]))
+        await manager.handle(Odd, "x").put(-math.inf)
+        assert (await manager.save_state("odd/x")).state == {"value": "-Infinity", "empty": None}
+    async with LocalRuntime(store=store) as manager:
+        await manager.deploy(App("odd", [Odd]))
+        assert await manager.handle(Odd, "x").put(1.0) == -math.inf
 
 
 async def test_what_has_no_json_form_is_refused_also_where_the_model_allows_it(
