@@ -36,7 +36,7 @@ def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop)
         ConfigurationError: this is the loop's own thread, which would wait for itself for ever.
         ChannelClosed: the loop has ended.
     """
-    if _runs_here(loop):
+    if runs_here(loop):
         coroutine.close()
         raise ConfigurationError(
             "This would wait for itself: on the event loop's own thread, await the handle's method "
@@ -68,7 +68,7 @@ def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop)
         raise
 
 
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether this is the loop's own thread, while it runs."""
     try:
         return asyncio.get_running_loop() is loop
@@ -98,7 +98,7 @@ def read(stream: AsyncGenerator[T], loop: asyncio.AbstractEventLoop) -> Generato
             yield item
     finally:
         # Where this is collected late or by the loop itself, what is collected with it ends there.
-        if not (loop.is_closed() or _runs_here(loop)):
+        if not (loop.is_closed() or runs_here(loop)):
             wait_for(_close(stream), loop)
 
 

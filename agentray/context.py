@@ -186,14 +186,29 @@ current: ContextVar[Context | None] = ContextVar("agentray_context", default=Non
 
 
 class _Process:
-    """The caller of this process, for handles that came out of a pickle."""
+    """The callers of this process, for handles that came out of a pickle."""
 
-    caller: Caller | None = None
+    def __init__(self) -> None:
+        self.bound: list[Caller] = []  # the last one is used
+        self.otherwise: Callable[[], Caller | None] | None = None
 
 
-def bind_process(caller: Caller | None) -> None:
-    """Make unpickled handles of this process send through `caller`; None takes it back."""
-    _Process.caller = caller
+_process = _Process()
+
+
+def bind_process(caller: Caller) -> None:
+    """Make unpickled handles of this process send through `caller`, until it is released."""
+    _process.bound.append(caller)
+
+
+def release_process(caller: Caller) -> None:
+    """Take a caller back; the one that was bound before it is used again, if there is one."""
+    _process.bound[:] = [bound for bound in _process.bound if bound is not caller]
+
+
+def connect_unbound_by(connect: Callable[[], Caller | None]) -> None:
+    """Ask `connect` for a caller where none is bound; it returns None where there shall be none."""
+    _process.otherwise = connect
 
 
 def process_caller() -> Caller:
@@ -202,6 +217,14 @@ def process_caller() -> Caller:
     Raises:
         ConfigurationError: nothing is connected here.
     """
-    if _Process.caller is None:
-        raise ConfigurationError("This handle is not connected: call agentray.connect() first.")
-    return _Process.caller
+    bound = _process.bound
+    if bound:
+        return bound[-1]
+    caller = None if _process.otherwise is None else _process.otherwise()
+    if caller is None:
+        raise ConfigurationError(
+            "This handle is not connected: use it inside of `async with agentray.connect() as "
+            "manager`; in scripts and notebooks, `with agentray.connect() as manager` and "
+            "handle.sync. Only in Ray tasks and actors it connects by itself."
+        )
+    return caller

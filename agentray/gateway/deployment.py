@@ -15,6 +15,7 @@ from ray import serve
 
 from agentray import logs
 from agentray.config import Settings
+from agentray.context import bind_process
 from agentray.gateway.app import build_app
 from agentray.gateway.services import Services
 from agentray.runtime.channel import Channel
@@ -68,6 +69,7 @@ class Gateway:
         store = PostgresStore(setup.database_url)
         await store.open()
         channel = Channel(RayConnector())
+        bind_process(channel)
         # Kept: without a reference the watcher's task could be collected.
         self._watcher = SnapshotWatcher(RayManager.find(), channel)
         await self._watcher.start()

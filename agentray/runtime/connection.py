@@ -8,12 +8,15 @@ import socket
 from types import TracebackType
 
 from agentray.config import ClusterRecord, Settings
-from agentray.context import bind_process
+from agentray.context import bind_process, connect_unbound_by, release_process
 from agentray.errors import ClusterNotRunning, ConfigurationError
 from agentray.runtime.channel import Channel
 from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.sync_manager import SyncContext
 from agentray.runtime.watcher import SnapshotWatcher
+from agentray.runtime.worker_connection import worker_caller
+
+connect_unbound_by(worker_caller)
 
 
 class Connection(SyncContext):
@@ -63,7 +66,8 @@ class Connection(SyncContext):
             if self._client is not None:
                 await self._client.close()
         finally:
-            bind_process(None)
+            if self._channel is not None:
+                release_process(self._channel)
             if self._watcher is not None:
                 await self._watcher.close()
             if self._channel is not None:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from agentray.config import MAX_STATE_BYTES
-from agentray.context import Context, bind_process
+from agentray.context import Context, bind_process, release_process
 from agentray.core.room import Machine, Shortage, shortage_of
 from agentray.events import Event
 from agentray.ids import AgentId
@@ -345,7 +345,7 @@ class LocalRuntime(SyncContext):
         traceback: TracebackType | None,
     ) -> None:
         await self._client.close()
-        bind_process(None)
+        release_process(self._channel)
         await self._watcher.close()
         await self._channel.close()
         await self.manager.stop(grace_s=1.0)

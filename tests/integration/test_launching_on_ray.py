@@ -12,7 +12,6 @@ import pytest
 
 import agentray
 from agentray import AgentStatus, AgentStopped, Launch, ManagerClient
-from agentray.context import bind_process
 from tests.support.cluster import Cluster, until_complete
 from tests.support.eventually import eventually_async
 from tests.support.helpers import Named, Parrot
@@ -70,7 +69,6 @@ async def test_a_driver_that_leaves_ends_its_own_at_once(cluster: Cluster, manag
     async with agentray.connect(settings=cluster.settings) as other:
         bound = await other.launch(Parrot, name="bound", lifetime="driver")
         assert await bound.echo(1) == 1
-    bind_process(manager.handle(Parrot, "x").caller)  # the fixture's goes on
     with pytest.raises(AgentStopped):
         await manager.handle(Parrot, "bound").echo(1)
 

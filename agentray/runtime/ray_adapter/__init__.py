@@ -9,6 +9,7 @@ from agentray.runtime.ray_adapter.connecting import (
     connect_to_ray,
     disconnect_from_ray,
     is_connected,
+    is_worker,
 )
 from agentray.runtime.ray_adapter.ray_host import RayConnector
 from agentray.runtime.ray_adapter.ray_manager import RayManager
@@ -22,4 +23,5 @@ __all__ = [
     "connect_to_ray",
     "disconnect_from_ray",
     "is_connected",
+    "is_worker",
 ]

@@ -24,6 +24,11 @@ def is_connected() -> bool:
     return ray.is_initialized()
 
 
+def is_worker() -> bool:
+    """Whether this process runs Ray tasks or a Ray actor, rather than being a driver."""
+    return ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+
+
 def connect_to_ray(address: str) -> None:
     """Connect this process to a Ray cluster.
 
