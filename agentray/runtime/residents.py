@@ -125,7 +125,7 @@ class Residents:
         target = turn.envelope.target
         if target not in turn.envelope.chain:
             return None
-        return next((agent for agent in self._leaving if agent.id == target), None)
+        return next((agent for agent in self._finishing if agent.id == target), None)
 
     async def _finish(
         self, agent: Incarnation, loops: set[asyncio.Task[None]], grace_s: float

@@ -6,7 +6,7 @@ Nothing here waits or writes: the incarnation decides when, its host commits.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
@@ -105,9 +105,14 @@ def _lost_number(value: object, plain: object) -> tuple[tuple[str, ...], float] 
         return ((), value) if plain is None else None
     if isinstance(value, dict) and isinstance(plain, dict):
         values = cast("dict[object, object]", value).values()
-        pairs = [(k, v, p) for v, (k, p) in zip(values, plain.items(), strict=False)]
+        items = cast("dict[object, object]", plain).items()
+        pairs: list[tuple[object, object, object]] = [
+            (key, inner, kept) for inner, (key, kept) in zip(values, items, strict=False)
+        ]
     elif isinstance(value, list | tuple | set | frozenset) and isinstance(plain, list):
-        pairs = [(n, v, p) for n, (v, p) in enumerate(zip(value, plain, strict=False))]
+        inners = cast("Iterable[object]", value)
+        both = zip(inners, cast("list[object]", plain), strict=False)
+        pairs = [(number, inner, kept) for number, (inner, kept) in enumerate(both)]
     else:
         return None
     for step, inner, inner_plain in pairs:

@@ -16,9 +16,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from agentray import event_loop
 from agentray.context import Caller
+from agentray.errors import ManagerUnavailable
 from agentray.runtime.bridge import Bridge
 from agentray.runtime.channel import Channel
-from agentray.runtime.ports import ManagerUnavailable
 from agentray.runtime.watcher import SnapshotWatcher
 
 _CONNECT_S = 30.0

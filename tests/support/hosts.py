@@ -83,7 +83,7 @@ class Hosts:
                     self.app.name,
                     _POOL,
                     prompts=False,
-                    actions=tuple(kind.actions),
+                    actions=frozenset(kind.actions),
                     idempotent=frozenset(n for n, s in kind.actions.items() if s.idempotent),
                     streams=frozenset(n for n, s in kind.actions.items() if s.streams),
                 )

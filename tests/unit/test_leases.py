@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ KEY = "k"
 happened: list[str] = []
 
 
-def virtual(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     """Run a test in virtual time; it may take an hour of it."""
 
     def wrapped() -> None:
