@@ -41,6 +41,7 @@ class BackgroundConnection:
         self._lock = threading.Lock()
         self._bridge: Bridge | None = None
         self._thread: threading.Thread | None = None
+        self._closing = asyncio.Event()
 
     def caller(self) -> Caller:
         """Return its caller, for any event loop and thread; connects, and waits, on first use.
@@ -74,8 +75,8 @@ class BackgroundConnection:
         return bridge
 
     async def _live(self, connected: Future[Bridge]) -> None:
-        """Connect, tell it, and stay until the thread's loop is stopped by `close`."""
-        self._closing = asyncio.Event()
+        """Connect, tell it, and stay until `close`."""
+        self._closing = asyncio.Event()  # of this thread's loop
         try:
             async with self._connect() as caller:
                 if connected.set_running_or_notify_cancel():
