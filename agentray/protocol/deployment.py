@@ -82,6 +82,7 @@ class TypeSpec(NamedTuple):
         idempotent: its actions that do no harm when they run twice.
         streams: its actions that yield.
         actions: all of its actions.
+        digest: of the source of its class; "": an older version has stored it.
     """
 
     name: str
@@ -90,6 +91,7 @@ class TypeSpec(NamedTuple):
     idempotent: tuple[str, ...] = ()
     streams: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class TypeView:
     streams: frozenset[str] = frozenset()  # actions that yield
     actions: frozenset[str] = frozenset()  # all that can be called
     isolated: bool = False  # each of its agents has a host of its own, see `Snapshot.seats`
+    digest: str = ""  # of the source of its class; "": unknown
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,6 +183,7 @@ class Catalog:
                 isolated=self._book.resolve(spec.pool) in isolated,
                 streams=frozenset(spec.streams),
                 actions=frozenset(spec.actions),
+                digest=spec.digest,
             )
             for app in self._apps.values()
             for spec in (TypeSpec(*fields) for fields in app.spec.types)

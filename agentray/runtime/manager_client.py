@@ -27,7 +27,7 @@ from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.driver_leases import LEASE_S
 from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
-from agentray.runtime.packing import pack_app
+from agentray.runtime.packing import class_digest, other_code, pack_app
 from agentray.runtime.pool_packing import pack_pool
 from agentray.runtime.state_client import StateClient
 from agentray.runtime.watcher import ManagerPort
@@ -207,7 +207,8 @@ class ManagerClient:
 
         All that makes it is kept: when the agent moves or comes back after having been idle, it is
         made in the same way. A class that no deployed app has is deployed first, as an app of its
-        own. Launching an agent that runs already returns its handle.
+        own; when it was deployed in this way with other code, its hosts are replaced as by
+        `deploy`. Launching an agent that runs already returns its handle.
 
         Args:
             agent: its class; an instance, which is carried over as it is; or the handle of one that
@@ -226,8 +227,8 @@ class ManagerClient:
             timeout: seconds to wait for its start.
 
         Raises:
-            ConfigurationError: an agent of this name runs with other arguments or options, or one
-                of the arguments above is wrong.
+            ConfigurationError: an agent of this name runs with other arguments or options, an app
+                has a class of this name and other code, or one of the arguments above is wrong.
             AgentFailed: it could not be started, and its retries are used up.
             DeadlineExceeded: it has not started yet; it goes on trying.
             ChannelClosed: this manager was closed.
@@ -291,14 +292,38 @@ class ManagerClient:
         return [Handle(launch.id, self._channel) for launch in launches]
 
     async def _deploy_classes(self, launches: Sequence[Launch[Any]]) -> None:
-        """Deploy the classes that no app has, each as an app of its own."""
+        """Deploy the classes that no app has, or that were launched with other code.
+
+        Each becomes an app of its own.
+
+        Raises:
+            ConfigurationError: another app has a class of this name and other code.
+        """
         self._launcher.check_open()
         for launch in launches:
             cls = launch.cls
-            if cls is not None and launch.id.type not in self._channel.snapshot.types:
+            if cls is not None and self._to_deploy(launch.id.type, cls):
                 pool = cls.agent_type.options.pool
                 shared = () if pool == "default" else (pool,)
                 await self.deploy(App(launch.id.type, [cls], pools=shared))
+
+    def _to_deploy(self, name: str, cls: type[Agent]) -> bool:
+        types = self._channel.snapshot.types
+        view = types.get(name)
+        if view is None:
+            return True
+        digest = class_digest(cls.agent_type)
+        if view.digest in ("", digest) or view.stopped:
+            return False
+        if view.app == name and sum(other.app == name for other in types.values()) == 1:
+            return True
+        if other_code(view.digest, digest):
+            raise ConfigurationError(
+                f"The app {view.app!r} is deployed with a class {cls.__name__} of other code than "
+                f"this one. Deploy {view.app!r} again with this code, or give this class another "
+                "name."
+            )
+        return False
 
     async def get_handle(self, agent: AnyAgent) -> Handle[Any]:
         """Return the handle of an agent that was registered or launched.

@@ -7,8 +7,9 @@ import inspect
 import os
 import sys
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
-from agentray.agent import Agent, Factory
+from agentray.agent import Agent, AgentType, Factory
 from agentray.app import App
 from agentray.protocol.codec import encode
 from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
@@ -45,6 +46,7 @@ def pack_app(app: App, import_string: str = "") -> AppSpec:
                 idempotent=tuple(a.name for a in t.actions.values() if a.idempotent),
                 streams=tuple(a.name for a in t.actions.values() if a.streams),
                 actions=tuple(t.actions),
+                digest=class_digest(t),
             )
             for t in types
         ),
@@ -72,10 +74,12 @@ def _digest(app: App, pools: tuple[PoolSpec, ...]) -> str:
     """Return a hash of the code that the app consists of.
 
     Of the sources, because pickled classes differ from one process to the next. What the modules
-    import in turn is not looked at.
+    import in turn is not looked at, but for the classes' bases and states.
     """
     digest = hashlib.sha256(repr((app.name, app.entry, pools, sorted(app.types))).encode())
     for agent_type in app.types.values():
+        if not (own := class_digest(agent_type)).startswith(_UNKNOWN):
+            digest.update(own.encode())
         digest.update(_source(agent_type.cls))
         if agent_type.factory is not None:
             digest.update(_source(agent_type.factory))
@@ -92,3 +96,33 @@ def _source(code: type[Agent] | Factory) -> bytes:
     except (OSError, TypeError):
         # Typed into a console: there is no source to compare, so every deployment is new.
         return os.urandom(16)
+
+
+_UNKNOWN = "?"
+_digests: WeakKeyDictionary[type[Agent], str] = WeakKeyDictionary()
+
+
+def class_digest(agent_type: AgentType) -> str:
+    """Return a hash of the source of a class, its bases and its state.
+
+    Of these alone: run as a script, a module's class is the same as when it is imported. Always the
+    same for one class object: it is what this process has, whatever became of its file.
+    """
+    cls = agent_type.cls
+    if cls not in _digests:
+        own = [base for base in cls.__mro__ if base is not Agent and issubclass(base, Agent)]
+        try:
+            sources = [inspect.getsource(c) for c in (*own, agent_type.state_model) if c]
+        except (OSError, TypeError, SyntaxError):
+            # Typed into a console, or its file is more than Python.
+            _digests[cls] = _UNKNOWN + os.urandom(16).hex()
+        else:
+            named = repr((cls.__qualname__, sources)).encode()
+            _digests[cls] = hashlib.sha256(named).hexdigest()
+    return _digests[cls]
+
+
+def other_code(one: str, other: str) -> bool:
+    """Whether two digests of classes are surely of different code."""
+    known = one and other and not one.startswith(_UNKNOWN) and not other.startswith(_UNKNOWN)
+    return bool(known) and one != other
