@@ -29,7 +29,6 @@ def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]
         happened.clear()
         run(test(), at_most_s=3600)
 
-    wrapped.__name__, wrapped.__doc__ = test.__name__, test.__doc__
     return wrapped
 
 

@@ -44,7 +44,6 @@ def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]
             kept.clear()
         run(test(), at_most_s=90_000)
 
-    wrapped.__name__, wrapped.__doc__ = test.__name__, test.__doc__
     return wrapped
 
 
