@@ -9,6 +9,7 @@ import pytest
 from agentray import ManagerClient
 from agentray.testing import LocalRuntime
 from tests.contract.hosting import APP, HostingContract
+from tests.contract.lives import LIVES, LivesContract
 
 
 class TestInOneProcess(HostingContract):
@@ -16,4 +17,12 @@ class TestInOneProcess(HostingContract):
     async def hosted(self) -> AsyncGenerator[ManagerClient]:
         async with LocalRuntime() as manager:
             await manager.deploy(APP)
+            yield manager
+
+
+class TestLivesInOneProcess(LivesContract):
+    @pytest.fixture
+    async def lives(self) -> AsyncGenerator[ManagerClient]:
+        async with LocalRuntime() as manager:
+            await manager.deploy(LIVES)
             yield manager

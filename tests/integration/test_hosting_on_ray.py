@@ -7,6 +7,7 @@ import pytest
 from agentray import ManagerClient
 from agentray.ids import new_id
 from tests.contract.hosting import APP, Book, HostingContract
+from tests.contract.lives import LIVES, LivesContract
 from tests.support.eventually import eventually_async
 
 
@@ -25,3 +26,11 @@ class TestOnRay(HostingContract):
             return sum(host["blocked"] for host in (await hosted.status())["hosts"])
 
         await eventually_async(counted, timeout_s=60.0)
+
+
+@pytest.mark.timeout(240)
+class TestLivesOnRay(LivesContract):
+    @pytest.fixture
+    async def lives(self, manager: ManagerClient) -> ManagerClient:
+        await manager.deploy(LIVES)
+        return manager
