@@ -6,6 +6,7 @@ what it needs when it runs. Exit codes are in `agentray.cli.exits`.
 
 from __future__ import annotations
 
+import gc
 from typing import Annotated
 
 import typer
@@ -71,4 +72,9 @@ def common(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        app()
+    finally:
+        # The process ends: a last collection of all that was imported would take a quarter of a
+        # second, and free nothing that the system does not free anyway.
+        gc.freeze()

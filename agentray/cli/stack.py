@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import importlib
 import json
 import logging
 import os
-import secrets
 import socket
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,9 +16,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 from agentray.app import load_app
+from agentray.cli.api_key import make_key
+from agentray.cli.ray_start import RayStart
 from agentray.config import ClusterRecord, Settings
 from agentray.errors import (
     AgentrayError,
@@ -31,19 +29,16 @@ from agentray.errors import (
     PortTaken,
     StartFailed,
 )
-from agentray.ids import new_id
 from agentray.runtime.connection import check_answers
 from agentray.runtime.local_cluster import (
     LocalCluster,
     driver_environment,
     is_alive,
-    start_local_cluster,
     stop_local_cluster,
 )
-from agentray.store.base import ApiKey
+from agentray.runtime.session_dirs import forget_old_sessions, ray_dir
 from agentray.store.embedded import EmbeddedPostgres
 
-_RAY_START_S = 90.0
 _READY_S = 60.0
 _STOP_S = 15.0
 _DRAIN_S = 5.0
@@ -69,6 +64,17 @@ class Started:
 
 
 Report = Callable[[Step], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bases:
+    """What manager and gateway stand on."""
+
+    database_url: str
+    new_key: bool
+    ray: RayStart | None
+    cluster: LocalCluster | None
+    gcs_address: str
 
 
 class Stack:
@@ -107,25 +113,25 @@ class Stack:
         self._check_ports(local=address is None)
         self._settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         async with AsyncExitStack() as undo:
-            database_url, cluster = await self._start_bases(report, undo, local=address is None)
-            new_key = await self._make_key(database_url, report)
-            gcs_address = await self._connect(cluster, address or "auto", undo)
-            url = await self._start_services(database_url, report, undo)
-            await self._deploy(import_string, app.name, gcs_address, report)
+            bases = await self._start_bases(report, undo, address)
+            url = await self._start_services(bases, import_string, app.name, report, undo)
             await self._until_ready(url, report)
+            if bases.ray is not None:
+                await bases.ray.finish()
             record = ClusterRecord(
                 url=url,
-                gcs_address=gcs_address,
-                dashboard_url=cluster.dashboard_url if cluster else "",
+                gcs_address=bases.gcs_address,
+                dashboard_url=bases.cluster.dashboard_url if bases.cluster else "",
                 app=import_string,
                 embedded_database=self._settings.database_url is None,
                 version=version("agentray"),
                 started_at=datetime.now(UTC),
-                local_cluster=json.loads(cluster.to_json()) if cluster else {},
+                local_cluster=json.loads(bases.cluster.to_json()) if bases.cluster else {},
             )
             record.write(self._settings)
             undo.pop_all()
-        return Started(record, self._settings.key_file, new_key, time.monotonic() - begun)
+        _disconnect()
+        return Started(record, self._settings.key_file, bases.new_key, time.monotonic() - begun)
 
     def _refuse_if_up(self) -> None:
         record = ClusterRecord.read(self._settings)
@@ -148,29 +154,52 @@ class Stack:
             )
 
     async def _start_bases(
-        self, report: Report, undo: AsyncExitStack, *, local: bool
-    ) -> tuple[str, LocalCluster | None]:
+        self, report: Report, undo: AsyncExitStack, address: str | None
+    ) -> _Bases:
         """Start database and Ray side by side: each waits for the disk and its own processes."""
-        os.environ.update(driver_environment("127.0.0.1" if local else "elsewhere"))
-        database = asyncio.create_task(self._start_database(report, undo))
-        ray = asyncio.create_task(self._start_ray(report, undo)) if local else None
+        os.environ.update(driver_environment("127.0.0.1" if address is None else "elsewhere"))
+        ray: RayStart | None = None
+        if address is None:
+            ray = RayStart(self._settings)
+            undo.push_async_callback(ray.undo)
+        database = asyncio.create_task(self._prepare_database(report, undo))
         # Importing takes seconds, which Ray's own start leaves idle.
         imports = asyncio.create_task(asyncio.to_thread(_import_the_rest))
-        tasks = [task for task in (database, ray, imports) if task is not None]
-        await _all(*tasks)
-        return database.result(), ray.result() if ray is not None else None
+        connected = asyncio.create_task(self._connect(ray, address, imports, report, undo))
+        await _all(database, imports, connected)
+        (url, new_key), (cluster, gcs_address) = database.result(), connected.result()
+        return _Bases(url, new_key, ray, cluster, gcs_address)
 
     async def _connect(
-        self, cluster: LocalCluster | None, address: str, undo: AsyncExitStack
-    ) -> str:
-        """Connect this process to the cluster; return its address."""
-        from agentray.runtime import ray_adapter
+        self,
+        ray: RayStart | None,
+        address: str | None,
+        imports: asyncio.Task[None],
+        report: Report,
+        undo: AsyncExitStack,
+    ) -> tuple[LocalCluster | None, str]:
+        """Connect this process to the cluster, which may be one that is being started."""
+        async with _step(report, "ray cluster") as told:
+            await asyncio.wait([imports])  # ray is one of them
+            from agentray.runtime import ray_adapter
 
-        where = cluster.gcs_address if cluster is not None else address
-        check_answers(where)
-        ray_adapter.connect_to_ray(where)
-        undo.callback(ray_adapter.disconnect_from_ray)
-        return ray_adapter.cluster_address()
+            cluster: LocalCluster | None = None
+            if ray is not None:
+                cluster = await ray.connect()
+            else:
+                check_answers(address or "auto")
+                ray_adapter.connect_to_ray(address or "auto")
+            undo.callback(_disconnect)
+            gcs_address = ray_adapter.cluster_address()
+            told(gcs_address)
+            return cluster, gcs_address
+
+    async def _prepare_database(self, report: Report, undo: AsyncExitStack) -> tuple[str, bool]:
+        url = await self._start_database(report, undo)
+        async with _step(report, "api key") as told:
+            new_key = await make_key(url, self._settings.key_file)
+            told("new" if new_key else "kept")
+        return url, new_key
 
     async def _start_database(self, report: Report, undo: AsyncExitStack) -> str:
         async with _step(report, "database") as told:
@@ -185,54 +214,17 @@ class Stack:
             await _check_database(url)
             return url
 
-    async def _start_ray(self, report: Report, undo: AsyncExitStack) -> LocalCluster:
-        async with _step(report, "ray cluster") as told:
-            cluster = await asyncio.to_thread(
-                start_local_cluster,
-                gcs_port=self._settings.gcs_port,
-                dashboard_port=self._settings.dashboard_port,
-                temp_dir=_ray_dir(self._settings.home),
-                num_cpus=None,
-                env=os.environ,
-                timeout_s=_RAY_START_S,
-            )
-            undo.push_async_callback(asyncio.to_thread, stop_local_cluster, cluster, _STOP_S)
-            told(cluster.gcs_address)
-            return cluster
-
-    async def _make_key(self, database_url: str, report: Report) -> bool:
-        """Make an API key, unless the one in the file still opens this database."""
-        from agentray.store.postgres import PostgresStore
-
-        async with _step(report, "api key") as told:
-            store = PostgresStore(database_url)
-            await store.open()
-            try:
-                path = self._settings.key_file
-                kept = path.read_text().strip() if path.exists() else ""
-                known = await store.find_key(_digest(kept)) if kept else None
-                if known is not None and known.revoked_at is None:
-                    path.chmod(0o600)
-                    told("kept")
-                    return False
-                key = f"ar_{secrets.token_urlsafe(32)}"
-                scopes = frozenset({"invoke", "read", "admin"})
-                row = ApiKey(new_id("key"), _digest(key), "agentray up", scopes, datetime.now(UTC))
-                await store.put_key(row)
-                _write_private(path, key)
-                told("new")
-                return True
-            finally:
-                await store.close()
-
-    async def _start_services(self, database_url: str, report: Report, undo: AsyncExitStack) -> str:
+    async def _start_services(
+        self, bases: _Bases, app: str, name: str, report: Report, undo: AsyncExitStack
+    ) -> str:
+        """Start manager and gateway side by side, and deploy the app as soon as one can."""
         from agentray.gateway.deployment import start_gateway, stop_gateway
         from agentray.runtime import ray_adapter
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its lines would break ours
         manager = ray_adapter.RayManager.create(
             ray_adapter.Setup(
-                database_url,
+                bases.database_url,
                 self._settings.hosts,
                 self._settings.log_level,
                 self._settings.max_state_bytes,
@@ -242,17 +234,20 @@ class Stack:
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)
 
-        async def wait_for_manager() -> None:
+        async def deploy_when_managed() -> None:
             async with _step(report, "manager"):
                 await manager.wait_ready()
+            await self._deploy(app, name, bases.gcs_address, report)
 
         async def wait_for_gateway() -> None:
             async with _step(report, "gateway") as told:
-                await asyncio.to_thread(start_gateway, self._settings, database_url)
+                await asyncio.to_thread(start_gateway, self._settings, bases.database_url)
                 told("Ray Serve")
 
         undo.push_async_callback(asyncio.to_thread, stop_gateway)
-        await _all(asyncio.create_task(wait_for_manager()), asyncio.create_task(wait_for_gateway()))
+        await _all(
+            asyncio.create_task(deploy_when_managed()), asyncio.create_task(wait_for_gateway())
+        )
         host = self._settings.host
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{self._settings.port}"
@@ -303,6 +298,7 @@ class Stack:
             async with _step(report, "ray cluster"):
                 killed = await asyncio.to_thread(stop_local_cluster, cluster, _STOP_S)
                 rough.extend(f"killed {name}" for name in killed)
+                forget_old_sessions(ray_dir(self._settings.home))
         if record.embedded_database:
             async with _step(report, "database"):
                 await asyncio.to_thread(EmbeddedPostgres(self._settings.postgres_dir).stop)
@@ -366,17 +362,6 @@ def _answers(address: str) -> bool:
     return True
 
 
-def _ray_dir(home: Path) -> Path:
-    """Return where Ray puts sessions and logs: a directory of this home's own.
-
-    In the one that all clusters of a machine share, the last that was started names itself as the
-    one that jobs and drivers find. Short, because there are sockets in it.
-    """
-    path = Path(tempfile.gettempdir()) / f"agentray-ray-{crc32(os.fsencode(home)):08x}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    return path
-
-
 def _check_port(host: str, port: int, purpose: str, setting: str) -> None:
     if port == 0:
         return
@@ -403,19 +388,13 @@ def _import_the_rest() -> None:
         importlib.import_module(module)
 
 
+def _disconnect() -> None:
+    from agentray.runtime import ray_adapter
+
+    ray_adapter.disconnect_from_ray()
+
+
 def _cluster_of(record: ClusterRecord) -> LocalCluster | None:
     if not record.local_cluster:
         return None
     return LocalCluster.from_json(json.dumps(record.local_cluster))
-
-
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, from its first moment on."""
-    path.unlink(missing_ok=True)
-    descriptor: Any = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text + "\n")

@@ -7,15 +7,20 @@
 from __future__ import annotations
 
 import gc
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.schema import ApplicationStatus
 
 from agentray import logs
 from agentray.config import Settings
 from agentray.context import bind_process
+from agentray.errors import StartFailed
 from agentray.gateway.app import build_app
 from agentray.gateway.services import Services
 from agentray.runtime.channel import Channel
@@ -30,6 +35,9 @@ APPLICATION = "agentray"
 
 # Serve's own lines; a line per request would cost as much as a part of the request.
 _LOGGING = {"log_level": "WARNING", "enable_access_log": False}
+
+_sleep = time.sleep  # noqa: TID251 - Serve is polled; synchronous code awaits nothing
+_POLL_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +99,16 @@ class Gateway:
 def start_gateway(settings: Settings, database_url: str) -> None:
     """Start Serve with its HTTP ingress and run the gateway in it.
 
-    Returns when the first replica is healthy. The HTTP options hold for as long as Serve runs: they
+    Returns when the replicas are healthy. The HTTP options hold for as long as Serve runs: they
     must come before the first application.
 
     Args:
         settings: address, limits, number of replicas.
         database_url: DSN of the Store.
+
+    Raises:
+        StartFailed: the replicas cannot be started.
     """
-    serve.start(
-        http_options=serve.HTTPOptions(host=settings.host, port=settings.port),
-        logging_config=_LOGGING,
-    )
     deployment: Any = serve.deployment(
         serve.ingress()(Gateway),
         name="gateway",
@@ -116,8 +123,39 @@ def start_gateway(settings: Settings, database_url: str) -> None:
         ray_actor_options={"num_cpus": 0},
         logging_config=_LOGGING,
     )
-    setup = ReplicaSetup(settings, database_url)
-    serve.run(deployment.bind(setup), name=APPLICATION, route_prefix="/")
+    application = deployment.bind(ReplicaSetup(settings, database_url))
+    # The replica takes as long to start as the ingress does: not one after the other.
+    with ThreadPoolExecutor(1, "serve-ingress") as threads:
+        ingress = threads.submit(_start_ingress, settings)
+        _poll(lambda: ingress.done() or bool(serve.status().proxies))
+        if ingress.done():
+            ingress.result()
+        # Told to wait for the application, it would look once a second.
+        target = serve.RunTarget(application, name=APPLICATION, route_prefix="/")
+        serve.run_many([target], wait_for_applications_running=False)
+        ingress.result()
+        _poll(_is_running)
+
+
+def _poll(check: Callable[[], bool]) -> None:
+    while not check():
+        _sleep(_POLL_INTERVAL_S)
+
+
+def _is_running() -> bool:
+    application = serve.status().applications.get(APPLICATION)
+    if application is None:
+        return False
+    if application.status is ApplicationStatus.DEPLOY_FAILED:
+        raise StartFailed(f"The gateway did not start: {application.message}")
+    return application.status is ApplicationStatus.RUNNING
+
+
+def _start_ingress(settings: Settings) -> None:
+    serve.start(
+        http_options=serve.HTTPOptions(host=settings.host, port=settings.port),
+        logging_config=_LOGGING,
+    )
 
 
 def stop_gateway() -> None:

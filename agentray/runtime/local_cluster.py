@@ -24,22 +24,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
-from agentray.errors import StartFailed
+from agentray.runtime.marked_processes import (
+    MARK,
+    LocalClusterError,
+    marked,
+    name_of,
+    stop_marked,
+)
 
 _log = logging.getLogger(__name__)
-_sleep = time.sleep  # noqa: TID251 - other processes are polled; synchronous code awaits nothing
 
 _LOOPBACK = "127.0.0.1"
-_MARK = "AGENTRAY_LOCAL_CLUSTER"
 _METRICS_PORTS = ("DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT")  # fixed ones by default
-_KILL_PATIENCE_S = 5.0
-_POLL_INTERVAL_S = 0.05
+_POLL_INTERVAL_S = 0.1
 # What Serve appends to our directory: "/<node id, 56 digits>/admin.sock.<pid>.tmp".
 _SOCKET_NAME_BYTES = 80
 _SOCKET_PATH_MAX_BYTES = 107
@@ -68,10 +71,6 @@ for argument; do
 done
 exec {haproxy} "$@"
 """
-
-
-class LocalClusterError(StartFailed):
-    """The cluster of this machine could not be started or stopped; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +201,7 @@ def start_local_cluster(
     num_cpus: int | None,
     env: Mapping[str, str],
     timeout_s: float,
+    on_begun: Callable[[LocalCluster], None] | None = None,
 ) -> LocalCluster:
     """Starts a cluster that goes on when this process ends, and waits until it is up.
 
@@ -212,6 +212,8 @@ def start_local_cluster(
         num_cpus: How many CPUs Ray may give away; None for all there are.
         env: The environment for the cluster's processes, usually that of this one.
         timeout_s: For all of it.
+        on_begun: Hears, in this thread, of the cluster when its main processes run. Its node is
+            there a moment later, which `ray start` notices only after up to two seconds.
 
     Returns:
         The cluster, to be stored by the caller for stopping it.
@@ -224,18 +226,29 @@ def start_local_cluster(
     runtime_dir = Path(tempfile.mkdtemp(prefix="agentray-"))
     dashboard_port = dashboard_port or _free_port()
     command = _start_command(gcs_port, dashboard_port, temp_dir, num_cpus)
+    dashboard_url = f"http://{_LOOPBACK}:{dashboard_port}"
+    begun: list[LocalCluster] = []
+
+    def look(processes: Iterable[psutil.Process]) -> bool:
+        found = _find_raylet(processes)
+        if found is not None:
+            begun.append(LocalCluster(found[0], dashboard_url, found[1], str(runtime_dir), mark))
+            if on_begun is not None:
+                on_begun(begun[0])
+        return found is not None
+
     try:
-        ours = {**driver_environment(_LOOPBACK), **serve_environment(runtime_dir), _MARK: mark}
+        ours = {**driver_environment(_LOOPBACK), **serve_environment(runtime_dir), MARK: mark}
         ours |= {name: str(_free_port()) for name in _METRICS_PORTS}
         ours["RAY_START_HOOK"] = "agentray.runtime.start_hook.without_client_server"
-        _run_start(command, {**_outer(env), **ours}, runtime_dir / "ray-start.log", timeout_s)
-        gcs_address, session_dir = _read_raylet(mark)
+        log = runtime_dir / "ray-start.log"
+        _run_start(command, {**_outer(env), **ours}, log, timeout_s, look)
+        _check_lives(begun or look(marked(mark)))
     except BaseException:  # an interrupt, too, must leave nothing running
-        _stop_marked(mark, 0)
+        stop_marked(mark, 0)
         shutil.rmtree(runtime_dir)
         raise
-    dashboard_url = f"http://{_LOOPBACK}:{dashboard_port}"
-    return LocalCluster(gcs_address, dashboard_url, session_dir, str(runtime_dir), mark)
+    return begun[0]
 
 
 def stop_local_cluster(cluster: LocalCluster, timeout_s: float) -> list[str]:
@@ -251,14 +264,14 @@ def stop_local_cluster(cluster: LocalCluster, timeout_s: float) -> list[str]:
     Raises:
         LocalClusterError: Some process cannot be stopped.
     """
-    killed = _stop_marked(cluster.mark, timeout_s)
+    killed = stop_marked(cluster.mark, timeout_s)
     shutil.rmtree(cluster.runtime_dir, ignore_errors=True)
     return killed
 
 
 def is_alive(cluster: LocalCluster) -> bool:
     """Whether both of Ray's main processes of the cluster live."""
-    names = {_name(process) for process in _marked(cluster.mark)}
+    names = {name_of(process) for process in marked(cluster.mark)}
     return {"gcs_server", "raylet"} <= names
 
 
@@ -290,105 +303,82 @@ def _outer(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _run_start(
-    command: list[str], env: Mapping[str, str], output_file: Path, timeout_s: float
+    command: list[str],
+    env: Mapping[str, str],
+    output_file: Path,
+    timeout_s: float,
+    look: Callable[[Iterable[psutil.Process]], bool],
 ) -> None:
     # The daemons inherit the output, so a pipe would keep us waiting for as long as they live.
     with output_file.open("wb") as output:
+        start = subprocess.Popen(  # noqa: S603 - our own interpreter
+            command,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # or an interrupt at the terminal would reach the daemons
+        )
         try:
-            exit_code = subprocess.run(  # noqa: S603 - our own interpreter
-                command,
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=timeout_s,
-                check=False,
-                start_new_session=True,  # or an interrupt at the terminal would reach the daemons
-            ).returncode
-        except subprocess.TimeoutExpired:
-            exit_code = None
+            exit_code = _until_ended(start, timeout_s, look)
+        except BaseException:
+            start.kill()
+            start.wait()
+            raise
     if exit_code != 0:
         why = f"was not up after {timeout_s:.0f} s" if exit_code is None else "did not start"
         said = output_file.read_text(errors="replace")[-3000:].strip()
         raise LocalClusterError(f"The Ray cluster {why}. Ray said: {said or 'nothing'}")
 
 
-def _read_raylet(mark: str) -> tuple[str, str]:
-    """The GCS address and session directory of a cluster, from its raylet's command line."""
-    for process in _marked(mark):
-        if _name(process) == "raylet":
-            words = [word.removeprefix("--") for word in process.cmdline() if "=" in word]
-            options = dict(word.split("=", 1) for word in words)
-            return options["gcs-address"], options["session_dir"]
-    raise LocalClusterError("The Ray cluster ended as soon as it had started: look into its logs.")
+def _until_ended(
+    start: subprocess.Popen[bytes],
+    timeout_s: float,
+    look: Callable[[Iterable[psutil.Process]], bool],
+) -> int | None:
+    """Wait for `ray start` to end; meanwhile look at its children until all was found in them.
 
-
-def _marked(mark: str) -> list[psutil.Process]:
-    """The living processes of a cluster, without this one."""
-    found: dict[int, psutil.Process] = {}
-    for process in psutil.process_iter():
+    Returns:
+        Its exit code; None: it took too long.
+    """
+    found = False
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
         try:
-            if process.environ().get(_MARK) == mark:
-                found[process.pid] = process
-                found.update((child.pid, child) for child in process.children(recursive=True))
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue  # gone, or another user's
-    found.pop(os.getpid(), None)
-    return [process for process in found.values() if _lives(process)]
+            return start.wait(_POLL_INTERVAL_S)
+        except subprocess.TimeoutExpired:
+            found = found or look(_children(start.pid))
+    start.kill()
+    start.wait()
+    return None
 
 
-def _stop_marked(mark: str, timeout_s: float) -> list[str]:
-    deadline = time.monotonic() + timeout_s
-    known = set(_marked(mark))
-    raylet = {process for process in known if _name(process) == "raylet"}
-    gcs = {process for process in known if _name(process) == "gcs_server"}
-    alive: set[psutil.Process] = set()
-    # The others take leave of the GCS and wait for its answer, so it goes last; the raylet goes
-    # first, or it would replace its workers.
-    for stage in (raylet, known - raylet - gcs, gcs):
-        _signal(stage, "terminate")
-        alive |= _wait_gone(stage, deadline - time.monotonic())
-    # What these started meanwhile, or left behind, is killed along with them.
-    alive |= set(_marked(mark))
-    killed = [f"{_name(process)} ({process.pid})" for process in alive]
-    _signal(alive, "kill")
-    left = _wait_gone(alive, _KILL_PATIENCE_S) | set(_marked(mark))
-    if left:
-        names = ", ".join(f"{_name(process)} ({process.pid})" for process in left)
-        raise LocalClusterError(f"These processes of the Ray cluster cannot be stopped: {names}.")
-    return killed
+def _check_lives(lives: object) -> None:
+    if not lives:
+        raise LocalClusterError(
+            "The Ray cluster ended as soon as it had started: look into its logs."
+        )
 
 
-def _signal(processes: Iterable[psutil.Process], verb: str) -> None:
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _find_raylet(processes: Iterable[psutil.Process]) -> tuple[str, str] | None:
+    """The GCS address and session directory, from the raylet's command line."""
     for process in processes:
-        try:
-            getattr(process, verb)()
-        except psutil.NoSuchProcess:
-            continue
-
-
-def _wait_gone(processes: Iterable[psutil.Process], timeout_s: float) -> set[psutil.Process]:
-    """Waits for processes to end; returns those that did not."""
-    deadline = time.monotonic() + timeout_s
-    alive = {process for process in processes if _lives(process)}
-    while alive and time.monotonic() < deadline:
-        _sleep(_POLL_INTERVAL_S)
-        alive = {process for process in alive if _lives(process)}
-    return alive
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return process.name()
-    except psutil.NoSuchProcess:
-        return "ended"
+        if name_of(process) == "raylet":
+            try:
+                words = [word.removeprefix("--") for word in process.cmdline() if "=" in word]
+            except psutil.NoSuchProcess:
+                return None
+            options = dict(word.split("=", 1) for word in words)
+            if "gcs-address" in options:  # it has none in its first moment
+                return options["gcs-address"], options["session_dir"]
+    return None
 
 
 def _haproxy() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from tests.support.cluster import (
     make_home,
     processes_of,
     program,
+    remove_home,
 )
 from tests.support.eventually import eventually
 
@@ -48,7 +48,7 @@ def home() -> Generator[Path]:
         assert not (home / "cluster.json").exists()
     finally:
         left = end(processes_of(home))
-        shutil.rmtree(home) if home.is_dir() else home.unlink()
+        remove_home(home)
     assert left == []
 
 

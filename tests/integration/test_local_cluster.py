@@ -59,6 +59,7 @@ def _is_loopback(address: str) -> bool:
 def test_starts_closed_to_others_and_stops_wholly(tmp_path_factory: pytest.TempPathFactory):
     home = tmp_path_factory.mktemp("h")
     temp_dir = Path("/tmp") / f"agentray-test-{os.getpid()}"  # Ray's sockets need a short path
+    begun: list[LocalCluster] = []
     cluster = start_local_cluster(
         gcs_port=0,
         dashboard_port=0,
@@ -66,8 +67,10 @@ def test_starts_closed_to_others_and_stops_wholly(tmp_path_factory: pytest.TempP
         num_cpus=1,
         env=_environment(home),
         timeout_s=120,
+        on_begun=begun.append,
     )
     try:
+        assert begun == [cluster]
         assert is_alive(cluster)
         assert LocalCluster.from_json(cluster.to_json()) == cluster
         assert stat.S_IMODE((home / ".ray/auth_token").stat().st_mode) == 0o600

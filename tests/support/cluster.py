@@ -24,6 +24,7 @@ from agentray import AgentrayError, ManagerClient, Settings
 from agentray.client import AsyncAgentClient
 from agentray.config import ClusterRecord
 from agentray.ids import SLOTS
+from agentray.runtime.session_dirs import ray_dir
 from tests.support import helpers
 from tests.support.eventually import eventually_async
 
@@ -64,6 +65,13 @@ def free_port() -> int:
 def make_home() -> Path:
     """Return a directory with a short path that the database's user may pass through."""
     return Path(tempfile.mkdtemp(prefix="ar-"))
+
+
+def remove_home(home: Path) -> None:
+    """Remove a home, and what Ray wrote for its clusters."""
+    shutil.rmtree(home, ignore_errors=True)
+    home.unlink(missing_ok=True)
+    shutil.rmtree(ray_dir(home), ignore_errors=True)
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -228,7 +236,7 @@ def cluster() -> Generator[Cluster]:
         assert _marked(mark) == []
     finally:
         left = end(processes_of(home))
-        shutil.rmtree(home, ignore_errors=True)
+        remove_home(home)
     assert left == []
 
 

@@ -5,6 +5,7 @@ that the rest of the runtime speaks to. Ray's errors are mapped once, here.
 """
 
 from agentray.runtime.ray_adapter.connecting import (
+    NodeLookout,
     cluster_address,
     connect_to_ray,
     disconnect_from_ray,
@@ -16,6 +17,7 @@ from agentray.runtime.ray_adapter.ray_manager import RayManager
 from agentray.runtime.ray_adapter.setup import Setup
 
 __all__ = [
+    "NodeLookout",
     "RayConnector",
     "RayManager",
     "Setup",

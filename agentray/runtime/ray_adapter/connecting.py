@@ -10,13 +10,17 @@ import logging
 
 import ray
 from ray._private import ray_constants
-from ray._raylet import Config  # pyright: ignore[reportAttributeAccessIssue]
+from ray._raylet import Config, GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+from ray.core.generated.gcs_pb2 import GcsNodeInfo  # pyright: ignore[reportAttributeAccessIssue]
+from ray.exceptions import RpcError
 
 from agentray.errors import (
     ClusterNotRunning,
 )
 from agentray.runtime.local_cluster import is_loopback
 from agentray.runtime.ray_adapter.setup import NAMESPACE
+
+_LOOK_TIMEOUT_S = 5.0
 
 
 def is_connected() -> bool:
@@ -38,18 +42,43 @@ def connect_to_ray(address: str) -> None:
     Raises:
         ClusterNotRunning: nobody answers there.
     """
-    # Ray reads these when it is imported, which a driver may have done before it came here.
-    Config.initialize("")  # the authentication mode, as Ray's own `init` does it
-    if is_loopback(address):
-        # Ray replaces a loopback address by the machine's own, where a local cluster does not
-        # listen, and waits there for minutes.
-        ray_constants.ENABLE_RAY_CLUSTER = False
+    _prepare(address)
     try:
         ray.init(
             address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR
         )
     except (ConnectionError, RuntimeError) as error:
         raise ClusterNotRunning(f"No Ray cluster answers at {address}: {error}") from error
+
+
+class NodeLookout:
+    """Looks whether a cluster that is being started has a node to connect to yet.
+
+    `connect_to_ray` waits for one, too, but looks only once a second.
+    """
+
+    def __init__(self, address: str) -> None:
+        _prepare(address)
+        self._gcs = GcsClient(address=address)
+
+    def has_node(self) -> bool:
+        """Ask the GCS; false also while it does not answer."""
+        try:
+            nodes = self._gcs.get_all_node_info(
+                timeout=_LOOK_TIMEOUT_S, state_filter=GcsNodeInfo.GcsNodeState.ALIVE
+            )
+        except RpcError:
+            return False
+        return bool(nodes)
+
+
+def _prepare(address: str) -> None:
+    """Set what Ray reads when it is imported, which a driver may have done before it came here."""
+    Config.initialize("")  # the authentication mode, as Ray's own `init` does it
+    if is_loopback(address):
+        # Ray replaces a loopback address by the machine's own, where a local cluster does not
+        # listen, and waits there for minutes.
+        ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def cluster_address() -> str:
