@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from agentray import context as contexts
@@ -47,7 +47,10 @@ class RemoteAction:
         """
         handle = self._handle
         caller = handle.caller
-        if caller.streams(handle.id, self._name):
+        streams = caller.streams(handle.id, self._name)
+        if streams is None:
+            return _Either(handle, self._name, args, kwargs)
+        if streams:
             return caller.stream(handle.id, self._name, args, kwargs, timeout=handle.timeout_s)
         # Handed through, not awaited: each coroutine in between would cost every call.
         return caller.call(handle.id, self._name, args, kwargs, timeout=handle.timeout_s)
@@ -58,6 +61,55 @@ class RemoteAction:
 
     def __repr__(self) -> str:
         return f"<action {self._name} of {self._handle.id}>"
+
+
+class _Either(Coroutine[Any, Any, Any]):
+    """A call of an agent type that is not known here (yet): whether it yields shows in its use.
+
+    Awaited it is a call, read with `async for` a stream. Either way the type may turn out to be
+    deployed, and what is wrong otherwise is said as for every call.
+    """
+
+    __slots__ = ("_args", "_coroutine", "_handle", "_kwargs", "_name")
+
+    def __init__(
+        self, handle: Handle[Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self._handle = handle
+        self._name = name
+        self._args = args
+        self._kwargs = kwargs
+        self._coroutine: Coroutine[Any, Any, Any] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        handle = self._handle
+        return handle.caller.stream(
+            handle.id, self._name, self._args, self._kwargs, timeout=handle.timeout_s
+        )
+
+    def _call(self) -> Coroutine[Any, Any, Any]:
+        if self._coroutine is None:
+            handle = self._handle
+            self._coroutine = handle.caller.call(
+                handle.id, self._name, self._args, self._kwargs, timeout=handle.timeout_s
+            )
+        return self._coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._call().__await__()
+
+    def send(self, value: Any) -> Any:
+        """Go on: a task that was made of it does."""
+        return self._call().send(value)
+
+    def throw(self, *raised: Any) -> Any:
+        """Raise something in it, such as its cancellation."""
+        return self._call().throw(*raised)
+
+    def close(self) -> None:
+        """End it, if it has begun."""
+        if self._coroutine is not None:
+            self._coroutine.close()
 
 
 class Handle(Generic[A]):

@@ -24,6 +24,7 @@ from agentray import (
     Prompt,
     TerminateEvent,
     UnknownAction,
+    UnknownAgentType,
     action,
     on,
 )
@@ -328,3 +329,33 @@ def test_a_stream_whose_reader_has_died_gives_its_agent_free() -> None:
         assert await handle.with_timeout(300.0).streams() == 0
 
     in_a_cluster(scenario, hosts=1)
+
+
+def test_what_no_app_has_is_told_alike_to_who_awaits_it_and_who_reads_it() -> None:
+    async def scenario() -> None:
+        async with LocalRuntime() as manager:
+            nobody = manager.handle("nobody", "x")
+            with pytest.raises(UnknownAgentType, match="nobody"):
+                async for _ in nobody.words("a b"):
+                    pass
+            with pytest.raises(UnknownAgentType, match="nobody"):
+                await nobody.words("a b")
+            with pytest.raises(UnknownAgentType, match="nobody"):
+                await asyncio.create_task(nobody.words("a b"))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await asyncio.gather(nobody.words("a b"))
+
+    run(scenario())
+
+
+def test_a_type_that_is_deployed_while_it_is_asked_for_streams_all_the_same() -> None:
+    async def scenario() -> None:
+        async with LocalRuntime() as manager:
+            words = manager.handle(Words, "w")
+            stream, call = words.words("a b"), words.seen()  # when its type is not known yet
+            await manager.deploy(App("words", [Words]))
+            assert [word async for word in stream] == ["a", "b"]
+            assert await call == (0, [])
+
+    run(scenario())
