@@ -34,7 +34,7 @@ from agentray.errors import (
 from agentray.event_loop import run
 from agentray.events import Event, Prompt, TerminateEvent
 from agentray.handle import Handle, RemoteAction
-from agentray.ids import AgentId
+from agentray.ids import AgentId, TopicId
 from agentray.launching import AgentRecord, Launch
 from agentray.pool import Pool
 from agentray.protocol.launching import AgentStatus
@@ -86,6 +86,7 @@ __all__ = [
     "StateRecord",
     "SyncManager",
     "TerminateEvent",
+    "TopicId",
     "UnknownAction",
     "UnknownAgent",
     "UnknownAgentType",

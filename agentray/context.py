@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from agentray.errors import ConfigurationError
 from agentray.events import Event
-from agentray.ids import AgentId
+from agentray.ids import AgentId, TopicId, new_id
 from agentray.protocol.envelope import NO_MESSAGE, Envelope
 
 R = TypeVar("R")
@@ -138,6 +138,21 @@ class Context:
         """The conversation it belongs to; None outside of one."""
         return self._envelope.correlation_id
 
+    def conversation(self) -> str:
+        """Return the conversation it belongs to, which begins now where there was none."""
+        known = self._envelope.correlation_id
+        if known is None:
+            known = new_id("cor")
+            # All that the message sets off from here on belongs together, calls too.
+            self._envelope = self._envelope._replace(correlation_id=known)
+        return known
+
+    @property
+    def topic(self) -> TopicId | None:
+        """The topic of the event that is being handled; None: it has none, or it is no event."""
+        topic = self.event.topic if self.event else None
+        return None if topic is None else TopicId.parse(topic)
+
     @property
     def root(self) -> AgentId | None:
         """The agent that the run was given to; None outside of runs."""
@@ -148,13 +163,22 @@ class Context:
         """The agents whose turns wait for this message, this one last."""
         return (*self._envelope.chain, self.agent)
 
-    def publish(self, event: Event) -> None:
-        """Send an event to every agent that subscribes to its type, now.
+    def publish(self, event: Event, *, topic: TopicId | str | None = None) -> None:
+        """Send an event to every agent that subscribes to its type or topic, now.
 
-        It inherits this message's correlation. What subscribers do with it belongs to the run:
-        the run ends when they are done. Returning the event from the handler does the same.
+        It inherits this message's correlation; where there was none, one begins, the same for all
+        that the message publishes. What subscribers do with it belongs to the run: the run ends
+        when they are done. Returning the event from the handler does the same.
+
+        Args:
+            event: what happened.
+            topic: that it is about: a `TopicId`, or its text, `orders/eu` or `orders`. None: the
+                event's own, if it was made with one.
+
+        Raises:
+            ConfigurationError: the topic is malformed.
         """
-        self.surroundings.publish(event, self)
+        self.surroundings.publish(event if topic is None else event.on_topic(topic), self)
 
     def progress(
         self, message: str, *, current: float | None = None, total: float | None = None
@@ -174,6 +198,10 @@ class LoopContext(Context):
     """The context of an agent's loop, outside of turns: nobody's turn waits for what it calls."""
 
     __slots__ = ()
+
+    def conversation(self) -> str:
+        """Return a new conversation: a loop lives as long as its agent, its events do not."""
+        return new_id("cor")
 
     @property
     def chain(self) -> tuple[AgentId, ...]:

@@ -4,6 +4,7 @@
 
     AgentrayError
     ├── ConfigurationError (ValueError)     the user's app, settings or import string are wrong
+    │   └── UnknownEventType                no event class of this name is defined here
     ├── PayloadError (TypeError)            a value that cannot cross a process boundary
     │   └── UnknownPayload                  its type is not registered at the receiver
     ├── StateError (ValueError)             the state of an agent
@@ -16,7 +17,8 @@
     │   ├── NoHandler
     │   ├── UnknownAgent
     │   ├── UnknownRun
-    │   └── UnknownState
+    │   ├── UnknownState
+    │   └── UnknownSubscription
     ├── CallError                           a message that was sent and got no value back
     │   ├── DeadlineExceeded (TimeoutError)
     │   ├── HostDied
@@ -80,6 +82,16 @@ class AgentrayError(Exception):
 
 class ConfigurationError(AgentrayError, ValueError):
     """The app, a setting or an import string is wrong."""
+
+
+class UnknownEventType(ConfigurationError):
+    """No event class of this name is defined in this process."""
+
+    def __init__(self, event_type: str) -> None:
+        super().__init__(
+            f"No event class {event_type!r} is defined here: import the module that defines it."
+        )
+        self.event_type = event_type
 
 
 class PayloadError(AgentrayError, TypeError):
@@ -202,6 +214,17 @@ class UnknownState(AddressError):
     def __init__(self, agent: str) -> None:
         super().__init__(f"No state of {agent} is kept.")
         self.agent = agent
+
+
+class UnknownSubscription(AddressError):
+    """There is no subscription of this id."""
+
+    def __init__(self, subscription_id: str) -> None:
+        super().__init__(
+            f"There is no subscription {subscription_id!r}; those of agent types stand in their "
+            "classes, as @on(...)."
+        )
+        self.subscription_id = subscription_id
 
 
 class CallError(AgentrayError):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from inspect import get_annotations
+from typing import Any, ClassVar, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from agentray.errors import ConfigurationError
-from agentray.ids import new_id
+from agentray.errors import ConfigurationError, PayloadError, UnknownEventType
+from agentray.ids import TopicId, new_id
+from agentray.protocol.codec import as_json
 
 _registry: dict[str, type[Event]] = {}
+
+_NAME = "event_type"
+"""Under which JSON has the name of an event's class, beside the fields."""
 
 
 class Event(BaseModel):
@@ -25,6 +32,7 @@ class Event(BaseModel):
         causation_id: the event that caused it, None at the root.
         source: the agent that published it as type/key, "" outside of agents.
         time: when it was made, UTC.
+        topic: what it is about, as the text of a `TopicId`; None: it is on no topic.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -32,21 +40,81 @@ class Event(BaseModel):
     event_type: ClassVar[str] = "Event"
     """Name under which subscriptions and JSON know the class: module-qualified."""
 
+    event_lineage: ClassVar[tuple[str, ...]] = ("Event",)
+    """This name, and those of the event classes that it is a subclass of, nearest first."""
+
     event_id: str = Field(default_factory=lambda: new_id("evt"))
     correlation_id: str = ""
     causation_id: str | None = None
     source: str = ""
     time: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    topic: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        _check_fields(cls)
         cls.event_type = f"{cls.__module__}.{cls.__qualname__}"
+        cls.event_lineage = tuple(
+            cast("type[Event]", base).event_type for base in cls.__mro__ if issubclass(base, Event)
+        )
         # A class may be made anew (a notebook cell, a module read twice): the newest one counts.
         _registry[cls.event_type] = cls
+
+    @field_validator("topic", mode="before")
+    @classmethod
+    def _topic_as_text(cls, topic: Any) -> Any:
+        if isinstance(topic, TopicId):
+            return str(topic)
+        return str(TopicId.parse(topic)) if isinstance(topic, str) else topic
 
     def content(self) -> dict[str, Any]:
         """Return the fields of the subclass as JSON values, without those of every event."""
         return self.model_dump(mode="json", exclude=_BASE_FIELDS)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values: its fields, and the name of its class as `event_type`.
+
+        Raises:
+            PayloadError: a field has no JSON form; the error names it.
+        """
+        return {_NAME: self.event_type, **as_json(self, f"event {self.event_type}")}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any] | str | bytes) -> Self:
+        """Return the event that `to_json` was called on.
+
+        Args:
+            data: what it returned, or the text of it. It need not be trusted: nothing is imported.
+
+        Raises:
+            UnknownEventType: no class of its name is defined in this process.
+            PayloadError: it is no event of this class, or its fields do not fit.
+        """
+        try:
+            told: Any = data if isinstance(data, Mapping) else json.loads(data)
+            if not (isinstance(told, Mapping) and isinstance(told.get(_NAME), str)):
+                raise PayloadError(f"This is no event: it has no {_NAME}.")
+            fields = cast("dict[str, Any]", dict(told))
+            found = event_class(fields.pop(_NAME))
+            if not issubclass(found, cls):
+                raise PayloadError(f"This is {found.event_type}, and no {cls.event_type}.")
+            # As text: there models read JSON as JSON, also where they are strict.
+            return found.model_validate_json(json.dumps(fields))
+        except ValidationError as error:
+            raise PayloadError(f"An event cannot be read: {error}") from error
+        except (ValueError, TypeError) as error:
+            if isinstance(error, ConfigurationError | PayloadError):
+                raise
+            raise PayloadError(f"An event cannot be read: {error}") from error
+
+    def on_topic(self, topic: TopicId | str) -> Self:
+        """Return this event as one on a topic.
+
+        Raises:
+            ConfigurationError: the topic is malformed.
+        """
+        known = topic if isinstance(topic, TopicId) else TopicId.parse(topic)
+        return self.model_copy(update={"topic": str(known)})
 
     def caused_by(self, *, correlation_id: str, causation_id: str | None, source: str) -> Event:
         """Return this event as one that was published for a cause.
@@ -66,6 +134,16 @@ class Event(BaseModel):
 _BASE_FIELDS = set(Event.model_fields)
 
 
+def _check_fields(cls: type[Event]) -> None:
+    """Refuse a field that every event has already: the runtime would write over it."""
+    taken = {*_BASE_FIELDS, _NAME, "event_lineage"}.intersection(get_annotations(cls))
+    if taken:
+        raise ConfigurationError(
+            f"{cls.__qualname__}.{min(taken)}: every event has a field of this name, which the "
+            "runtime fills in. Give this one another name."
+        )
+
+
 class TerminateEvent(Event):
     """Ends its own correlation, nothing else. Its content is the run's result."""
 
@@ -80,9 +158,9 @@ def event_class(name: str) -> type[Event]:
     """Return the class registered under a name.
 
     Raises:
-        ConfigurationError: no such class was defined in this process.
+        UnknownEventType: no such class was defined in this process.
     """
     try:
         return _registry[name]
     except KeyError:
-        raise ConfigurationError(f"No event class {name!r} is defined here.") from None
+        raise UnknownEventType(name) from None

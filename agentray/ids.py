@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
@@ -15,7 +16,9 @@ SLOTS = 256
 """Slots of a pool's key space; each is leased to one host."""
 
 _TYPE_NAME = re.compile(r"[A-Za-z_][\w.\-]*")
+_TOPIC_TYPE = re.compile(r"[\w.\-:=]+")
 _MAX_KEY_CHARS = 512
+_MAX_TOPIC_TYPE_CHARS = 256
 
 
 class AgentId(NamedTuple):
@@ -81,6 +84,70 @@ def _is_text(key: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TopicId:
+    """What an event is about: a kind of thing, and which one of it.
+
+    Written `type/source`. Agents subscribe to types; the source names the instance that gets the
+    event, unless a subscription says otherwise.
+
+    Attributes:
+        type: letters, digits, `_`, `-`, `.`, `:` and `=`.
+        source: any key of an agent, also with `/`.
+    """
+
+    type: str
+    source: str = "default"
+
+    def __post_init__(self) -> None:
+        """Check both parts.
+
+        Raises:
+            ConfigurationError: one of them is malformed.
+        """
+        check_topic_type(self.type)
+        check_key(self.source)
+
+    def __str__(self) -> str:
+        return f"{self.type}/{self.source}"
+
+    @classmethod
+    def parse(cls, text: str) -> TopicId:
+        """Read `type/source`, or `type` alone.
+
+        Raises:
+            ConfigurationError: one of the parts is malformed.
+        """
+        topic_type, slash, source = text.partition("/")
+        return cls(topic_type, source) if slash else cls(topic_type)
+
+
+def check_topic_type(name: str) -> str:
+    """Return the type of a topic when it is well formed.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if len(name) > _MAX_TOPIC_TYPE_CHARS or not _TOPIC_TYPE.fullmatch(name):
+        raise ConfigurationError(
+            f"{name!r} is no type of a topic: use 1 to {_MAX_TOPIC_TYPE_CHARS} letters, digits, "
+            "'_', '-', '.', ':' and '='."
+        )
+    return name
+
+
+def check_topic_pattern(pattern: str) -> str:
+    """Return what a subscription says of topics when it is well formed.
+
+    Raises:
+        ConfigurationError: it is neither the type of a topic, nor the beginning of one with a `*`
+            behind it.
+    """
+    if pattern != "*":
+        check_topic_type(pattern.removesuffix("*"))
+    return pattern
 
 
 @lru_cache(maxsize=65_536)

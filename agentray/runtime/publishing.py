@@ -36,7 +36,7 @@ class Publisher:
             The event as it went out: with its correlation, cause and source.
         """
         published = event.caused_by(
-            correlation_id=context.correlation_id or new_id("cor"),
+            correlation_id=context.conversation(),
             causation_id=context.event.event_id if context.event else None,
             source=str(context.agent),
         )

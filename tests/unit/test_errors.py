@@ -21,6 +21,8 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.UnknownAgent: ("greeter/ada",),
     errors.UnknownRun: ("run_1",),
     errors.UnknownState: ("greeter/ada",),
+    errors.UnknownSubscription: ("sub_1",),
+    errors.UnknownEventType: ("shop.OrderPlaced",),
     errors.DeadlineExceeded: ("greeter/ada.greet", 1.5),
     errors.HostDied: ("greeter/ada", "host-1", "killed by the system"),
     errors.AgentMoved: ("greeter/ada", "it had to leave", "host-1"),

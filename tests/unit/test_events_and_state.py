@@ -22,6 +22,7 @@ from agentray import (
     RunStatus,
     TerminateEvent,
     action,
+    loop,
     on,
 )
 from agentray.errors import IdempotencyConflict, NoHandler, UnknownAgentType
@@ -289,3 +290,46 @@ async def test_a_driver_that_stops_waiting_does_not_stop_the_run(cluster: Cluste
         return stored is not None and stored.run.status is RunStatus.SUCCEEDED
 
     await eventually_async(ended)
+
+
+class Chatty(Agent):
+    """Publishes several times for one message, and calls who publishes too."""
+
+    @action
+    async def tell(self, text: str) -> str | None:
+        self.context.publish(Noticed(text=text))
+        await self.handle(Teller, "t").tell_all(text)
+        self.context.publish(Noticed(text=text))
+        return self.context.correlation_id
+
+    @loop
+    async def chat(self) -> None:
+        for _ in range(2):
+            self.context.publish(Noticed(text="from a loop"))
+        async with self.turn():
+            for _ in range(2):
+                self.context.publish(Noticed(text="from a turn"))
+        await asyncio.Event().wait()
+
+
+async def test_what_one_message_publishes_is_one_conversation_also_outside_of_runs() -> None:
+    runtime = LocalRuntime()
+    async with runtime as manager:
+        await manager.deploy(App("chat", [Chatty, Teller, Slow]))
+        first = await manager.handle(Chatty, "c").tell("one")
+        second = await manager.handle(Chatty, "c").tell("two")
+
+        async def told() -> bool:
+            return len(runtime.events(Noticed)) == 10
+
+        await eventually_async(told)
+        of = {
+            text: [e.correlation_id for e in runtime.events(Noticed) if e.text == text]
+            for text in ("one", "two", "from a loop", "from a turn")
+        }
+    assert of["one"] == [first] * 3
+    assert of["two"] == [second] * 3
+    # A loop lives as long as its agent: what it publishes does not belong together by itself.
+    assert len({*of["from a loop"]}) == 2
+    assert len({*of["from a turn"]}) == 1
+    assert len({first, second, *of["from a loop"], *of["from a turn"]}) == 5
