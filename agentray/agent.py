@@ -25,7 +25,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -36,6 +36,7 @@ from agentray.context import Context
 from agentray.errors import ConfigurationError
 from agentray.events import Event, Prompt
 from agentray.handle import Handle
+from agentray.handlers import EventHandler, Key, declare
 from agentray.ids import AgentId, check_key, check_type_name
 from agentray.launching import LAUNCH_TIMEOUT_S, Launch, start
 
@@ -93,15 +94,6 @@ class AgentOptions(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class EventHandler:
-    """A method that handles events of a type."""
-
-    method: str
-    event: type[Event]
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
 class AgentType:
     """What agentray knows of an agent class: read from it once, when it is defined."""
 
@@ -117,11 +109,20 @@ class AgentType:
     state_version: int = 1
     background: tuple[BackgroundSpec, ...] = ()
     factory: Factory | None = None  # makes its agents instead of the constructor; given by the app
+    wanted: tuple[EventHandler, ...] = ()  # all `@on`; `handlers` has one for each event type
 
     @property
     def prompts(self) -> bool:
         """Whether it can be prompted."""
         return Prompt.event_type in self.handlers
+
+    def handler_of(self, event: Event) -> EventHandler | None:
+        """Return what handles an event: of its own class, else of the nearest one above it."""
+        for name in event.event_lineage:
+            handler = self.handlers.get(name)
+            if handler is not None and (handler.subclasses or name == event.event_type):
+                return handler
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,33 +165,58 @@ def action(method: Any = None, /, *, idempotent: bool = False) -> Any:
     return mark if method is None else mark(method)
 
 
-def on(*events: type[Event], key: str = "correlation") -> Callable[[F], F]:
+def on(
+    *events: type[Event],
+    key: Key | None = None,
+    topic: str | None = None,
+    subclasses: bool = False,
+    where: Callable[[Any], bool] | None = None,
+    own: bool = False,
+    subscribe: bool = True,
+) -> Callable[[F], F]:
     """Make a method handle events; what it returns or yields is published.
 
+    An agent gets an event once, however many subscriptions match. `key` and `where` are evaluated
+    where the event is published; one that fails is an error of that branch of the run, and keeps
+    the event from nobody else.
+
     Args:
-        events: the event classes, exactly these.
+        events: the event classes, exactly these unless `subclasses` is set. Of several handlers
+            the one of the nearest class takes an event, and it alone says which agent gets it.
         key: which instance gets an event: `correlation` (one instance per conversation: all its
-            parts meet there), `field:NAME` (by a field of the event), `any:N` (spread over N
-            instances) or `key:KEY` (always that one).
+            parts meet there), `topic` (the topic's source), `field:NAME` (by a field of the event),
+            `any:N` (spread over N instances), `key:KEY` (always that one), or a function of the
+            event that returns the key. None: `topic` with a topic, else `correlation`.
+        topic: only events on topics of this type, as `orders`, or that begin so, as `orders.*`;
+            `*`: on any topic. None: whatever their topic, also without one.
+        subclasses: also events of subclasses.
+        where: a function of the event that says whether it is wanted.
+        own: also what the agent published itself.
+        subscribe: False: only what `manager.subscribe` has sent here.
 
     Raises:
-        ConfigurationError: no event class, or another form of key.
+        ConfigurationError: no event class, or another form of one of the arguments.
     """
-    if not events or not all(inspect.isclass(e) and issubclass(e, Event) for e in events):
-        raise ConfigurationError("@on takes one or more Event classes: @on(TextSubmitted).")
-    if not re.fullmatch(r"correlation|field:\w+|any:[1-9]\d*|key:.+", key):
-        raise ConfigurationError(
-            f"key={key!r}: write correlation, field:NAME, any:N (N ≥ 1) or key:KEY."
-        )
+    declared = declare(
+        events,
+        key,
+        topic=topic,
+        subclasses=subclasses,
+        where=where,
+        own=own,
+        subscribe=subscribe,
+    )
 
     def mark(function: F) -> F:
-        known = {handler.event for handler in getattr(function, _EVENTS, [])}
-        if twice := known.intersection(events):
+        known: list[EventHandler] = getattr(function, _EVENTS, [])
+        twice = {(h.event, h.topic) for h in known}.intersection((e, topic) for e in events)
+        if twice:
+            name = min(event.__name__ for event, _ in twice)
             raise ConfigurationError(
-                f"{function.__qualname__} has two @on for {min(e.__name__ for e in twice)}."
+                f"{function.__qualname__} has two @on for {name}: several are for several topics."
             )
-        handlers = [EventHandler(function.__name__, event, key) for event in events]
-        setattr(function, _EVENTS, [*getattr(function, _EVENTS, []), *handlers])
+        handlers = [replace(handler, method=function.__name__) for handler in declared]
+        setattr(function, _EVENTS, [*known, *handlers])
         return function
 
     return mark
@@ -384,6 +410,7 @@ def describe(cls: type[Agent]) -> AgentType:
     """
     actions: dict[str, ActionSpec] = {}
     handlers: dict[str, EventHandler] = {}
+    wanted: list[EventHandler] = []
     for function in _methods(cls):
         if spec := getattr(function, _ACTION, None):
             actions[spec.name] = spec
@@ -394,7 +421,9 @@ def describe(cls: type[Agent]) -> AgentType:
                     f"{cls.__name__} handles {name} twice: "
                     f"{handlers[name].method}, {handler.method}."
                 )
-            handlers[name] = handler
+            if name not in handlers or handler.subclasses:
+                handlers[name] = handler
+            wanted.append(handler)
     name = cls.options.name if "options" in vars(cls) else None
     model = _state_model(cls)
     saves_by_itself = _saves_by_itself(cls, model)
@@ -411,6 +440,7 @@ def describe(cls: type[Agent]) -> AgentType:
         saves_by_itself=saves_by_itself,
         state_version=_state_version(cls),
         background=background_of(_methods(cls)),
+        wanted=tuple(wanted),
     )
 
 

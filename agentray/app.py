@@ -70,11 +70,16 @@ class App:
 
     @property
     def subscriptions(self) -> list[Subscription]:
-        """Which events its agent types want."""
+        """Which events its agent types want.
+
+        Raises:
+            PayloadError: a function that was given to `@on` cannot be serialised.
+        """
         return [
-            Subscription(event, agent_type.name, handler.key)
+            handler.subscription(agent_type.name)
             for agent_type in self.types.values()
-            for event, handler in agent_type.handlers.items()
+            for handler in agent_type.wanted
+            if handler.subscribe
         ]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -55,7 +55,7 @@ class Event(BaseModel):
         _check_fields(cls)
         cls.event_type = f"{cls.__module__}.{cls.__qualname__}"
         cls.event_lineage = tuple(
-            cast("type[Event]", base).event_type for base in cls.__mro__ if issubclass(base, Event)
+            base.event_type for base in cls.__mro__ if issubclass(base, Event)
         )
         # A class may be made anew (a notebook cell, a module read twice): the newest one counts.
         _registry[cls.event_type] = cls
@@ -92,9 +92,9 @@ class Event(BaseModel):
         """
         try:
             told: Any = data if isinstance(data, Mapping) else json.loads(data)
-            if not (isinstance(told, Mapping) and isinstance(told.get(_NAME), str)):
+            fields = dict(cast("Mapping[str, Any]", told)) if isinstance(told, Mapping) else {}
+            if not isinstance(fields.get(_NAME), str):
                 raise PayloadError(f"This is no event: it has no {_NAME}.")
-            fields = cast("dict[str, Any]", dict(told))
             found = event_class(fields.pop(_NAME))
             if not issubclass(found, cls):
                 raise PayloadError(f"This is {found.event_type}, and no {cls.event_type}.")

@@ -1,68 +1,265 @@
-"""Routing: which agents get an event."""
+"""Routing: which agents get an event.
+
+Subscriptions are indexed once per snapshot: by the event's class and those above it, then by the
+type of its topic. What is remembered does not grow with the topics that are seen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 from zlib import crc32
 
 from agentray.errors import ConfigurationError
 from agentray.ids import AgentId, check_key
-from agentray.protocol.snapshot import Subscription
+from agentray.protocol.snapshot import CALLABLE, Subscription
+
+Read = Callable[[bytes], Callable[[Any], Any]]
+"""Makes a function of what was pickled; raises whatever is wrong with that."""
+
+_MAX_PLANS = 4096
+"""Event classes whose plans are remembered: programs have fewer, unless they make them anew."""
 
 
-def recipients(
-    subscriptions: Iterable[Subscription],
-    *,
-    event_id: str,
-    correlation_id: str,
-    fields: Mapping[str, Any],
-    sender: AgentId | None,
-) -> list[AgentId]:
-    """Return who gets an event: each agent once, never the one that sent it.
+class Published(Protocol):
+    """What routing asks of an event."""
 
-    Args:
-        subscriptions: those of the event's type, in the order of their registration.
-        event_id: chooses the instance for `any:N`.
-        correlation_id: chooses the instance for `correlation`.
-        fields: the event's fields, for `field:NAME`.
-        sender: the agent that publishes; None from outside.
+    event_lineage: ClassVar[tuple[str, ...]]  # of its class and those above it, nearest first
 
-    Raises:
-        ConfigurationError: a key function names a field that the event does not have, or whose
-            value makes no key.
-    """
-    found: dict[AgentId, None] = {}
-    for subscription in subscriptions:
-        key = _key(subscription, event_id, correlation_id, fields)
-        agent = AgentId(subscription.agent_type, key)
-        if agent != sender:
-            found[agent] = None
-    return list(found)
+    @property
+    def event_id(self) -> str:
+        """Chooses the instance for `any:N`."""
+        ...
+
+    @property
+    def correlation_id(self) -> str:
+        """Chooses the instance for `correlation`."""
+        ...
+
+    @property
+    def topic(self) -> str | None:
+        """As `type/source`."""
+        ...
 
 
-def _key(
-    subscription: Subscription, event_id: str, correlation_id: str, fields: Mapping[str, Any]
-) -> str:
+class Misrouted(NamedTuple):
+    """A recipient that could not be found out."""
+
+    agent_type: str
+    error: BaseException
+
+
+class Recipients(NamedTuple):
+    """Who gets an event: each agent once."""
+
+    agents: list[AgentId]
+    failed: Sequence[Misrouted] = ()
+
+
+# Past the constructors, which take twice as long to say the same.
+_new = cast("Any", tuple).__new__
+
+
+class Routes:
+    """The subscriptions of one snapshot, ready to be asked."""
+
+    def __init__(self, subscriptions: Mapping[str, Sequence[Subscription]], read: Read) -> None:
+        """Take subscriptions.
+
+        Args:
+            subscriptions: by event type, in the order of their registration.
+            read: unpickles their functions, when an event asks for them first.
+        """
+        self._subscriptions = subscriptions
+        self._read = read
+        self._plans: dict[tuple[str, ...], _Plan] = {}
+
+    def recipients(self, event: Published, sender: AgentId | None) -> Recipients:
+        """Return who gets an event.
+
+        Args:
+            event: as it goes out.
+            sender: the agent that publishes, which does not get it unless it asked for its own
+                events; None from outside.
+        """
+        plan = self._plans.get(event.event_lineage) or self._plan(event.event_lineage)
+        topic = event.topic
+        found: dict[AgentId, None] = {}
+        failed: list[Misrouted] = []
+        for rule in plan.always if topic is None or not plan.by_topic else plan.on(topic):
+            try:
+                if rule.where is not None and not _says_yes(rule, event):
+                    continue
+                agent = _new(AgentId, (rule.agent_type, rule.key(event)))
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a function of the user's
+                failed.append(Misrouted(rule.agent_type, error))
+                continue
+            if agent != sender or rule.own:
+                found[agent] = None
+        return _new(Recipients, (list(found), failed))
+
+    def _plan(self, lineage: tuple[str, ...]) -> _Plan:
+        if len(self._plans) >= _MAX_PLANS:
+            self._plans.clear()
+        plan = self._plans[lineage] = _Plan()
+        for subscription in self._matching(lineage):
+            plan.add(subscription.topic, _Rule(subscription, self._read))
+        return plan
+
+    def _matching(self, lineage: tuple[str, ...]) -> Iterator[Subscription]:
+        """Go through the subscriptions to a class: of one agent type those to the nearest only.
+
+        Those are the ones of the handler that will take the event there.
+        """
+        nearest: dict[tuple[str, str], str] = {}
+        for name in lineage:
+            for subscription in self._subscriptions.get(name, ()):
+                who = subscription.agent_type, subscription.id
+                matches = subscription.subclasses or name is lineage[0]
+                if matches and nearest.setdefault(who, name) is name:
+                    yield subscription
+
+
+class _Rule:
+    """A subscription, made ready."""
+
+    __slots__ = ("agent_type", "key", "own", "where")
+
+    def __init__(self, subscription: Subscription, read: Read) -> None:
+        self.agent_type = subscription.agent_type
+        self.own = subscription.own
+        self.key: Callable[[Any], str] = _key_function(subscription, read)
+        where = subscription.where
+        self.where: Callable[[Any], Any] | None = None if where is None else _lazy(where, read)
+
+
+class _Plan:
+    """The rules for one class of events: those for all of them, and those for topics."""
+
+    __slots__ = ("_beginnings", "_exact", "always", "by_topic")
+
+    def __init__(self) -> None:
+        self.always: list[_Rule] = []
+        self.by_topic = False
+        self._exact: dict[str, list[_Rule]] = {}
+        self._beginnings: list[tuple[str, _Rule]] = []
+
+    def add(self, topic: str | None, rule: _Rule) -> None:
+        if topic is None:
+            self.always.append(rule)
+            return
+        self.by_topic = True
+        if topic.endswith("*"):
+            self._beginnings.append((topic[:-1], rule))
+        else:
+            self._exact.setdefault(topic, []).append(rule)
+
+    def on(self, topic: str) -> Iterator[_Rule]:
+        """Go through the rules for an event on a topic."""
+        topic_type = topic.partition("/")[0]
+        yield from self.always
+        yield from self._exact.get(topic_type, ())
+        for beginning, rule in self._beginnings:
+            if topic_type.startswith(beginning):
+                yield rule
+
+
+def _lazy(pickled: bytes, read: Read) -> Callable[[Any], Any]:
+    """Return a function that is unpickled when it is called first."""
+    function: Callable[[Any], Any] | None = None
+
+    def call(event: Any) -> Any:
+        nonlocal function
+        if function is None:
+            function = read(pickled)
+        return function(event)
+
+    return call
+
+
+def _says_yes(rule: _Rule, event: Published) -> bool:
+    said = cast("Callable[[Any], Any]", rule.where)(event)
+    if said is True or said is False:
+        return said
+    if inspect.isawaitable(said):
+        if inspect.iscoroutine(said):
+            said.close()
+        raise ConfigurationError(
+            f"The where of {rule.agent_type} returned something to await: it must be a plain "
+            "function."
+        )
+    return bool(said)
+
+
+# Keys
+
+
+def _key_function(subscription: Subscription, read: Read) -> Callable[[Any], str]:
     how, _, argument = subscription.key.partition(":")
     match how:
         case "correlation":
-            return correlation_id
+            return attrgetter("correlation_id")
+        case "topic":
+            return _source(subscription)
         case "field":
-            if argument not in fields:
-                raise ConfigurationError(
-                    f"{subscription.agent_type} is keyed by the field {argument!r}, which "
-                    f"{subscription.event_type} does not have."
-                )
-            if fields[argument] is None:
-                raise ConfigurationError(
-                    f"{subscription.agent_type} is keyed by the field {argument!r}, which is None "
-                    f"in this {subscription.event_type}."
-                )
-            return check_key(str(fields[argument]))
+            return _field(subscription, argument)
         case "any":
-            return str(crc32(event_id.encode()) % int(argument))
+            many = int(argument)
+            return lambda event: str(crc32(event.event_id.encode()) % many)
         case "key":
-            return argument
+            return lambda _: argument
         case _:
-            raise ConfigurationError(f"Unknown key function {subscription.key!r}.")
+            return _called(subscription, read)
+
+
+def _source(subscription: Subscription) -> Callable[[Any], str]:
+    def source(event: Published) -> str:
+        if event.topic is None:
+            raise ConfigurationError(
+                f"{subscription.agent_type} is keyed by the topic, and this "
+                f"{event.event_lineage[0]} is on none."
+            )
+        return event.topic.partition("/")[2]
+
+    return source
+
+
+def _field(subscription: Subscription, name: str) -> Callable[[Any], str]:
+    def field(event: Any) -> str:
+        value = event.__dict__.get(name)
+        if value is not None:
+            return check_key(str(value))
+        what = "is None in this" if name in event.__dict__ else "is not in"
+        raise ConfigurationError(
+            f"{subscription.agent_type} is keyed by the field {name!r}, which {what} "
+            f"{event.event_lineage[0]}."
+        )
+
+    return field
+
+
+def _called(subscription: Subscription, read: Read) -> Callable[[Any], str]:
+    pickled = subscription.key_function
+    if subscription.key != CALLABLE or pickled is None:
+        return _unknown(subscription)
+    function = _lazy(pickled, read)
+
+    def called(event: Published) -> str:
+        key = function(event)
+        if not isinstance(key, str):
+            raise ConfigurationError(
+                f"The key function of {subscription.agent_type} returned {key!r} for "
+                f"{event.event_lineage[0]}: it must return a str."
+            )
+        return check_key(key)
+
+    return called
+
+
+def _unknown(subscription: Subscription) -> Callable[[Any], str]:
+    def unknown(_: Published) -> str:
+        raise ConfigurationError(f"Unknown key function {subscription.key!r}.")
+
+    return unknown

@@ -83,6 +83,7 @@ class TypeSpec(NamedTuple):
         streams: its actions that yield.
         actions: all of its actions.
         digest: of the source of its class; "": an older version has stored it.
+        handles: the event types that it has handlers for, and whether also for their subclasses.
     """
 
     name: str
@@ -92,6 +93,7 @@ class TypeSpec(NamedTuple):
     streams: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
     digest: str = ""
+    handles: tuple[tuple[str, bool], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ class AppSpec:
         python_path: directories that hosts add to their import path before they unpickle.
         digest: of the source code; the same digest means nothing to do.
         types: its agent types.
-        subscriptions: (event type, agent type, key function).
+        subscriptions: the fields of each `snapshot.Subscription`; those that an older version has
+            stored are fewer.
         entry: the type that takes prompts addressed to none.
         pools: that it declares.
     """
@@ -116,6 +119,6 @@ class AppSpec:
     python_path: tuple[str, ...]
     digest: str
     types: tuple[TypeSpec, ...]
-    subscriptions: tuple[tuple[str, str, str], ...]
+    subscriptions: tuple[tuple[Any, ...], ...]
     entry: str | None
     pools: tuple[PoolSpec, ...]

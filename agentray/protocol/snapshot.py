@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from agentray.errors import PoolPending
 from agentray.ids import SLOTS, AgentId, slot_of
 
+CALLABLE = "callable"
+"""The `key` of a subscription whose instances a function of the user's chooses."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
@@ -19,12 +22,26 @@ class Subscription:
     Attributes:
         event_type: registered name of the event's class.
         agent_type: who handles it.
-        key: how the instance is chosen: `correlation`, `field:NAME`, `any:N` or `key:KEY`.
+        key: how the instance is chosen: `correlation`, `topic`, `field:NAME`, `any:N`, `key:KEY`,
+            or `callable`.
+        topic: only events on topics of this type, or that begin so where it ends with `*`; None:
+            whatever their topic, also without one.
+        subclasses: also events of subclasses of this type.
+        own: also events that the agent published itself.
+        where: pickled: only events for which this function says so.
+        key_function: pickled: returns the instance's key, for `callable`.
+        id: of one that was made at run time; "": it stands in the agent's class.
     """
 
     event_type: str
     agent_type: str
     key: str = "correlation"
+    topic: str | None = None
+    subclasses: bool = False
+    own: bool = False
+    where: bytes | None = None
+    key_function: bytes | None = None
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,11 +191,12 @@ class Catalog:
 
     def subscriptions(self) -> dict[str, tuple[Subscription, ...]]:
         """Return the subscriptions by event type."""
-        found: dict[str, tuple[Subscription, ...]] = {}
+        found: dict[str, list[Subscription]] = {}
         for app in self._apps.values():
-            for event, agent, key in app.spec.subscriptions:
-                found[event] = (*found.get(event, ()), Subscription(event, agent, key))
-        return found
+            for fields in app.spec.subscriptions:
+                subscription = Subscription(*fields)
+                found.setdefault(subscription.event_type, []).append(subscription)
+        return {event: tuple(of_type) for event, of_type in found.items()}
 
     def entries(self) -> tuple[str, ...]:
         """Return the agent types that take prompts addressed to none, oldest app first."""

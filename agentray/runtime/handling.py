@@ -243,6 +243,8 @@ async def _handle_event(
     if isinstance(event, bytes):
         event = decode(event)
     handler = agent.type.handlers.get(envelope.name)
+    if handler is None and isinstance(event, Event):
+        handler = agent.type.handler_of(event)
     if handler is None or not isinstance(event, Event):
         raise NoHandler(str(agent.id), envelope.name)
     context.event = event

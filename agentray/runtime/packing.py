@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import os
 import sys
+from dataclasses import astuple
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -27,8 +28,8 @@ def pack_app(app: App, import_string: str = "") -> AppSpec:
         import_string: module:attribute that it came from, if it did.
 
     Raises:
-        PayloadError: something in the classes of a script cannot be serialised, or the directories
-            of a pool are too large.
+        PayloadError: something in the classes of a script, or a function given to `@on`, cannot be
+            serialised, or the directories of a pool are too large.
     """
     types = app.types.values()
     pools = tuple(pack_pool(pool) for pool in app.pools)
@@ -47,10 +48,11 @@ def pack_app(app: App, import_string: str = "") -> AppSpec:
                 streams=tuple(a.name for a in t.actions.values() if a.streams),
                 actions=tuple(t.actions),
                 digest=class_digest(t),
+                handles=tuple((name, h.subclasses) for name, h in t.handlers.items()),
             )
             for t in types
         ),
-        subscriptions=tuple((s.event_type, s.agent_type, s.key) for s in app.subscriptions),
+        subscriptions=tuple(astuple(s) for s in app.subscriptions),
         entry=app.entry,
         pools=pools,
     )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from agentray.context import Context
-from agentray.core.routing import recipients
+from agentray.core.routing import Misrouted, Routes
 from agentray.events import Event, TerminateEvent
 from agentray.ids import AgentId, new_id
-from agentray.protocol.codec import as_json, encode
-from agentray.protocol.envelope import Kind, Reply, ReplyKind
+from agentray.protocol.codec import as_json, decode, encode, text_of
+from agentray.protocol.envelope import Failure, Kind, Outcome, Reply, ReplyKind
+from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.message import Origin, Post
 from agentray.runtime.scope import Scope, failure_of, scope_of
 from agentray.store.base import DeadLetter
@@ -28,6 +30,8 @@ class Publisher:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._snapshot: Snapshot | None = None
+        self._routes = Routes({}, read_function)
 
     def publish(self, event: Event, context: Context) -> Event:
         """Send an event to its subscribers, as a part of the message that is being handled.
@@ -44,19 +48,22 @@ class Publisher:
         terminates = isinstance(published, TerminateEvent)
         if terminates:
             scope.answer(as_json(published.content(), f"content of {published.event_type}"))
-        subscriptions = self._host.channel.snapshot.subscriptions.get(published.event_type, ())
-        targets = recipients(
-            subscriptions,
-            event_id=published.event_id,
-            correlation_id=published.correlation_id,
-            fields=published.__dict__,
-            sender=context.agent,
-        )
+        targets, failed = self._current_routes().recipients(published, context.agent)
         for target in targets:
             self._send(published, target, context, scope)
-        if not targets and not terminates:
+        for misrouted in failed:
+            _fail(published, misrouted, context, scope)
+        if not (targets or failed or terminates):
             self._dead_letter(published, context)
         return published
+
+    def _current_routes(self) -> Routes:
+        """Return the routes of this host's snapshot: each event is routed by one, as a whole."""
+        snapshot = self._host.channel.snapshot
+        if snapshot is not self._snapshot:
+            self._snapshot = snapshot
+            self._routes = Routes(snapshot.subscriptions, read_function)
+        return self._routes
 
     def _send(self, event: Event, target: AgentId, context: Context, scope: Scope) -> None:
         channel = self._host.channel
@@ -98,6 +105,35 @@ class Publisher:
         channel = self._host.channel
         message = Post(Kind.PROGRESS, context.root, "", payload, _ignore)
         channel.post(message)
+
+
+@lru_cache(maxsize=4096)
+def read_function(pickled: bytes) -> Callable[[Any], Any]:
+    """Return a function that was given to `@on`, the same each time.
+
+    Raises:
+        PayloadError: it cannot be read in this process.
+    """
+    return decode(pickled)
+
+
+def _fail(event: Event, misrouted: Misrouted, context: Context, scope: Scope) -> None:
+    """Let an error of one recipient's `where` or `key` be one of this branch of the run."""
+    name, agent_type, error = event.event_type, misrouted.agent_type, misrouted.error
+    logger.error(
+        "%s was not routed to %s",
+        name,
+        agent_type,
+        exc_info=error,
+        extra={
+            "action": "routing_failed",
+            "agent": str(context.agent),
+            "correlation_id": event.correlation_id,
+        },
+    )
+    path = (f"{name.rpartition('.')[2]} to {agent_type}",)
+    failure = Failure(type(error).__name__, text_of(error), agent_type, path)
+    scope.absorb(Outcome(errors=(failure,)))
 
 
 def _acknowledge(scope: Scope, target: AgentId) -> Callable[[Reply], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -17,14 +18,17 @@ from agentray import (
     ConfigurationError,
     Event,
     Handle,
+    PayloadError,
     Pool,
     Prompt,
     RemoteAction,
     action,
     on,
 )
-from agentray.agent import ActionSpec, EventHandler
+from agentray.agent import ActionSpec
 from agentray.app import load_app
+from agentray.handlers import EventHandler
+from agentray.protocol.snapshot import Subscription
 from agentray.testing import LocalRuntime
 
 
@@ -179,7 +183,7 @@ def test_one_method_may_handle_several_events() -> None:
     "key", ["", "correlations", "field:", "field:a b", "any:", "any:0", "any:-1", "any:x", "key:"]
 )
 def test_a_key_of_another_form_is_refused_where_it_is_written(key: str) -> None:
-    with pytest.raises(ConfigurationError, match="write correlation, field:NAME, any:N"):
+    with pytest.raises(ConfigurationError, match="write correlation, topic, field:NAME, any:N"):
         on(Happened, key=key)
 
 
@@ -472,6 +476,83 @@ def test_two_subscriptions_of_one_method_to_the_same_event_are_refused() -> None
             @on(Prompt, key="any:2")
             @on(Prompt)
             async def prompted(self, prompt: Prompt) -> None: ...
+
+
+def test_one_method_may_subscribe_to_several_topics() -> None:
+    class Clerk(Agent):
+        @on(Happened, topic="orders.*")
+        @on(Happened, topic="news", key="key:only", own=True)
+        @on(Ended, subscribe=False)
+        async def note(self, event: Happened | Ended) -> None: ...
+
+    app = App("clerks", [Clerk])
+    assert app.subscriptions == [
+        Subscription(Happened.event_type, "clerk", "key:only", topic="news", own=True),
+        Subscription(Happened.event_type, "clerk", "topic", topic="orders.*"),
+    ]
+    assert set(Clerk.agent_type.handlers) == {Happened.event_type, Ended.event_type}
+
+
+def test_the_handler_of_the_nearest_class_takes_an_event() -> None:
+    happened = type("Again", (Happened,), {"__module__": __name__})
+
+    class Clerk(Agent):
+        @on(Event, subclasses=True)
+        async def everything(self, event: Event) -> None: ...
+        @on(Happened)
+        async def exactly(self, event: Happened) -> None: ...
+
+    def taker(event: Event) -> str | None:
+        handler = Clerk.agent_type.handler_of(event)
+        return handler and handler.method
+
+    assert [taker(event) for event in (Happened(), happened(), Ended(), Event())] == [
+        "exactly",
+        "everything",
+        "everything",
+        "everything",
+    ]
+    assert Greeter.agent_type.handler_of(happened()) is None
+
+
+async def a_coroutine(_: Any) -> bool:
+    return True
+
+
+class Awaited:
+    async def __call__(self, _: Any) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"topic": "a b"}, "no type of a topic"),
+        ({"topic": "orders/eu"}, "no type of a topic"),
+        ({"topic": 3}, "write the type of a topic"),
+        ({"key": "topic"}, r"topic='\*'"),
+        ({"key": 3}, "give it a function"),
+        ({"key": str}, "give it a function"),
+        ({"key": f"key:{'x' * 513}"}, "An agent's key"),
+        ({"where": True}, "give it a function"),
+        ({"where": a_coroutine}, "cannot await"),
+        ({"key": Awaited()}, "cannot await"),
+    ],
+)
+def test_what_a_handler_says_must_make_sense(said: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        on(Happened, **said)
+
+
+def test_a_function_that_cannot_travel_is_told_where_the_app_is_deployed() -> None:
+    lock = threading.Lock()
+
+    class Locked(Agent):
+        @on(Happened, where=lambda _: lock.locked())
+        async def note(self, happened: Happened) -> None: ...
+
+    with pytest.raises(PayloadError, match=r"where of locked\.note"):
+        _ = App("locked", [Locked]).subscriptions
 
 
 def test_two_pools_of_the_same_name_are_refused() -> None:

@@ -18,6 +18,7 @@ from agentray import (
     ConfigurationError,
     DeadlineExceeded,
     Event,
+    Handle,
     HostDied,
     ManagerClient,
     PayloadError,
@@ -334,7 +335,7 @@ def test_a_stream_whose_reader_has_died_gives_its_agent_free() -> None:
 def test_what_no_app_has_is_told_alike_to_who_awaits_it_and_who_reads_it() -> None:
     async def scenario() -> None:
         async with LocalRuntime() as manager:
-            nobody = manager.handle("nobody", "x")
+            nobody: Handle[Any] = manager.handle("nobody", "x")
             with pytest.raises(UnknownAgentType, match="nobody"):
                 async for _ in nobody.words("a b"):
                     pass
