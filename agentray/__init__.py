@@ -43,6 +43,7 @@ from agentray.protocol.states import StateRecord
 from agentray.runtime.connection import connect
 from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.sync_manager import SyncManager
+from agentray.store.base import DeadLetter
 
 __version__ = "0.1.0"
 
@@ -61,6 +62,7 @@ __all__ = [
     "ClusterNotRunning",
     "ConfigurationError",
     "Context",
+    "DeadLetter",
     "DeadlineExceeded",
     "DeploymentStopped",
     "Event",

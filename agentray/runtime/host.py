@@ -32,6 +32,7 @@ from agentray.runtime.app_code import AppCode
 from agentray.runtime.background import BackgroundWork
 from agentray.runtime.channel import Channel
 from agentray.runtime.control import Control
+from agentray.runtime.dead_letters import DeadLetters
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.held_leases import HeldLeases
 from agentray.runtime.incarnation import Incarnation
@@ -116,6 +117,7 @@ class Host:
         self.launching = Launching(self)
         self.residents = Residents(self)
         self._find = self.residents.getter
+        self.dead_letters = DeadLetters(store)
         self._publisher = Publisher(self)
         self._control = Control(self)
         self.loop = asyncio.get_running_loop()
@@ -202,6 +204,7 @@ class Host:
             "blocked": self._watchdog.blocked if self._watchdog else 0,
             "background_errors": self.background.errors,
             "missed_ticks": self.background.missed_ticks,
+            "dead_letters": self.dead_letters.count,
             "version": self.channel.snapshot.version,
         }
 
@@ -220,6 +223,7 @@ class Host:
         await self.runs.close()
         await self.channel.close()
         await self._end_turns()
+        await self.dead_letters.close()
         await self.tasks.close()
         await self.commits.close()
 
@@ -236,6 +240,7 @@ class Host:
         await self.runs.close()
         await self.channel.close()
         await self._end_turns()
+        await self.dead_letters.abandon()
         await self.tasks.close()
 
     async def _end_turns(self) -> None:

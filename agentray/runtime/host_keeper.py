@@ -245,5 +245,6 @@ _SHOWN = frozenset(
         "requests",
         "commits",
         "blocked",
+        "dead_letters",
     }
 )

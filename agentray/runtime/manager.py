@@ -38,7 +38,7 @@ from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.seats import Seats, is_seat
 from agentray.runtime.tasks import TaskSet
-from agentray.store.base import HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
+from agentray.store.base import DeadLetter, HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +109,7 @@ class Manager:
             wake=self._wake.set,
         )
         self._steps: dict[str, int] = {}  # failures per step of the loop
+        self._dead_letters = 0  # of hosts that are gone
         self.started_at = datetime.now(UTC)
 
     # Life
@@ -294,7 +295,8 @@ class Manager:
     async def _bury(self, keeper: HostKeeper, reason: str) -> None:
         row = HostRow(keeper.ref.id, keeper.pool, keeper.ref.actor_name, "dead", reason=reason)
         keeper.status = HostStatus.DEAD
-        self._hosts.pop(keeper.ref.id, None)
+        if self._hosts.pop(keeper.ref.id, None) is not None:
+            self._dead_letters += keeper.info.get("dead_letters", 0)
         await until_stored(lambda: self._store.put_host(row))
 
     def _retire(self, host_id: str) -> None:
@@ -546,6 +548,10 @@ class Manager:
         found = await self._store.list_launched(query, limit=limit)
         return [replace(launched, arguments=b"") for launched in found]
 
+    async def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """Return the events that nobody wanted, newest first."""
+        return await self._store.list_dead_letters(limit=limit)
+
     async def renew_driver(self, driver: str, lease_s: float) -> None:
         """Let a connection's agents live for `lease_s` more seconds."""
         self._drivers.renew(driver, lease_s)
@@ -573,5 +579,8 @@ class Manager:
                 for name, app in self._catalog.apps.items()
             ],
             "pools": self.pool_admin.list(),
+            # Since the manager began, and since those hosts began that it has found.
+            "dead_letters": self._dead_letters
+            + sum(keeper.info.get("dead_letters", 0) for keeper in self._hosts.values()),
             "hosts": [keeper.describe() for keeper in self._hosts.values()],
         }

@@ -31,7 +31,7 @@ from agentray.runtime.packing import class_digest, other_code, pack_app
 from agentray.runtime.pool_packing import pack_pool
 from agentray.runtime.state_client import StateClient
 from agentray.runtime.watcher import ManagerPort
-from agentray.store.base import LaunchedQuery, NewRun
+from agentray.store.base import DeadLetter, LaunchedQuery, NewRun
 
 A = TypeVar("A", bound=Agent)
 
@@ -457,6 +457,13 @@ class ManagerClient:
     async def status(self) -> dict[str, Any]:
         """Return apps, pools and hosts as the manager sees them."""
         return await self._manager.call("status")
+
+    async def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """Return events that no agent subscribed to, newest first, at most `limit`.
+
+        `status()["dead_letters"]` counts them.
+        """
+        return await self._manager.call("dead_letters", limit)
 
     # State
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from agentray.context import Context
 from agentray.core.routing import Misrouted, Routes
 from agentray.events import Event, TerminateEvent
-from agentray.ids import AgentId, new_id
+from agentray.ids import AgentId
 from agentray.protocol.codec import as_json, decode, encode, text_of
 from agentray.protocol.envelope import Failure, Kind, Outcome, Reply, ReplyKind
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.message import Origin, Post
 from agentray.runtime.scope import Scope, failure_of, scope_of
-from agentray.store.base import DeadLetter
 
 if TYPE_CHECKING:
     from agentray.runtime.host import Host
@@ -54,7 +52,7 @@ class Publisher:
         for misrouted in failed:
             _fail(published, misrouted, context, scope)
         if not (targets or failed or terminates):
-            self._dead_letter(published, context)
+            self._host.dead_letters.add(published, "no subscriber")
         return published
 
     def _current_routes(self) -> Routes:
@@ -74,28 +72,6 @@ class Publisher:
         )
         scope.hold()
         channel.post(message)
-
-    def _dead_letter(self, event: Event, context: Context) -> None:
-        """Keep an event that nobody wants; a typo in a subscription must not go unseen."""
-        logger.warning(
-            "no agent subscribes to %s",
-            event.event_type,
-            extra={
-                "action": "dead_letter",
-                "agent": str(context.agent),
-                "correlation_id": event.correlation_id,
-            },
-        )
-        letter = DeadLetter(
-            new_id("dead"),
-            "event",
-            "no subscriber",
-            event.event_type,
-            event.model_dump(mode="json"),
-            event.correlation_id,
-            datetime.now(UTC),
-        )
-        self._host.tasks.spawn(self._host.store.add_dead_letters([letter]), name="dead letter")
 
     def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
         """Tell the host of the run's own agent; outside of runs nobody listens."""

@@ -22,6 +22,7 @@ from agentray.protocol.runs import Run
 from agentray.protocol.states import StateRecord
 from agentray.runtime.launcher import AnyAgent, ReturnWhen
 from agentray.runtime.manager_client import ManagerClient
+from agentray.store.base import DeadLetter
 
 A = TypeVar("A", bound=Agent)
 T = TypeVar("T")
@@ -231,6 +232,10 @@ class SyncManager:
     def status(self) -> dict[str, Any]:
         """Return apps, pools and hosts as the manager sees them."""
         return self._wait(self._manager.status())
+
+    def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """Return events that no agent subscribed to, newest first, at most `limit`."""
+        return self._wait(self._manager.dead_letters(limit))
 
     # State
 

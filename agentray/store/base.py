@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from agentray.ids import AgentId
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
+from agentray.protocol.topics import TopicSubscription
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,6 +411,24 @@ class Store(Protocol):
 
     async def list_pools(self) -> list[PoolRow]:
         """Return the pools in the order in which they came."""
+        ...
+
+    # Subscriptions made at run time
+
+    async def put_subscription(self, subscription: TopicSubscription) -> TopicSubscription:
+        """Keep a subscription; one that asks for the same is returned instead, unchanged.
+
+        Raises:
+            PayloadError: a text has a NUL or a lone surrogate.
+        """
+        ...
+
+    async def delete_subscription(self, subscription_id: str) -> bool:
+        """Forget a subscription; False: there is none of this id."""
+        ...
+
+    async def list_subscriptions(self) -> list[TopicSubscription]:
+        """Return the subscriptions in the order in which they came."""
         ...
 
     # Apps and launched agents

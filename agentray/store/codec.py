@@ -16,6 +16,7 @@ from typing import Any
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import PayloadError
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
+from agentray.protocol.topics import TopicSubscription
 from agentray.store.base import DeadLetter, Effects, LaunchedAgent, NewRun, RunEnd, SlotLease
 
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
@@ -130,6 +131,16 @@ def check_letter(letter: DeadLetter) -> None:
     check_text("target", letter.target)
     check_text("reason", letter.reason)
     check_text("correlation id", letter.correlation_id)
+
+
+def check_subscription(subscription: TopicSubscription) -> None:
+    """Check the texts of a subscription.
+
+    Raises:
+        PayloadError: one cannot be stored.
+    """
+    check_text("event type", subscription.event_type or "")
+    check_text("key", subscription.key)
 
 
 def check_text(name: str, text: str) -> None:

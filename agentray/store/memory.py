@@ -18,6 +18,7 @@ from agentray.errors import UnknownRun
 from agentray.ids import AgentId
 from agentray.protocol.launching import ENDED
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
+from agentray.protocol.topics import TopicSubscription
 from agentray.store.base import (
     ALL_LAUNCHED,
     Admission,
@@ -44,6 +45,7 @@ from agentray.store.codec import (
     check_leases,
     check_letter,
     check_run,
+    check_subscription,
     check_text,
     decode,
     decode_error,
@@ -106,6 +108,7 @@ class MemoryStore:
         self._hosts: dict[str, HostRow] = {}
         self._leases: dict[tuple[str, int], SlotLease] = {}
         self._pools: dict[str, PoolRow] = {}
+        self._subscriptions: dict[str, TopicSubscription] = {}
         self._apps: dict[str, AppRow] = {}
         self._launched: dict[AgentId, LaunchedAgent] = {}
         self._api_keys: dict[str, ApiKey] = {}
@@ -359,6 +362,22 @@ class MemoryStore:
     async def list_pools(self) -> list[PoolRow]:
         """Return the pools in the order in which they came."""
         return list(self._pools.values())
+
+    # Subscriptions made at run time
+
+    async def put_subscription(self, subscription: TopicSubscription) -> TopicSubscription:
+        """Keep a subscription; one that asks for the same is returned instead, unchanged."""
+        check_subscription(subscription)
+        known = (s for s in self._subscriptions.values() if s.wish == subscription.wish)
+        return next(known, None) or self._subscriptions.setdefault(subscription.id, subscription)
+
+    async def delete_subscription(self, subscription_id: str) -> bool:
+        """Forget a subscription; False: there is none of this id."""
+        return self._subscriptions.pop(subscription_id, None) is not None
+
+    async def list_subscriptions(self) -> list[TopicSubscription]:
+        """Return the subscriptions in the order in which they came."""
+        return list(self._subscriptions.values())
 
     # Apps and launched agents
 

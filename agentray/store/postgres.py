@@ -16,6 +16,7 @@ from agentray.core.lifecycle import TERMINAL
 from agentray.errors import UnknownRun
 from agentray.ids import AgentId
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
+from agentray.protocol.topics import TopicSubscription
 from agentray.store import rows
 from agentray.store.base import (
     ALL_LAUNCHED,
@@ -41,6 +42,7 @@ from agentray.store.codec import (
     check_leases,
     check_letter,
     check_run,
+    check_subscription,
     check_text,
     decode_event,
     decode_trace,
@@ -258,6 +260,25 @@ class PostgresStore:
     async def list_pools(self) -> list[PoolRow]:
         """Return the pools in the order in which they came."""
         return [rows.pool_of(row) for row in await self._database.fetch("list_pools")]
+
+    # Subscriptions made at run time
+
+    async def put_subscription(self, subscription: TopicSubscription) -> TopicSubscription:
+        """Keep a subscription; one that asks for the same is returned instead, unchanged."""
+        check_subscription(subscription)
+        row = await self._database.fetch_row(
+            "put_subscription", *rows.subscription_columns(subscription)
+        )
+        return rows.subscription_of(row) if row else subscription
+
+    async def delete_subscription(self, subscription_id: str) -> bool:
+        """Forget a subscription; False: there is none of this id."""
+        return bool(await self._database.fetch_value("delete_subscription", subscription_id))
+
+    async def list_subscriptions(self) -> list[TopicSubscription]:
+        """Return the subscriptions in the order in which they came."""
+        found = await self._database.fetch("list_subscriptions")
+        return [rows.subscription_of(row) for row in found]
 
     # Apps and launched agents
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from agentray.ids import AgentId
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run
+from agentray.protocol.topics import TopicSubscription
 from agentray.store.base import (
     ApiKey,
     AppRow,
@@ -67,6 +69,13 @@ def launched_columns(writes: Iterable[LaunchedWrite]) -> list[list[Any]]:
 def state_columns(states: Iterable[StateWrite]) -> list[list[Any]]:
     """Return the arguments of `put_states`."""
     return columns(((*w.agent, encode(dict(w.state)), w.schema_version) for w in states), 4)
+
+
+def subscription_columns(subscription: TopicSubscription) -> tuple[Any, ...]:
+    """Return the arguments of `put_subscription`."""
+    wish = subscription.wish
+    digest = hashlib.sha256(encode(wish).encode()).hexdigest()
+    return (subscription.id, *wish, subscription.created_at, digest)
 
 
 def letter_columns(letters: Iterable[DeadLetter]) -> list[list[Any]]:
@@ -172,6 +181,11 @@ def app_of(row: Row) -> AppRow:
 def pool_of(row: Row) -> PoolRow:
     """Return the pool of a row."""
     return PoolRow(**dict(row))
+
+
+def subscription_of(row: Row) -> TopicSubscription:
+    """Return the subscription of a row."""
+    return TopicSubscription(**dict(row))
 
 
 def launched_of(row: Row) -> LaunchedAgent:

@@ -8,6 +8,7 @@ import pytest
 
 from agentray.errors import PayloadError
 from agentray.ids import AgentId
+from agentray.protocol.topics import TopicSubscription
 from agentray.store.base import (
     ApiKey,
     AppRow,
@@ -90,6 +91,35 @@ async def test_pools_keep_the_order_in_which_they_came_until_they_are_forgotten(
     assert await store.list_pools() == [default]
     await store.put_pool(big)
     assert await store.list_pools() == [default, big]
+
+
+async def test_subscriptions_are_kept_once_in_the_order_in_which_they_came(store: Store):
+    first = TopicSubscription("sub_9", "clerk", "orders.*", None, "topic", T0)
+    others = [
+        replace(first, id="sub_1", event_type="shop.Ordered"),
+        replace(first, id="sub_2", topic="orders"),
+        replace(first, id="sub_3", key=f"key:{''.join(map(chr, range(0x4E00, 0x5000)))}"),
+        replace(first, id="sub_4", agent_type="Clerk"),
+    ]
+    for subscription in (first, *others):
+        assert await store.put_subscription(subscription) == subscription
+    for known in (first, others[0]):
+        assert await store.put_subscription(replace(known, id="sub_0", created_at=at(9))) == known
+    assert await store.list_subscriptions() == [first, *others]
+
+    assert await store.delete_subscription("sub_9") is True
+    assert await store.delete_subscription("sub_9") is False
+    again = replace(first, id="sub_0", created_at=at(9))
+    assert await store.put_subscription(again) == again
+    assert await store.list_subscriptions() == [*others, again]
+
+
+async def test_a_subscription_that_cannot_be_stored_is_refused(store: Store):
+    good = TopicSubscription("sub_1", "clerk", "orders", None, "topic", T0)
+    for bad in ({"key": "key:\0"}, {"event_type": "\ud800"}):
+        with pytest.raises(PayloadError):
+            await store.put_subscription(replace(good, **bad))
+    assert await store.list_subscriptions() == []
 
 
 async def test_launched_agents_are_found_and_listed_newest_first(store: Store):

@@ -58,7 +58,7 @@ async def test_a_newer_schema_is_refused_and_left_alone(fresh_dsn: str):
     await first.close()
     connection = await connect(fresh_dsn)
     await connection.execute(
-        "INSERT INTO agentray.migrations (from_revision, to_revision) VALUES ('0003', '9999')"
+        "INSERT INTO agentray.migrations (from_revision, to_revision) VALUES ('0004', '9999')"
     )
     before = await connection.fetchval("SELECT count(*) FROM agentray.migrations")
 

@@ -22,7 +22,7 @@ from agentray.runtime.ray_adapter.host_factory import RayHostFactory
 from agentray.runtime.ray_adapter.ray_host import RayConnector
 from agentray.runtime.ray_adapter.setup import Setup
 from agentray.runtime.redrive import Redriver
-from agentray.store.base import LaunchedAgent, LaunchedQuery, StateWrite
+from agentray.store.base import DeadLetter, LaunchedAgent, LaunchedQuery, StateWrite
 from agentray.store.postgres import PostgresStore
 
 
@@ -113,6 +113,10 @@ class ManagerActor:
     async def find_launched(self, query: LaunchedQuery, limit: int) -> list[LaunchedAgent]:
         """See `Manager.find_launched`."""
         return await (await self._running()).find_launched(query, limit)
+
+    async def dead_letters(self, limit: int) -> list[DeadLetter]:
+        """See `Manager.dead_letters`."""
+        return await (await self._running()).dead_letters(limit)
 
     async def renew_driver(self, driver: str, lease_s: float) -> None:
         """See `Manager.renew_driver`."""
