@@ -40,6 +40,7 @@ from agentray.pool import Pool
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.states import StateRecord
+from agentray.protocol.topics import TopicSubscription
 from agentray.runtime.connection import connect
 from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.sync_manager import SyncManager
@@ -89,6 +90,7 @@ __all__ = [
     "SyncManager",
     "TerminateEvent",
     "TopicId",
+    "TopicSubscription",
     "UnknownAction",
     "UnknownAgent",
     "UnknownAgentType",

@@ -41,13 +41,13 @@ class TopicSubscription:
             handles: the event types that the agents have handlers for, and whether also for their
                 subclasses.
         """
-        for event_type, subclasses in handles:
-            if self.event_type in {None, event_type}:
-                yield Subscription(
-                    event_type,
-                    self.agent_type,
-                    self.key,
-                    topic=self.topic,
-                    subclasses=subclasses,
-                    id=self.id,
-                )
+        known = dict(handles)
+        for event_type in known if self.event_type is None else (self.event_type,):
+            yield Subscription(
+                event_type,
+                self.agent_type,
+                self.key,
+                topic=self.topic,
+                subclasses=known.get(event_type, False),
+                id=self.id,
+            )

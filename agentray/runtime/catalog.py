@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 
 from agentray.errors import ConfigurationError
 from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
 from agentray.protocol.snapshot import Subscription, TypeView
 from agentray.runtime.pool_book import DEFAULT, PoolBook
 from agentray.runtime.seats import Seats, is_seat, pool_of
+from agentray.runtime.topic_book import Handles, TopicBook
 from agentray.store.base import AppRow, Store
 
 RUNNING = "running"
@@ -34,8 +36,16 @@ class Deployed:
 class Catalog:
     """The deployed apps, kept in the Store."""
 
-    def __init__(self, store: Store, default_pool: PoolSpec, book: PoolBook, seats: Seats) -> None:
+    def __init__(
+        self,
+        store: Store,
+        default_pool: PoolSpec,
+        book: PoolBook,
+        seats: Seats,
+        topics: TopicBook,
+    ) -> None:
         self._store = store
+        self._topics = topics
         self._default_pool = default_pool
         self._book = book
         self._seats = seats
@@ -44,6 +54,7 @@ class Catalog:
     async def load(self) -> None:
         """Read what was deployed before."""
         await self._book.load()
+        await self._topics.load()
         for row in await self._store.list_apps():
             spec = pickle.loads(row.spec)  # noqa: S301 - written by this cluster's manager
             self._apps[row.name] = Deployed(spec, row)
@@ -190,13 +201,29 @@ class Catalog:
         }
 
     def subscriptions(self) -> dict[str, tuple[Subscription, ...]]:
-        """Return the subscriptions by event type."""
+        """Return the subscriptions by event type, those of classes before those of run time."""
+        of_classes = (
+            Subscription(*fields)
+            for app in self._apps.values()
+            for fields in app.spec.subscriptions
+        )
         found: dict[str, list[Subscription]] = {}
-        for app in self._apps.values():
-            for fields in app.spec.subscriptions:
-                subscription = Subscription(*fields)
-                found.setdefault(subscription.event_type, []).append(subscription)
+        for subscription in chain(of_classes, self._topics.expanded(self.handles())):
+            found.setdefault(subscription.event_type, []).append(subscription)
         return {event: tuple(of_type) for event, of_type in found.items()}
+
+    def handles(self) -> Handles:
+        """Return the event types that each agent type has handlers for."""
+        found: dict[str, Sequence[tuple[str, bool]]] = {}
+        for app in self._apps.values():
+            for spec in (TypeSpec(*fields) for fields in app.spec.types):
+                # An older version has kept the subscriptions only.
+                found[spec.name] = spec.handles or [
+                    (event, False)
+                    for event, agent, *_ in app.spec.subscriptions
+                    if agent == spec.name
+                ]
+        return found
 
     def entries(self) -> tuple[str, ...]:
         """Return the agent types that take prompts addressed to none, oldest app first."""

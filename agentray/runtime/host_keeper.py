@@ -57,6 +57,7 @@ class HostKeeper:
         self.generation = generation
         self.status = HostStatus.STARTING
         self.info: dict[str, Any] = {}
+        self.told = -1  # version of the newest snapshot that it has taken
         self._factory = factory
         self.shortage: Shortage | None = None  # what it waits for while it is pending
         self._on_lost = on_lost
@@ -182,6 +183,7 @@ class HostKeeper:
         """Bring it the snapshot and its leases; `TimeoutError` when it does not take them."""
         async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
             await self.control.update(snapshot, epochs)
+        self.told = max(self.told, snapshot.version)
 
     async def load(self, code: Mapping[str, bytes]) -> dict[str, str]:
         """Bring it the apps' code; return why it cannot import some of them."""

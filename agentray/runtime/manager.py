@@ -28,6 +28,7 @@ from agentray.errors import AgentrayError, ConfigurationError, StartFailed, Unkn
 from agentray.ids import AgentId, new_id, slot_of
 from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.snapshot import HostRef, Snapshot
+from agentray.protocol.topics import TopicSubscription
 from agentray.runtime.catalog import STOPPED, Catalog
 from agentray.runtime.driver_leases import DriverLeases
 from agentray.runtime.host_keeper import HostKeeper
@@ -38,6 +39,7 @@ from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.seats import Seats, is_seat
 from agentray.runtime.tasks import TaskSet
+from agentray.runtime.topic_book import TopicBook
 from agentray.store.base import DeadLetter, HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
 
 logger = logging.getLogger(__name__)
@@ -80,7 +82,9 @@ class Manager:
         self._redriver = redriver
         book = PoolBook(store)
         self._seats = Seats()
-        self._catalog = Catalog(store, PoolSpec(DEFAULT, default_hosts), book, self._seats)
+        self._topics = TopicBook(store)
+        default = PoolSpec(DEFAULT, default_hosts)
+        self._catalog = Catalog(store, default, book, self._seats, self._topics)
         self._hosts: dict[str, HostKeeper] = {}
         self._tasks = TaskSet("manager")
         self._wake = asyncio.Event()
@@ -501,6 +505,32 @@ class Manager:
         await self._catalog.set_status(name, STOPPED)
         await self._placements.announce()
         return self._placements.snapshot
+
+    async def subscribe(
+        self, agent_type: str, topic: str, lineage: Sequence[str], key: str
+    ) -> tuple[TopicSubscription, Snapshot]:
+        """Send events on a topic to agents of a type; see `TopicBook.add`.
+
+        Returns when every host routes by it.
+        """
+        handles = self._catalog.handles()
+        kept = await self._topics.add(agent_type, topic, lineage, key, handles)
+        await self._placements.announce_everywhere()
+        return kept, self._placements.snapshot
+
+    async def unsubscribe(self, subscription_id: str) -> Snapshot:
+        """Take a subscription back; return when no host routes by it any more.
+
+        Raises:
+            UnknownSubscription: there is none of this id.
+        """
+        await self._topics.remove(subscription_id)
+        await self._placements.announce_everywhere()
+        return self._placements.snapshot
+
+    def subscriptions(self, agent_type: str | None) -> list[TopicSubscription]:
+        """Return the subscriptions made at run time, oldest first."""
+        return self._topics.list(agent_type)
 
     async def list_states(self, agent_type: str, after: str) -> list[StateWrite]:
         """Return a page of kept states of a type, with keys above `after`."""

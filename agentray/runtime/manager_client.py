@@ -14,8 +14,10 @@ from pydantic import ValidationError
 from agentray.agent import Agent, AgentOptions
 from agentray.app import App, load_app
 from agentray.errors import ConfigurationError, PoolPending, UnknownAgent
+from agentray.events import Event
 from agentray.handle import DEFAULT_TIMEOUT_S, Handle
-from agentray.ids import AgentId, check_key, check_type_name, new_id
+from agentray.handlers import check_key_form
+from agentray.ids import AgentId, check_key, check_topic_pattern, check_type_name, new_id
 from agentray.launching import LAUNCH_TIMEOUT_S, AgentRecord, Launch, Lifetime
 from agentray.pool import Pool, PoolSettings
 from agentray.protocol.codec import encode
@@ -23,6 +25,7 @@ from agentray.protocol.envelope import Kind
 from agentray.protocol.launching import AgentStatus, ShutdownOrder
 from agentray.protocol.runs import Run
 from agentray.protocol.states import StateRecord
+from agentray.protocol.topics import TopicSubscription
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.driver_leases import LEASE_S
@@ -172,6 +175,63 @@ class ManagerClient:
         `default`, `agents` (types that live there), `pending` (why) and `last_error`.
         """
         return await self._manager.call("pools")
+
+    # Topics
+
+    async def subscribe(
+        self,
+        agent: type[Agent] | str,
+        topic: str,
+        *,
+        event: type[Event] | str | None = None,
+        key: str = "topic",
+    ) -> TopicSubscription:
+        """Send events on a topic to agents of a type, besides those whose `@on` says so.
+
+        It is kept until it is taken back. Asked for twice, it is there once. When this returns,
+        every host routes by it.
+
+        Args:
+            agent: the class, or its type's name.
+            topic: the type of the topics, as `orders`, or with a `*` what they begin with.
+            event: only events of this class (or name), which the agents must handle; None: of all
+                the classes that they handle. Subclasses go along where the handler takes them.
+            key: which instance gets an event: `topic` (the topic's source), `correlation`,
+                `field:NAME`, `any:N` or `key:KEY`.
+
+        Raises:
+            ConfigurationError: another form of topic or key.
+            UnknownAgentType: no deployed app has the type.
+            NoHandler: the agents handle no such events.
+        """
+        if not isinstance(topic, str):
+            raise ConfigurationError(f"{topic!r}: subscribe to the type of a topic, as 'orders'.")
+        name = agent if isinstance(agent, str) else agent.agent_type.name
+        lineage = _lineage_of(event)
+        subscription, snapshot = await self._manager.call(
+            "subscribe", name, check_topic_pattern(topic), lineage, check_key_form(key)
+        )
+        self._channel.update(snapshot)
+        return subscription
+
+    async def unsubscribe(self, subscription: TopicSubscription | str) -> None:
+        """Take a subscription back; when this returns, no host sends anything by it.
+
+        Args:
+            subscription: as `subscribe` returned it, or its id.
+
+        Raises:
+            UnknownSubscription: there is none.
+        """
+        known = subscription if isinstance(subscription, str) else subscription.id
+        self._channel.update(await self._manager.call("unsubscribe", known))
+
+    async def subscriptions(
+        self, agent: type[Agent] | str | None = None
+    ) -> list[TopicSubscription]:
+        """Return the subscriptions made by `subscribe`, of one agent type or all, oldest first."""
+        name = agent if agent is None or isinstance(agent, str) else agent.agent_type.name
+        return await self._manager.call("subscriptions", name)
 
     # Agents
 
@@ -598,6 +658,12 @@ class ManagerClient:
 
 def _agent_id(agent: AgentId | str) -> AgentId:
     return agent if isinstance(agent, AgentId) else AgentId.parse(agent)
+
+
+def _lineage_of(event: type[Event] | str | None) -> tuple[str, ...]:
+    if event is None:
+        return ()
+    return (event,) if isinstance(event, str) else event.event_lineage
 
 
 def _prompt_target(agent: AgentId | type[Agent] | str | None) -> tuple[str | None, str | None]:

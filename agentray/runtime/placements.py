@@ -28,6 +28,7 @@ from agentray.store.base import SlotLease, Store
 logger = logging.getLogger(__name__)
 
 _STORE_RETRY_S = 0.5
+_PUSH_AGAIN_S = 0.2
 
 
 @dataclass(slots=True)
@@ -357,6 +358,17 @@ class Placements:
         await asyncio.gather(*waits)
         self._redriver.update(snapshot)
         self.wake()
+
+    async def announce_everywhere(self) -> None:
+        """Make a new snapshot, and return when every living host has it.
+
+        One that cannot be reached is asked again until it can, or its probes have found it dead.
+        """
+        await self.announce()
+        version = self.snapshot.version
+        while behind := [keeper for keeper in self._reachable() if keeper.told < version]:
+            await asyncio.sleep(_PUSH_AGAIN_S)
+            await asyncio.gather(*(self._update(keeper, self.snapshot) for keeper in behind))
 
     async def catch_up(self) -> None:
         """Bring the snapshot to hosts that a push did not reach; their heartbeats tell."""

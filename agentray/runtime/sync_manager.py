@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar, Unpack
 from agentray.agent import Agent, AgentOptions
 from agentray.app import App
 from agentray.blocking import read, wait_for
+from agentray.events import Event
 from agentray.handle import DEFAULT_TIMEOUT_S, Handle
 from agentray.ids import AgentId
 from agentray.launching import LAUNCH_TIMEOUT_S, AgentRecord, Launch, Lifetime
@@ -20,6 +21,7 @@ from agentray.pool import Pool, PoolSettings
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run
 from agentray.protocol.states import StateRecord
+from agentray.protocol.topics import TopicSubscription
 from agentray.runtime.launcher import AnyAgent, ReturnWhen
 from agentray.runtime.manager_client import ManagerClient
 from agentray.store.base import DeadLetter
@@ -80,6 +82,27 @@ class SyncManager:
     def pools(self) -> list[dict[str, Any]]:
         """Return the pools."""
         return self._wait(self._manager.pools())
+
+    # Topics
+
+    def subscribe(
+        self,
+        agent: type[Agent] | str,
+        topic: str,
+        *,
+        event: type[Event] | str | None = None,
+        key: str = "topic",
+    ) -> TopicSubscription:
+        """Send events on a topic to agents of a type, besides those whose `@on` says so."""
+        return self._wait(self._manager.subscribe(agent, topic, event=event, key=key))
+
+    def unsubscribe(self, subscription: TopicSubscription | str) -> None:
+        """Take a subscription back; when this returns, no host sends anything by it."""
+        self._wait(self._manager.unsubscribe(subscription))
+
+    def subscriptions(self, agent: type[Agent] | str | None = None) -> list[TopicSubscription]:
+        """Return the subscriptions made by `subscribe`, of one agent type or all, oldest first."""
+        return self._wait(self._manager.subscriptions(agent))
 
     # Agents
 

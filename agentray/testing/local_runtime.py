@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from agentray.config import MAX_STATE_BYTES
 from agentray.context import Context, bind_process, release_process
 from agentray.core.room import Machine, Shortage, shortage_of
+from agentray.errors import ManagerUnavailable
 from agentray.events import Event
 from agentray.ids import AgentId
 from agentray.protocol.deployment import PoolSpec
@@ -269,6 +270,8 @@ class _LocalManager:
 
     async def call(self, method: str, *args: Any) -> Any:
         """See `watcher.ManagerPort`."""
+        if self._runtime.restarting:
+            raise ManagerUnavailable
         result = getattr(self._runtime.manager, method)(*args)
         return await result if asyncio.iscoroutine(result) else result
 
@@ -283,6 +286,7 @@ class LocalRuntime(SyncContext):
     Attributes:
         store: what it keeps things in.
         published: the events that agents published, in this order.
+        restarting: the manager is away just now.
     """
 
     def __init__(
@@ -316,6 +320,7 @@ class LocalRuntime(SyncContext):
         self.resources = resources
         self.network = _Network(self)
         self._wanted = hosts
+        self.restarting = False
 
     async def __aenter__(self) -> ManagerClient:
         await self.store.open()
@@ -375,8 +380,12 @@ class LocalRuntime(SyncContext):
 
     async def restart_manager(self) -> None:
         """Let the manager die and come back, as it does on Ray; the hosts go on meanwhile."""
-        await self.manager.abandon()
-        self.manager = await self._start_manager()
+        self.restarting = True  # who asks the old one to tell what is new would wait for long
+        try:
+            await self.manager.abandon()
+            self.manager = await self._start_manager()
+        finally:
+            self.restarting = False
 
     async def kill_host(self, host_id: str) -> None:
         """Kill a host as `kill -9` would: what it was doing never answers."""

@@ -16,6 +16,7 @@ from agentray.ids import AgentId
 from agentray.protocol.codec import decode
 from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.snapshot import Snapshot
+from agentray.protocol.topics import TopicSubscription
 from agentray.runtime.channel import Channel
 from agentray.runtime.manager import Manager
 from agentray.runtime.ray_adapter.host_factory import RayHostFactory
@@ -77,6 +78,20 @@ class ManagerActor:
     async def stop_app(self, name: str) -> Snapshot:
         """See `Manager.stop_app`."""
         return await (await self._running()).stop_app(name)
+
+    async def subscribe(
+        self, agent_type: str, topic: str, lineage: Sequence[str], key: str
+    ) -> tuple[TopicSubscription, Snapshot]:
+        """See `Manager.subscribe`."""
+        return await (await self._running()).subscribe(agent_type, topic, lineage, key)
+
+    async def unsubscribe(self, subscription_id: str) -> Snapshot:
+        """See `Manager.unsubscribe`."""
+        return await (await self._running()).unsubscribe(subscription_id)
+
+    async def subscriptions(self, agent_type: str | None) -> list[TopicSubscription]:
+        """See `Manager.subscriptions`."""
+        return (await self._running()).subscriptions(agent_type)
 
     async def list_states(self, agent_type: str, after: str) -> list[StateWrite]:
         """See `Manager.list_states`."""
