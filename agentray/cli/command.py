@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from pydantic import ValidationError
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from agentray.cli import console
 from agentray.cli.exits import ExitCode, exit_code_of
@@ -40,13 +40,13 @@ TimeoutOption = Annotated[
 DEFAULT_TIMEOUT_S = 10.0
 
 
-class Command(TyperCommand):
-    """A command whose errors end as one paragraph and an exit code, never as a traceback."""
+class _Telling:
+    """Its errors end as one paragraph and an exit code, never as a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run it."""
         try:
-            return super().invoke(ctx)
+            return cast("Any", super()).invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
         except KeyboardInterrupt:
@@ -62,6 +62,14 @@ class Command(TyperCommand):
                 "`agentray --debug …` to see where it comes from.",
             )
         raise typer.Exit(code)
+
+
+class Command(_Telling, TyperCommand):
+    """A command."""
+
+
+class CommandGroup(_Telling, TyperGroup):
+    """Commands below a word that is a command by itself."""
 
 
 def _tell(ctx: Any, message: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import agentray
-from agentray.cli import cluster, console, doctor, measure, pools, runs, states
+from agentray.cli import cluster, console, doctor, events, measure, pools, runs, states
 from agentray.cli.command import Command
 
 app = typer.Typer(
@@ -30,17 +30,19 @@ COMMANDS = (
     cluster.agents,
     runs.runs,
     runs.run,
+    events.dead_letters,
     cluster.deploy,
     cluster.stop,
     cluster.down,
     doctor.doctor,
     measure.microbenchmark,
 )
-"""Each is a function; its name is the command's, its docstring the help."""
+"""Each is a function; its name, with `-` for `_`, is the command's, its docstring the help."""
 
 for _command in COMMANDS:
     app.command(cls=Command)(_command)
 app.add_typer(pools.group)
+app.add_typer(events.group)
 
 app.add_typer(states.group, name="state")
 

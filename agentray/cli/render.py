@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from agentray.cli.stack import Started
     from agentray.cli.status import ClusterStatus
     from agentray.config import ClusterRecord
+    from agentray.protocol.topics import TopicSubscription
+    from agentray.store.base import DeadLetter
 
 _STYLES = {
     RunStatus.QUEUED: "yellow",
@@ -101,8 +103,12 @@ def status(found: ClusterStatus) -> RenderableType:
     """Return the state of a cluster."""
     ready = not found.missing
     gateway = text("ready" if ready else "; ".join(found.missing), _good_or_bad(ready))
+    rows = [("gateway", Text.assemble(found.url, "  ", gateway)), ("runs", run_counts(found))]
+    if letters := found.manager.get("dead_letters"):
+        told = f"{letters} events that nobody subscribed to: agentray dead-letters"
+        rows.append(("dead letters", text(told, "yellow")))
     return Group(
-        pairs([("gateway", Text.assemble(found.url, "  ", gateway)), ("runs", run_counts(found))]),
+        pairs(rows),
         Text(),
         apps(found.manager["apps"]),
         pools(found.manager["pools"]),
@@ -187,6 +193,42 @@ def agents(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
             *(text(None if row[n] is None else seconds(row[n])) for n in ("active_s", "idle_s")),
             text(row["host"]),
             text(row["last_error"] or None, "red" if row["last_error"] else ""),
+        )
+    return table
+
+
+# Events
+
+
+def subscriptions(rows: Sequence[TopicSubscription]) -> RenderableType:
+    """Return subscriptions made at run time."""
+    if not rows:
+        return Text("There are no subscriptions but those of the agents' classes.")
+    table = _table("Subscription", "Topic", "Agent type", "Events", "Key", "Created")
+    for row in rows:
+        table.add_row(
+            text(row.id),
+            text(row.topic),
+            text(row.agent_type),
+            text(row.event_type or "all that it handles"),
+            text(row.key),
+            text(moment(row.created_at)),
+        )
+    return table
+
+
+def dead_letters(rows: Sequence[DeadLetter]) -> RenderableType:
+    """Return events that nobody wanted, with where they came from."""
+    if not rows:
+        return Text("There are no dead letters.")
+    table = _table("Time", "Event", "Reason", "Source", "Topic", "Correlation")
+    for row in rows:
+        table.add_row(
+            text(moment(row.created_at)),
+            text(row.target),
+            text(row.reason),
+            *(text(row.payload.get(name) or None) for name in ("source", "topic")),
+            text(row.correlation_id),
         )
     return table
 

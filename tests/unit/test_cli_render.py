@@ -19,6 +19,8 @@ from agentray.cli.status import ClusterStatus, RunCounts
 from agentray.client import errors as client_errors
 from agentray.config import ClusterRecord, Settings
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
+from agentray.protocol.topics import TopicSubscription
+from agentray.store.base import DeadLetter
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -274,6 +276,30 @@ class TestStatus:
     def test_a_gateway_that_is_away(self):
         lines = printed(render.status(a_status(missing=["no answer"], runs=None)))
         assert lines[:2] == ["gateway  http://127.0.0.1:8000  no answer", "runs     unknown"]
+
+    def test_dead_letters_are_told_where_there_are_any(self):
+        found = a_status()
+        lines = printed(render.status(a_status(manager={**found.manager, "dead_letters": 3})))
+        told = "3 events that nobody subscribed to: agentray dead-letters"
+        assert lines[2] == f"dead letters  {told}"
+
+    def test_subscriptions(self):
+        rows = [
+            TopicSubscription("sub_1", "clerk", "orders.*", None, "topic", NOW),
+            TopicSubscription("sub_2", "clerk", "news", "shop.Told", "any:8", NOW),
+        ]
+        lines = printed(render.subscriptions(rows), width=140)
+        assert lines[0].split()[:3] == ["Subscription", "Topic", "Agent"]
+        assert "sub_1         orders.*  clerk       all that it handles  topic" in lines[1]
+        assert lines[2].split()[:5] == ["sub_2", "news", "clerk", "shop.Told", "any:8"]
+        assert "no subscriptions" in printed(render.subscriptions([]))[0]
+
+    def test_dead_letters(self):
+        payload = {"source": "desk/d", "topic": None}
+        row = DeadLetter("dl_1", "event", "no subscriber", "shop.Typo", payload, "cor_1", NOW)
+        lines = printed(render.dead_letters([row]), width=140)
+        assert lines[1].split()[2:] == ["shop.Typo", "no", "subscriber", "desk/d", "-", "cor_1"]
+        assert printed(render.dead_letters([])) == ["There are no dead letters."]
 
     def test_no_app_and_no_runs(self):
         empty = a_status(

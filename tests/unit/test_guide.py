@@ -111,7 +111,7 @@ def test_the_readme_names_every_setting_with_its_default_and_every_command() -> 
             told = float(defaults[name.upper()].strip("`"))
             assert told == field.default, name
     for command in main.COMMANDS:
-        assert f"`agentray {command.__name__}" in text
+        assert f"`agentray {command.__name__.replace('_', '-')}" in text
     for group in main.app.registered_groups:
         assert group.typer_instance is not None
         name = group.name or group.typer_instance.info.name

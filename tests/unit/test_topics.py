@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -179,18 +179,25 @@ Deploy = Callable[..., Coroutine[Any, Any, ManagerClient]]
 
 
 @pytest.fixture
-async def runtime() -> AsyncIterator[LocalRuntime]:
-    """A cluster of three hosts on which `deploy` has put nothing yet."""
+async def cluster() -> AsyncIterator[Cluster]:
+    """Three hosts on which `deploy` has put nothing yet."""
     runtime = LocalRuntime(hosts=3)
-    async with runtime:
-        yield runtime
+    async with runtime as manager:
+        yield runtime, manager
 
 
 @pytest.fixture
-def deploy(runtime: LocalRuntime) -> Deploy:
+def runtime(cluster: Cluster) -> LocalRuntime:
+    return cluster[0]
+
+
+@pytest.fixture
+def deploy(cluster: Cluster) -> Deploy:
+    _, manager = cluster
+
     async def deploy(*agents: type[Agent]) -> ManagerClient:
-        await runtime._client.deploy(App("topics", [Desk, *agents]))
-        return runtime._client
+        await manager.deploy(App("topics", [Desk, *agents]))
+        return manager
 
     return deploy
 
@@ -348,7 +355,7 @@ def test_what_is_kept_in_memory_does_not_grow_with_the_topics_that_are_seen() ->
             await manager.subscribe(OnDemand, "orders.*", key="key:x")
 
             async def publish_all(first: int, last: int) -> None:
-                events = [("o", n, f"orders.{n}/{n}", {}) for n in range(first, last)]
+                events: list[Any] = [("o", n, f"orders.{n}/{n}", {}) for n in range(first, last)]
                 await publish(manager, json.dumps(events))
                 runtime.published.clear()
                 HEARD.clear()
@@ -439,8 +446,9 @@ async def test_a_subscription_that_makes_no_sense_is_refused(
     deploy: Deploy, wish: dict[str, Any], error: type[Exception], why: str
 ):
     manager = await deploy(Exact, Mute)
+    arguments: dict[str, Any] = {"agent": Exact, "topic": "orders", **wish}
     with pytest.raises(error, match=why):
-        await manager.subscribe(**{"agent": Exact, "topic": "orders", **wish})
+        await manager.subscribe(**arguments)
     assert await manager.subscriptions() == []
 
 
@@ -630,6 +638,5 @@ def test_who_gets_an_event_is_what_the_subscriptions_say_at_that_moment() -> Non
             max_examples=25,
             stateful_step_count=20,
             deadline=None,
-            suppress_health_check=list(HealthCheck),
         ),
     )

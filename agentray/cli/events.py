@@ -1,0 +1,115 @@
+"""Commands about events: subscriptions made at run time, and events that nobody wanted."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from agentray.cli import console
+from agentray.cli.command import Command, CommandGroup, JsonOption, read_settings
+
+group = typer.Typer(
+    name="subscriptions",
+    cls=CommandGroup,
+    help="Who gets events on which topics, besides what classes say: list, add, remove.",
+    invoke_without_command=True,
+)
+
+
+@group.callback()
+def list_(
+    context: typer.Context,
+    agent_type: Annotated[
+        str | None, typer.Option("--type", help="Only those of this agent type.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Who gets events on which topics, besides what classes say: list, add, remove."""
+    if context.invoked_subcommand is not None:
+        return
+    settings = read_settings()
+    from agentray.cli import render
+    from agentray.protocol.topics import TopicSubscription
+    from agentray.runtime.connection import connect
+
+    async def ask() -> list[TopicSubscription]:
+        async with connect(settings=settings) as manager:
+            return await manager.subscriptions(agent_type)
+
+    found = asyncio.run(ask())
+    if as_json:
+        console.write_json([asdict(s) | {"created_at": s.created_at.isoformat()} for s in found])
+    else:
+        console.out().print(render.subscriptions(found))
+
+
+@group.command(cls=Command)
+def add(
+    agent_type: Annotated[
+        str, typer.Argument(metavar="TYPE", help="The agent type, see `status`.")
+    ],
+    topic: Annotated[
+        str,
+        typer.Argument(metavar="TOPIC", help="As orders, or with a * what topics begin with."),
+    ],
+    event: Annotated[
+        str | None,
+        typer.Option(help="Only events of this class, as shop.Ordered (default: all it handles)."),
+    ] = None,
+    key: Annotated[
+        str,
+        typer.Option(
+            help="Which instance gets an event: topic (its source), correlation, field:NAME, any:N "
+            "or key:KEY."
+        ),
+    ] = "topic",
+) -> None:
+    """Send events on a topic to agents of a type, until it is removed."""
+    settings = read_settings()
+    from agentray.runtime.connection import connect
+
+    async def ask() -> str:
+        async with connect(settings=settings) as manager:
+            return (await manager.subscribe(agent_type, topic, event=event, key=key)).id
+
+    console.write(f"{asyncio.run(ask())}: {agent_type} gets events on {topic}")
+
+
+@group.command(cls=Command)
+def remove(
+    subscription: Annotated[str, typer.Argument(metavar="ID", help="See `subscriptions`.")],
+) -> None:
+    """Take a subscription back."""
+    settings = read_settings()
+    from agentray.runtime.connection import connect
+
+    async def ask() -> None:
+        async with connect(settings=settings) as manager:
+            await manager.unsubscribe(subscription)
+
+    asyncio.run(ask())
+    console.write(f"{subscription}: removed")
+
+
+def dead_letters(
+    limit: Annotated[int, typer.Option(min=1, help="Most of them.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List events that nobody subscribed to, newest first."""
+    settings = read_settings()
+    from agentray.cli import render
+    from agentray.runtime.connection import connect
+    from agentray.store.base import DeadLetter
+
+    async def ask() -> list[DeadLetter]:
+        async with connect(settings=settings) as manager:
+            return await manager.dead_letters(limit)
+
+    found = asyncio.run(ask())
+    if as_json:
+        console.write_json([asdict(s) | {"created_at": s.created_at.isoformat()} for s in found])
+    else:
+        console.out().print(render.dead_letters(found))
