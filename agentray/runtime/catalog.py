@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -12,6 +12,7 @@ from agentray.errors import ConfigurationError
 from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
 from agentray.protocol.snapshot import Subscription, TypeView
 from agentray.runtime.pool_book import DEFAULT, PoolBook
+from agentray.runtime.rollout import Rollouts, routed_of
 from agentray.runtime.seats import Seats, is_seat, pool_of
 from agentray.runtime.topic_book import Handles, TopicBook
 from agentray.store.base import AppRow, Store
@@ -50,6 +51,7 @@ class Catalog:
         self._book = book
         self._seats = seats
         self._apps: dict[str, Deployed] = {}
+        self._rollouts = Rollouts()
 
     async def load(self) -> None:
         """Read what was deployed before."""
@@ -96,6 +98,8 @@ class Catalog:
         )
         await self._store.put_app(row)
         self._apps[spec.name] = Deployed(spec, row)
+        if known is not None:
+            self._rollouts.begin(known.spec, spec)
         return "added" if known is None else "replaced"
 
     def _check_pools(self, spec: AppSpec) -> None:
@@ -143,6 +147,7 @@ class Catalog:
         else:
             await self._store.put_app(before.row)
             self._apps[name] = before
+            self._rollouts.end(name)
 
     @staticmethod
     def pack(spec: AppSpec) -> bytes:
@@ -200,30 +205,27 @@ class Catalog:
             for spec in (TypeSpec(*fields) for fields in app.spec.types)
         }
 
-    def subscriptions(self) -> dict[str, tuple[Subscription, ...]]:
-        """Return the subscriptions by event type, those of classes before those of run time."""
-        of_classes = (
-            Subscription(*fields)
+    def subscriptions(self, renewed: Callable[[str], bool]) -> dict[str, tuple[Subscription, ...]]:
+        """Return the subscriptions by event type, those of classes before those of run time.
+
+        Args:
+            renewed: whether all hosts of a pool have the newest code.
+        """
+        routed = [
+            self._rollouts.routed(app.spec, lambda app=app: all(map(renewed, self.named(app.spec))))
             for app in self._apps.values()
-            for fields in app.spec.subscriptions
-        )
+        ]
+        of_classes = (s for of_app in routed for s in of_app.subscriptions)
+        handles = dict(chain.from_iterable(of_app.handles.items() for of_app in routed))
         found: dict[str, list[Subscription]] = {}
-        for subscription in chain(of_classes, self._topics.expanded(self.handles())):
+        for subscription in chain(of_classes, self._topics.expanded(handles)):
             found.setdefault(subscription.event_type, []).append(subscription)
         return {event: tuple(of_type) for event, of_type in found.items()}
 
     def handles(self) -> Handles:
         """Return the event types that each agent type has handlers for."""
-        found: dict[str, Sequence[tuple[str, bool]]] = {}
-        for app in self._apps.values():
-            for spec in (TypeSpec(*fields) for fields in app.spec.types):
-                # An older version has kept the subscriptions only.
-                found[spec.name] = spec.handles or [
-                    (event, False)
-                    for event, agent, *_ in app.spec.subscriptions
-                    if agent == spec.name
-                ]
-        return found
+        each = (routed_of(app.spec).handles.items() for app in self._apps.values())
+        return dict(chain.from_iterable(each))
 
     def entries(self) -> tuple[str, ...]:
         """Return the agent types that take prompts addressed to none, oldest app first."""

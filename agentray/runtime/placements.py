@@ -403,7 +403,7 @@ class Placements:
                 for name, pool in self.pools.items()
             },
             hosts={keeper.ref.id: keeper.ref for keeper in self._reachable()},
-            subscriptions=self._catalog.subscriptions(),
+            subscriptions=self._catalog.subscriptions(self.leased),
             entries=self._catalog.entries(),
             seats=self.seats.by_agent(),
         )

@@ -27,6 +27,7 @@ from agentray import (
     Event,
     ManagerClient,
     NoHandler,
+    Pool,
     Prompt,
     Run,
     RunStatus,
@@ -642,3 +643,87 @@ def test_who_gets_an_event_is_what_the_subscriptions_say_at_that_moment() -> Non
             deadline=None,
         ),
     )
+
+
+# A new version of the code
+
+
+# Of no module, so each version goes to the hosts as it is.
+
+
+def clerk_of_orders() -> type[Agent]:
+    class Clerk(Listener):
+        options = AgentOptions(name="clerk", pool="clerks", mailbox=10_000)
+
+        @on(Ordered, key="any:40")
+        async def take(self, ordered: Ordered) -> None:
+            self.note(ordered)
+
+    return Clerk
+
+
+def clerk_of_both() -> type[Agent]:
+    class Clerk(Listener):
+        options = AgentOptions(name="clerk", pool="clerks", mailbox=10_000)
+
+        @on(Ordered, Booked, key="any:40")
+        async def take(self, event: Ordered | Booked) -> None:
+            self.note(event)
+
+    return Clerk
+
+
+def clerk_of_bookings() -> type[Agent]:
+    class Clerk(Listener):
+        options = AgentOptions(name="clerk", pool="clerks", mailbox=10_000)
+
+        @on(Booked, key="any:40")
+        async def take(self, booked: Booked) -> None:
+            self.note(booked)
+
+    return Clerk
+
+
+async def test_handlers_that_come_or_go_with_new_code_get_events_while_the_hosts_have_them(
+    deploy: Deploy, runtime: LocalRuntime
+):
+    # There is room for no more: each new host takes the place of an old one.
+    runtime.provide({"CPU": 3})
+    manager = await deploy(OnDemand)
+    runs: list[Run] = []
+    done = asyncio.Event()
+
+    async def put_up(clerk: type[Agent]) -> str:
+        pools = [Pool("clerks", hosts=3, num_cpus=1)]
+        return await manager.deploy(App("clerks", [clerk], pools=pools))
+
+    async def go_on_publishing() -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            # What else changes tells everybody of everything, in the midst of the replacement.
+            await manager.unsubscribe(await manager.subscribe(OnDemand, "news"))
+            runs.append(await publish(manager, order(number)))
+            runs.append(await publish(manager, order(-number, kind="b")))
+
+    await put_up(clerk_of_orders())
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(go_on_publishing())
+        assert await put_up(clerk_of_both()) == "replaced"
+        done.set()
+    assert [run.error for run in runs if run.status is not RunStatus.SUCCEEDED] == []
+    numbers = [number for _, number in heard("clerk")]
+    assert Counter(n for n in numbers if n > 0) == Counter(range(1, len(runs) // 2 + 1))
+    await publish(manager, order(-1000, kind="b"))
+    assert -1000 in {number for _, number in heard("clerk")}
+
+    done.clear()
+    runs.clear()
+    HEARD.clear()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(go_on_publishing())
+        assert await put_up(clerk_of_bookings()) == "replaced"
+        done.set()
+    assert [run.error for run in runs if run.status is not RunStatus.SUCCEEDED] == []
+    numbers = [number for _, number in heard("clerk")]
+    assert Counter(n for n in numbers if n < 0) == Counter(range(-len(runs) // 2, 0))
