@@ -26,12 +26,14 @@ from agentray.errors import (
     PayloadError,
     PoolPending,
     RemoteError,
+    RunFailed,
     StateError,
     UnknownAction,
     UnknownAgent,
     UnknownAgentType,
 )
 from agentray.event_loop import run
+from agentray.event_run import EventRun
 from agentray.events import Event, Prompt, TerminateEvent
 from agentray.handle import Handle, RemoteAction
 from agentray.ids import AgentId, TopicId
@@ -67,6 +69,7 @@ __all__ = [
     "DeadlineExceeded",
     "DeploymentStopped",
     "Event",
+    "EventRun",
     "Handle",
     "HostDied",
     "Launch",
@@ -83,6 +86,7 @@ __all__ = [
     "RestartPolicy",
     "Run",
     "RunEvent",
+    "RunFailed",
     "RunStatus",
     "Settings",
     "StateError",

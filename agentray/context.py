@@ -159,6 +159,11 @@ class Context:
         return self._envelope.root
 
     @property
+    def run(self) -> str | None:
+        """The run that it belongs to, as the host knows it; None outside of runs."""
+        return self._envelope.run
+
+    @property
     def chain(self) -> tuple[AgentId, ...]:
         """The agents whose turns wait for this message, this one last."""
         return (*self._envelope.chain, self.agent)

@@ -318,9 +318,18 @@ class AgentStopped(CallError):
 class RunFailed(CallError):
     """The run ended in another state than `succeeded`."""
 
-    def __init__(self, run_id: str, status: str, message: str) -> None:
-        super().__init__(f"Run {run_id} {status}: {message}")
-        self.run_id, self.status = run_id, status
+    def __init__(
+        self,
+        run_id: str,
+        status: str,
+        message: str,
+        error_type: str = "",
+        path: tuple[str, ...] = (),
+    ) -> None:
+        cause = f"{error_type}: " if error_type else ""
+        led = f" (after {' → '.join(path)})" if path else ""
+        super().__init__(f"Run {run_id} {status}: {cause}{message}{led}")
+        self.run_id, self.status, self.error_type, self.path = run_id, status, error_type, path
 
 
 class RemoteError(CallError):

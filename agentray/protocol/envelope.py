@@ -33,6 +33,11 @@ class Kind(IntEnum):
     CREDIT = 13  # `name` is "id:n": of the stream `id`, all batches up to n are read; no reply
     INSPECT = 14  # reply with what `name` asks about the agent, without activating it
     STATE = 16  # load or delete the agent's state, between its handlers
+    DISPATCH = 17  # admit a run of events, reply OPEN when it is kept, and at its end with the run
+    DISPATCH_ONCE = 18  # the same for a run that is not kept before its end: never sent twice
+    RUN_PARTS = 19  # to a host: what `name` says of runs, see `event_runs.PartsCall`
+    RECORD = 20  # to a host that works on a run: keep an event of it
+    CANCEL_RUN = 21  # end a run as cancelled, reply with it when it has ended
 
 
 class RunMode(StrEnum):
@@ -72,6 +77,7 @@ class Envelope(NamedTuple):
         chain: the agents whose turns wait for this message, outermost first.
         root: the agent that a run was given to; progress is reported there. None: no run.
         trace_context: W3C traceparent of the sender.
+        run: the `RunKey` of the run that this belongs to, as text; None: it belongs to none.
     """
 
     id: int
@@ -87,6 +93,7 @@ class Envelope(NamedTuple):
     chain: tuple[AgentId, ...] = ()
     root: AgentId | None = None
     trace_context: str | None = None
+    run: str | None = None
 
     @property
     def target(self) -> AgentId:
@@ -157,12 +164,14 @@ class Outcome(NamedTuple):
         errors: what went wrong in the branch, each as (type, message, agent, path of causes).
         spans: what was handled, as tuples in the order of `protocol.runs.Span`'s fields.
         dropped_spans: how many more there were; a trace is bounded, a run is not.
+        more_errors: how many more there were.
     """
 
     answer: Any = None
     errors: tuple[Failure, ...] = ()
     spans: tuple[tuple[Any, ...], ...] = ()
     dropped_spans: int = 0
+    more_errors: int = 0
 
 
 class Failure(NamedTuple):

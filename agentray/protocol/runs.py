@@ -46,6 +46,9 @@ class Run(BaseModel):
     agent: str = Field(description="The agent that the work was given to, as type/key.")
     result: Any = None
     error: RunError | None = None
+    errors: tuple[RunError, ...] = Field(
+        default=(), description="All that went wrong, also in a run that succeeded all the same."
+    )
     attempt: int = Field(default=1, description="1 for the first; a crash of the host adds one.")
     correlation_id: str
     created_at: datetime
@@ -59,7 +62,7 @@ class RunEvent(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     offset: int
-    kind: str = Field(description="queued, started, progress, chunk, or a terminal status.")
+    kind: str = Field(description="queued, started, event, progress, chunk, or a terminal status.")
     time: datetime
     data: dict[str, Any] = Field(default_factory=dict)
 

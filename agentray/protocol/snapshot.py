@@ -91,6 +91,12 @@ class Snapshot:
     entries: tuple[str, ...] = ()  # agent types that take prompts addressed to no type, by app
     # Of isolated agents that have something to do, the pool of one host that each has.
     seats: Mapping[AgentId, str] = field(default_factory=dict[AgentId, str])
+    # The built-in types of the roots of event runs, one for each pool.
+    roots: Mapping[str, TypeView] = field(default_factory=dict[str, TypeView])
+
+    def view(self, type_name: str) -> TypeView | None:
+        """Return what is known of an agent type, or of a type of roots."""
+        return self.types.get(type_name) or self.roots.get(type_name)
 
     def pool_of(self, agent: AgentId) -> str | None:
         """Return the pool in which an agent lives; None: an isolated one that lives nowhere now.
@@ -98,7 +104,7 @@ class Snapshot:
         Raises:
             KeyError: the agent type is unknown in this version.
         """
-        view = self.types[agent.type]
+        view = self.types.get(agent.type) or self.roots[agent.type]
         return self.seats.get(agent) if view.isolated else view.pool
 
     def host_of(self, agent: AgentId) -> HostRef | None:

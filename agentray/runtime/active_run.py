@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from agentray.core.lifecycle import move
 from agentray.errors import Fenced
 from agentray.protocol.envelope import Failure, Outcome, Reply, ReplyKind
+from agentray.protocol.event_runs import OnError, Recording, RunKey, RunOptions, is_root
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
-from agentray.runtime.scope import failure_of
+from agentray.runtime.run_log import RunLog
+from agentray.runtime.scope import Scope, failure_of
 from agentray.runtime.turn import Turn
 from agentray.store.base import Effects, RunEnd, StateWrite, StoredRun
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 _INFRASTRUCTURE = frozenset({"HostDied", "ChannelClosed"})
 """Errors that say nothing about the run: it is tried again."""
 
+STOP_GRACE_S = 10.0
+"""How long what is cancelled may take to end; then the run ends without it."""
+
 
 SPAN_FIELDS = tuple(Span.model_fields)
 """In the order in which an `Outcome` carries them."""
@@ -29,66 +35,53 @@ SPAN_FIELDS = tuple(Span.model_fields)
 class ActiveRun:
     """One attempt at a run.
 
-    Its prompt is delivered to the agent as a message whose replies come here; the acknowledgement
-    of that message, with all that it set off, is the run's end. Events become visible to watchers
-    when they are in the Store, not before: what a client has seen can always be resumed from.
+    A prompt is delivered to its agent as a message whose replies come here; a root event is sent to
+    its subscribers, whose acknowledgements the scope gathers. Either way the last acknowledgement
+    of all that was set off is the run's end.
     """
 
-    def __init__(self, stored: StoredRun, book: RunBook) -> None:
+    def __init__(self, stored: StoredRun, book: RunBook, *, durable: bool = True) -> None:
+        """Begin an attempt.
+
+        Args:
+            stored: the run.
+            book: of the host.
+            durable: it is in the Store; else only its end will be.
+        """
         self.run = stored.run
         self.agent = stored.agent
+        self.stored = stored
+        self.durable = durable
+        self.options = RunOptions.of_input(stored.input)
+        self.recording = _recording(self.options, durable=durable)
+        attempt = f"{self.run.id}#{self.run.attempt}"
+        self.key = str(RunKey(self.recording, book.host_id, attempt))
+        self.scope = Scope()  # of a root event; a prompt is a message, which has one of its own
         self.active: dict[int, Turn] = {}
         self.started_at = datetime.now(UTC)
         self.marked = False  # the Store knows that it is running
-        self._stored = stored
+        self.log = RunLog(stored.events, durable=durable)
+        self.places = book.places()
         self._book = book
-        self._pending: list[RunEvent] = []  # not in the Store yet
-        self._next_offset = stored.events
-        self._durable = stored.events
-        self._flushed = asyncio.Event()
         self._joined: list[Callable[[Run | None], None]] = []
+        self._stopping: RunStatus | None = None  # it is cancelled, and ends with this status
+        self._timers: list[asyncio.TimerHandle] = []
         self._ended = False  # nothing more is written for it here
         self._told = False  # those who joined know what became of it
         self._final: Run | None = None
+        if self.recording == Recording.NOTHING:
+            return
         if stored.events == 0:
-            self.add_event("queued", {}, time=self.run.created_at)
-        self.add_event("started", {"attempt": self.run.attempt, "host": book.host_id})
+            self.log.add("queued", {}, self.run.created_at)
+        self.log.add("started", {"attempt": self.run.attempt, "host": book.host_id})
 
     # Events
 
-    def add_event(
-        self, kind: str, data: Mapping[str, Any], *, time: datetime | None = None
-    ) -> None:
-        """Append an event; it is written with the next flush or with the run's end."""
-        event = RunEvent(
-            offset=self._next_offset, kind=kind, time=time or datetime.now(UTC), data=dict(data)
-        )
-        self._next_offset += 1
-        self._pending.append(event)
-
     def take_pending(self) -> Effects | None:
         """Take out the events to be written now; None: there are none."""
-        if not self._pending or self._ended:
+        if not self.log or self._ended:
             return None
-        events, self._pending = self._pending, []
-        return self._effects(events={self.run.id: events})
-
-    def written(self, count: int) -> None:
-        """Note that the Store has more events now, and wake those who watch."""
-        self._durable += count
-        self._flushed.set()
-        self._flushed = asyncio.Event()
-
-    async def events_after(self, offset: int, wait_s: float) -> None:
-        """Wait until the Store has an event above `offset`, the run ends, or `wait_s` passes."""
-        if self._durable > offset + 1 or self._ended:
-            return
-        try:
-            async with asyncio.timeout(wait_s):
-                while self._durable <= offset + 1 and not self._ended:
-                    await self._flushed.wait()
-        except TimeoutError:
-            return
+        return self._effects(events={self.run.id: self.log.take()})
 
     def on_end(self, callback: Callable[[Run | None], None]) -> None:
         """Call back with the ended run; None: this host has lost it, ask again."""
@@ -96,6 +89,34 @@ class ActiveRun:
             callback(self._final)
         else:
             self._joined.append(callback)
+
+    # Being stopped
+
+    def stop_in(self, delay_s: float) -> None:
+        """Let it be ended as timed out."""
+        self._after(delay_s, lambda: self.stop(RunStatus.TIMED_OUT))
+
+    def stop(self, status: RunStatus) -> None:
+        """Cancel all that belongs to it; it ends with this status when all of that has ended."""
+        if self._ended or self._stopping is not None:
+            return
+        self._stopping = status
+        self._after(STOP_GRACE_S, self._stopped)  # a handler may refuse to end
+        self._book.stop_parts(self)
+        if is_root(self.agent.type):
+            self.scope.abandon(self._book.channel, self._stopped)
+        else:
+            for turn in list(self.active.values()):
+                self._book.cancel_turn(turn)
+            if not self.active:
+                self._stopped()  # nothing of it was begun here
+
+    def _after(self, delay_s: float, callback: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers.append(loop.call_later(delay_s, callback))
+
+    def _stopped(self) -> None:
+        self.settled(Outcome())
 
     # The reply sink of the prompt's message
 
@@ -108,10 +129,21 @@ class ActiveRun:
             case ReplyKind.MOVED:
                 self.lose()
             case ReplyKind.ERROR:
-                failed = failure_of(Reply(0, kind, payload), str(self.agent))
-                self._book.spawn(self.end(failed))
+                self.settled(failure_of(Reply(0, kind, payload), str(self.agent)))
             case _:
-                self._book.spawn(self.end(outcome or Outcome()))
+                self.settled(outcome or Outcome())
+
+    # Ending
+
+    def settled(self, outcome: Outcome) -> None:
+        """Take what all that it set off came to."""
+        if self.durable:
+            self._book.spawn(self.end(outcome))
+        elif not self._ended:
+            lost = self._book.lost_parts(self, outcome)
+            run, end = self._ended_run(outcome if lost is None else Outcome(errors=(lost,)))
+            self._book.keep_later(self, run, replace(end, trace=trace_of(outcome.spans)))
+            self._tell(run)
 
     async def end(self, outcome: Outcome, states: Sequence[StateWrite] = ()) -> bool:
         """Commit the run's end, and the agent's state with it, then tell everybody.
@@ -125,69 +157,104 @@ class ActiveRun:
         if self._ended:
             return False  # it was let go meanwhile
         errors = outcome.errors
-        if outcome.answer is None and not errors and self._book.agents_moved(outcome.spans):
-            # An agent took a part of this run with it: that nothing failed means nothing.
-            await self._book.again(self, "an agent that took part has moved")
-            return False
-        if errors and all(error.type in _INFRASTRUCTURE for error in errors):
-            await self._book.again(self, str(errors[0].message))
-            return False
-        status = RunStatus.FAILED if errors else RunStatus.SUCCEEDED
-        result = outcome.answer[0] if outcome.answer is not None and not errors else None
-        error = _run_error(errors) if errors else None
-        await self.finish(status, result, error, spans=outcome.spans, states=states)
+        if self._stopping is None:
+            if (lost := self._book.lost_parts(self, outcome)) is not None:
+                # An agent took a part of this run with it: that nothing failed means nothing.
+                await self._book.again(self, lost.message)
+                return False
+            if errors and all(error.type in _INFRASTRUCTURE for error in errors):
+                await self._book.again(self, str(errors[0].message))
+                return False
+        run, finished = self._ended_run(outcome)
+        await self._commit(run, finished, outcome.spans, states)
         return True
 
-    async def finish(
-        self,
-        status: RunStatus,
-        result: Any,
-        error: RunError | None,
-        *,
-        spans: Sequence[tuple[Any, ...]] = (),
-        states: Sequence[StateWrite] = (),
-    ) -> None:
-        """Commit a terminal status."""
+    async def give_up(self, message: str) -> None:
+        """End it as dead."""
+        outcome = Outcome(errors=(Failure("HostDied", message, "", ()),))
+        run, finished = self._ended_run(outcome, RunStatus.DEAD)
+        await self._commit(run, finished, (), ())
+
+    def _ended_run(self, outcome: Outcome, status: RunStatus | None = None) -> tuple[Run, RunEnd]:
+        """End it here; return it as it ended, and what is to be written of that."""
+        status, result, errors = self._verdict(outcome, status)
         move(self.run.id, RunStatus.RUNNING, status)
         finished_at = datetime.now(UTC)
+        error = None if status == RunStatus.SUCCEEDED or not errors else errors[0]
         run = self.run.model_copy(
             update={
                 "status": status,
                 "result": result,
                 "error": error,
+                "errors": errors,
                 "started_at": self.started_at,
                 "finished_at": finished_at,
             }
         )
-        data = {"result": result} if error is None else {"error": error.model_dump(mode="json")}
-        self.add_event(status.value, data, time=finished_at)
-        events, self._pending = self._pending, []
+        if self.recording != Recording.NOTHING:
+            data: dict[str, Any] = {"result": result} if error is None else {"error": _json(error)}
+            if error is None and errors:
+                data["errors"] = [_json(each) for each in errors]
+            if self.log.unrecorded:
+                data["unrecorded"] = self.log.unrecorded
+            self.log.add(status.value, data, finished_at)
         self._ended = True
-        trace = [Span.model_validate(dict(zip(SPAN_FIELDS, s, strict=True))) for s in spans]
-        end = RunEnd(self.run.id, status, result, error, self.started_at, finished_at, trace)
+        for timer in self._timers:
+            timer.cancel()
+        end = RunEnd(
+            self.run.id, status, result, error, self.started_at, finished_at, errors=errors
+        )
+        return run, end
+
+    def _verdict(
+        self, outcome: Outcome, status: RunStatus | None
+    ) -> tuple[RunStatus, Any, tuple[RunError, ...]]:
+        """Return how it ends: its status, its result and its errors."""
+        if self._stopping is not None:
+            return self._stopping, None, (_why_stopped(self._stopping, self.options),)
+        errors = tuple(_run_error(failure) for failure in outcome.errors)
+        if outcome.more_errors:
+            text = f"{outcome.more_errors} more errors are not listed."
+            errors += (RunError(type="MoreErrors", message=text),)
+        if status is None:
+            failed = bool(errors) and self.options.on_error == OnError.FAIL
+            status = RunStatus.FAILED if failed else RunStatus.SUCCEEDED
+        answer = outcome.answer if status == RunStatus.SUCCEEDED else None
+        return status, None if answer is None else answer[0], errors
+
+    async def _commit(
+        self,
+        run: Run,
+        end: RunEnd,
+        spans: Sequence[tuple[Any, ...]],
+        states: Sequence[StateWrite],
+    ) -> None:
+        events = self.log.take()
         try:
+            end = replace(end, trace=trace_of(spans))
             effects = self._effects(events={self.run.id: events}, end=end, states=states)
         except Fenced:
             self.lose()
             raise
         ended = await self._book.commit_end(self, effects, run)
-        self.written(len(events))
+        self.log.written(len(events))
         self._tell(ended)
 
     def lose(self) -> None:
         """Let go of it: another host leases the agent, and works on the run or will."""
         self._ended = True
-        self._book.forget(self)
-        self.written(0)
         self._tell(None)
 
     def hand_over(self, run: Run | None) -> None:
         """End this attempt with what a later one came to."""
         self._ended = True
-        self.written(0)
         self._tell(run)
 
     def _tell(self, run: Run | None) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        self._book.forget(self)
+        self.log.end()
         self._told, self._final = True, run
         joined, self._joined = self._joined, []
         for callback in joined:
@@ -200,15 +267,30 @@ class ActiveRun:
         end: RunEnd | None = None,
         states: Sequence[StateWrite] = (),
     ) -> Effects:
-        stored = self._stored
-        pool = self._book.pool_of(stored.agent) or stored.pool  # it may have moved since
-        epoch = self._book.epoch(pool, stored.slot)
-        return Effects(pool, stored.slot, epoch, states, events, end)
+        return Effects(*self._book.lease_of(self), states, events, end)
 
 
-def _run_error(errors: Sequence[Failure]) -> RunError:
-    first = errors[0]
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return RunError(
-        type=first.type, message=first.message + more, agent=first.agent or None, path=first.path
-    )
+def _recording(options: RunOptions, *, durable: bool) -> Recording:
+    if options.events:
+        return Recording.EVENTS
+    return Recording.TRACE if durable else Recording.NOTHING
+
+
+def trace_of(spans: Sequence[tuple[Any, ...]]) -> list[Span]:
+    """Return spans as they are kept."""
+    return [Span.model_validate(dict(zip(SPAN_FIELDS, s, strict=True))) for s in spans]
+
+
+def _run_error(failure: Failure) -> RunError:
+    agent = failure.agent or None
+    return RunError(type=failure.type, message=failure.message, agent=agent, path=failure.path)
+
+
+def _why_stopped(status: RunStatus, options: RunOptions) -> RunError:
+    if status == RunStatus.TIMED_OUT:
+        return RunError(type="TimedOut", message=f"It took longer than {options.timeout_s:g} s.")
+    return RunError(type="Cancelled", message="It was cancelled.")
+
+
+def _json(error: RunError) -> dict[str, Any]:
+    return error.model_dump(mode="json")

@@ -10,6 +10,7 @@ from itertools import chain
 
 from agentray.errors import ConfigurationError
 from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
+from agentray.protocol.event_runs import root_type
 from agentray.protocol.snapshot import Subscription, TypeView
 from agentray.runtime.pool_book import DEFAULT, PoolBook
 from agentray.runtime.rollout import Rollouts, routed_of
@@ -203,6 +204,15 @@ class Catalog:
             )
             for app in self._apps.values()
             for spec in (TypeSpec(*fields) for fields in app.spec.types)
+        }
+
+    def roots(self) -> dict[str, TypeView]:
+        """Return the built-in types of the roots of event runs: one for each pool."""
+        names = {DEFAULT, *self._book.successors}
+        names |= {n for n, pool in self.pools().items() if not (pool.isolated or is_seat(n))}
+        return {
+            root_type(name): TypeView(root_type(name), "", self._book.resolve(name), prompts=False)
+            for name in names
         }
 
     def subscriptions(self, renewed: Callable[[str], bool]) -> dict[str, tuple[Subscription, ...]]:

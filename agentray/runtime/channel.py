@@ -41,9 +41,22 @@ from agentray.runtime.tasks import TaskSet
 logger = logging.getLogger(__name__)
 
 _RESENT = frozenset(
-    {Kind.RUN, Kind.ADMIT, Kind.JOIN, Kind.WATCH, Kind.PING, Kind.LAUNCH, Kind.INSPECT}
+    {
+        Kind.RUN,
+        Kind.ADMIT,
+        Kind.DISPATCH,
+        Kind.CANCEL_RUN,
+        Kind.JOIN,
+        Kind.WATCH,
+        Kind.PING,
+        Kind.LAUNCH,
+        Kind.INSPECT,
+    }
 )
 """Kinds that do no harm when they run twice: the host or the Store recognises them."""
+
+OF_HOSTS = frozenset({Kind.RUN_PARTS, Kind.RECORD})
+"""Kinds that are for a certain host, whatever it leases."""
 
 _CALL = int(Kind.CALL)
 
@@ -242,6 +255,15 @@ class Channel:
         self._deadlines.add(message, self.loop.time())
         self._route(message, attempt=0)
 
+    def post_to(self, host_id: str, message: Message) -> None:
+        """Send a message to a host, whatever it leases; it fails when that is gone."""
+        host = self.snapshot.hosts.get(host_id)
+        link = None if host is None or self._closed else self._link(host)
+        if link is None or link.gone:
+            self._fail(message, HostDied(str(message.target), host_id))
+        else:
+            link.send(message)
+
     async def _give_up(self, message: Request) -> None:
         """Cancel a message's handler and wait until it has ended, at most for the grace."""
         ended = message.given_up()
@@ -275,7 +297,8 @@ class Channel:
                 return
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
-            if not self.snapshot.types[message.target.type].stopped:
+            view = self.snapshot.view(message.target.type)
+            if view is not None and not view.stopped:
                 self._routes[message.target] = link
         if isinstance(message.payload, Event | tuple) and isinstance(link, Link):
             try:
@@ -290,7 +313,7 @@ class Channel:
         if self._closed:
             raise ChannelClosed
         target = message.target
-        view = self.snapshot.types.get(target.type)
+        view = self.snapshot.view(target.type)
         if view is None:
             if last_chance:
                 raise UnknownAgentType(target.type, tuple(sorted(self.snapshot.types)))
@@ -393,9 +416,8 @@ class Channel:
         if message.kind == Kind.RUN and message.name == RunMode.FRESH and may_have_run:
             message.name = RunMode.AGAIN  # the next host must look into the Store first
         had_value = isinstance(message, Request) and message.future.done()
-        if not had_value and (
-            not may_have_run or message.kind in _RESENT or self._idempotent(message)
-        ):
+        bound = had_value or message.kind in OF_HOSTS
+        if not bound and (not may_have_run or message.kind in _RESENT or self._idempotent(message)):
             self._park(message, 1)
         else:
             host = getattr(message.link, "host", None)

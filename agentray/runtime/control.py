@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from agentray.errors import IdempotencyConflict, NoHandler, UnknownRun
+from agentray.errors import AgentMoved, IdempotencyConflict, NoHandler
 from agentray.events import Prompt
 from agentray.protocol.codec import decode, encode, encode_error
 from agentray.protocol.envelope import Kind, ReplyKind, RunMode
@@ -35,6 +35,13 @@ class Control:
             Kind.INSPECT: self._inspect,
             Kind.LAUNCH: host.launching.handle,
             Kind.STATE: StateChanges(host).handle,
+            Kind.DISPATCH: host.roots.admit,
+            Kind.CANCEL_RUN: self._cancel_run,
+        }
+        self._at_once: dict[int, Callable[[Turn], None]] = {
+            Kind.DISPATCH_ONCE: host.roots.begin,
+            Kind.RUN_PARTS: host.parts.handle,
+            Kind.RECORD: host.parts.take_record,
         }
 
     def handle(self, turn: Turn) -> None:
@@ -46,7 +53,7 @@ class Control:
             run_id, kind, data = decode(envelope.payload)
             active = self._host.runs.get(run_id.partition("#")[0])  # of whichever attempt
             if active is not None:
-                active.add_event(kind, data)
+                active.log.add(kind, data)
             turn.reply(ReplyKind.VALUE)
         elif envelope.kind == Kind.RUN and envelope.name == RunMode.FRESH:
             id_, agent, pool, slot, given, correlation_id, created_at, owner = decode(
@@ -54,6 +61,11 @@ class Control:
             )
             new = NewRun(id_, agent, pool, slot, given, correlation_id, created_at, owner)
             self._begin(turn, StoredRun.fresh(new))
+        elif (at_once := self._at_once.get(envelope.kind)) is not None:
+            try:
+                at_once(turn)
+            except Exception as error:  # noqa: BLE001 - it may be unreadable here
+                turn.fail(error)
         else:
             self._host.tasks.spawn(self._guarded(turn))
 
@@ -75,7 +87,7 @@ class Control:
     # Runs
 
     def _begin(self, turn: Turn, stored: StoredRun) -> None:
-        self._answer_at_end(turn, self._host.runs.begin(stored))
+        self.answer_at_end(turn, self._host.runs.begin(stored))
 
     async def _run(self, turn: Turn) -> None:
         run_id: str = decode(turn.envelope.payload)[0]
@@ -83,14 +95,21 @@ class Control:
         if turn.envelope.name == RunMode.ENSURE:
             turn.reply(ReplyKind.VALUE)
         else:
-            self._answer_at_end(turn, found)
+            self.answer_at_end(turn, found)
 
-    def _answer_at_end(self, turn: Turn, found: ActiveRun | Run) -> None:
+    def answer_at_end(
+        self, turn: Turn, found: ActiveRun | Run, kind: ReplyKind = ReplyKind.VALUE
+    ) -> None:
+        """Answer with a run when it has ended."""
+
         def answer(run: Run | None) -> None:
-            if run is None:
+            if run is None and turn.envelope.kind == Kind.DISPATCH_ONCE:
+                reason = "the host that worked on the run had to give it up"
+                turn.fail(AgentMoved(str(turn.envelope.target), reason, self._host.host_id))
+            elif run is None:
                 turn.reply(ReplyKind.MOVED)  # the sender asks the agent's next host
             else:
-                turn.reply(ReplyKind.VALUE, run.model_dump_json().encode())
+                turn.reply(kind, run.model_dump_json().encode())
 
         if isinstance(found, ActiveRun):
             found.on_end(answer)
@@ -108,18 +127,13 @@ class Control:
         if admission.created:
             self._begin(turn, StoredRun.fresh(new))
         else:
-            self._answer_at_end(turn, await self._host.runs.take_up(admission.run.id))
+            self.answer_at_end(turn, await self._host.runs.take_up(admission.run.id))
 
     async def _join(self, turn: Turn) -> None:
-        run_id: str = decode(turn.envelope.payload)
-        active = self._host.runs.get(run_id)
-        if active is not None:
-            self._answer_at_end(turn, active)
-            return
-        stored = await self._host.store.get_run(run_id)
-        if stored is None:
-            raise UnknownRun(run_id)
-        turn.reply(ReplyKind.VALUE, stored.run.model_dump_json().encode())
+        self.answer_at_end(turn, await self._host.runs.find(decode(turn.envelope.payload)))
+
+    async def _cancel_run(self, turn: Turn) -> None:
+        self.answer_at_end(turn, await self._host.runs.cancel(decode(turn.envelope.payload)))
 
     async def _watch(self, turn: Turn) -> None:
         run_id, after, wait_s = decode(turn.envelope.payload)

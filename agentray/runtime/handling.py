@@ -73,7 +73,7 @@ async def handle(agent: Incarnation, turn: Turn, reentrant: bool = False) -> Non
     except asyncio.CancelledError as raised:
         if not turn.cancelled and not being_cancelled():
             error = raised
-        elif not _cancelled(agent, turn):
+        elif not _cancelled(agent, turn, context):
             raise
     except Fenced:
         # Nothing was written: the agent lives elsewhere, the sender shall ask there.
@@ -89,13 +89,14 @@ async def handle(agent: Incarnation, turn: Turn, reentrant: bool = False) -> Non
         _failed(agent, turn, context, started, error)
 
 
-def _cancelled(agent: Incarnation, turn: Turn) -> bool:
+def _cancelled(agent: Incarnation, turn: Turn, context: Context) -> bool:
     """Answer for a handler that was cancelled; False: the whole task was, not its message."""
     agent.restore_state(turn)
     if turn.cancelled:
         # The message was given up, not this task: it goes on with the next one.
         cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
-        turn.reply(ReplyKind.CANCELLED)
+        # What it had set off is given up with it.
+        scope_of(context).abandon(agent.host.channel, lambda: turn.reply(ReplyKind.CANCELLED))
         return True
     spec = agent.type.actions.get(turn.envelope.name)
     if agent.refusal is not None:
@@ -164,7 +165,7 @@ def _reply_from_run(
     elif scope.idle:
         turn.reply(_VALUE, result, scope.outcome())
     else:
-        scope.on_done(lambda outcome: turn.reply(ReplyKind.SETTLED, None, outcome))
+        turn.ends_with(scope, lambda outcome: turn.reply(ReplyKind.SETTLED, None, outcome))
         turn.reply(ReplyKind.OPEN, result)
 
 
@@ -216,7 +217,7 @@ async def _handle_stream(
     if scope is None or scope.idle:
         turn.reply(_VALUE, end, scope and scope.outcome())
     else:
-        scope.on_done(lambda outcome: turn.reply(_VALUE, end, outcome))
+        turn.ends_with(scope, lambda outcome: turn.reply(_VALUE, end, outcome))
 
 
 async def _write_all(values: Any, writer: PartWriter) -> None:
@@ -247,6 +248,9 @@ async def _handle_event(
         handler = agent.type.handler_of(event)
     if handler is None or not isinstance(event, Event):
         raise NoHandler(str(agent.id), envelope.name)
+    if envelope.run is not None and agent.host.parts.cancelled(envelope.run):
+        turn.reply(ReplyKind.CANCELLED)
+        return
     context.event = event
     scope = scope_of(context)
     scope.hold()  # the handler itself
@@ -260,7 +264,7 @@ async def _handle_event(
         turn.drop()
         return
     await agent.commit_state(turn)
-    scope.on_done(lambda outcome: turn.reply(_VALUE, None, _along(outcome, envelope)))
+    turn.ends_with(scope, lambda outcome: turn.reply(_VALUE, None, _along(outcome, envelope)))
     scope.release()
 
 
@@ -324,7 +328,7 @@ def _failed(
     if scope.idle:
         scope.hold()  # it failed before its handler was called
     scope.fail(Failure(type(error).__name__, text_of(error), str(agent.id), ()))
-    scope.on_done(lambda outcome: turn.reply(_VALUE, None, _along(outcome, envelope)))
+    turn.ends_with(scope, lambda outcome: turn.reply(_VALUE, None, _along(outcome, envelope)))
     scope.release()
 
 

@@ -20,6 +20,7 @@ from agentray.context import Context
 from agentray.errors import (
     AgentFailed,
     Fenced,
+    NoHandler,
     PayloadError,
     UnknownAgentType,
     UnknownRun,
@@ -27,10 +28,11 @@ from agentray.errors import (
 from agentray.events import Event
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, ReplyKind
+from agentray.protocol.event_runs import is_root
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.app_code import AppCode
 from agentray.runtime.background import BackgroundWork
-from agentray.runtime.channel import Channel
+from agentray.runtime.channel import OF_HOSTS, Channel
 from agentray.runtime.control import Control
 from agentray.runtime.dead_letters import DeadLetters
 from agentray.runtime.group_commit import GroupCommit
@@ -43,6 +45,8 @@ from agentray.runtime.ports import Connector
 from agentray.runtime.publishing import Publisher
 from agentray.runtime.residents import Residents
 from agentray.runtime.run_book import RunBook
+from agentray.runtime.run_parts import RunParts
+from agentray.runtime.run_roots import RunRoots
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.threads import Threads
 from agentray.runtime.turn import ReplySink, Turn
@@ -58,7 +62,7 @@ MAX_COMMITS = 256
 
 _FOR_AGENTS = frozenset({int(Kind.CALL), int(Kind.TELL), int(Kind.EVENT), int(Kind.STREAM)})
 _UNANSWERED = frozenset({int(Kind.CANCEL), int(Kind.CREDIT)})
-_RUNS = frozenset({int(Kind.RUN), int(Kind.ADMIT)})
+_RUNS = frozenset(map(int, (Kind.RUN, Kind.ADMIT, Kind.DISPATCH, Kind.DISPATCH_ONCE)))
 _LOAD = _FOR_AGENTS | _RUNS
 _CANCEL = int(Kind.CANCEL)
 
@@ -100,15 +104,9 @@ class Host:
         self.link = LocalLink(self)
         self.channel = Channel(connector, local=self)
         self.link.channel = self.channel
-        self.runs = RunBook(
-            host_id,
-            store,
-            self._make_commits(),
-            epoch=self.epoch,
-            deliver=self.deliver_turn,
-            lives_on=self._lives_on,
-            pool_of=self.pool_of,
-        )
+        self.roots = RunRoots(self)
+        self.parts = RunParts(self)
+        self.runs = RunBook(self, self._make_commits())
         self.code = AppCode()
         self.types = self.code.types
         self.held = HeldLeases()
@@ -118,8 +116,8 @@ class Host:
         self.residents = Residents(self)
         self._find = self.residents.getter
         self.dead_letters = DeadLetters(store)
-        self._publisher = Publisher(self)
-        self._control = Control(self)
+        self.publisher = Publisher(self)
+        self.control = Control(self)
         self.loop = asyncio.get_running_loop()
         self.turns: dict[asyncio.Task[None], Incarnation] = {}  # what handles messages
         self._handled = 0  # messages
@@ -205,13 +203,17 @@ class Host:
             "background_errors": self.background.errors,
             "missed_ticks": self.background.missed_ticks,
             "dead_letters": self.dead_letters.count,
+            "undelivered": self.parts.undelivered,
             "version": self.channel.snapshot.version,
         }
 
     def _load(self) -> int:
         """Count the messages for agents that are under way or wait here, runs among them."""
-        sinks: list[ReplySink] = [self.link, *self._outboxes.values()]
-        return sum(turn.envelope.kind in _LOAD for sink in sinks for turn in sink.active.values())
+        return sum(t.envelope.kind in _LOAD for sink in self.sinks() for t in sink.active.values())
+
+    def sinks(self) -> list[ReplySink]:
+        """Return where what is under way here is answered to."""
+        return [self.link, *self._outboxes.values()]
 
     async def stop(self, grace_s: float) -> None:
         """Finish what is under way within the grace, then let go of everything."""
@@ -229,6 +231,7 @@ class Host:
 
     def _close_surroundings(self) -> None:
         self.background.close()
+        self.parts.close()
         self.threads.close()
         if self._watchdog is not None:
             self._watchdog.close()
@@ -303,8 +306,8 @@ class Host:
             self._about(envelope, sink)
         else:
             turn = Turn(envelope, sink, now)
-            if not self._refused(turn):
-                self._control.handle(turn)
+            if kind in OF_HOSTS or not self._refused(turn):
+                self.control.handle(turn)
 
     def _about(self, envelope: Envelope, sink: ReplySink) -> None:
         """Take in what a sender says about a message that is under way."""
@@ -328,14 +331,17 @@ class Host:
         if agent is None:
             if self._refused(turn) or self.launching.refuses(turn):
                 return
+            if agent_id.type not in self.types:  # the root of a run: an address, and no agent
+                turn.fail(NoHandler(str(agent_id), turn.envelope.name))
+                return
             agent = self.residents.activate(agent_id, self.types[agent_id.type].type)
         agent.offer(turn)
 
     def _refused(self, turn: Turn) -> bool:
         """Answer a message that this host cannot take; False when it can."""
         agent_id = turn.envelope.target
-        known = agent_id.type in self.types
-        if not self.leases(agent_id) and (known or agent_id.type in self._placed.types):
+        known = agent_id.type in self.types or is_root(agent_id.type)
+        if not self.leases(agent_id) and (known or self._placed.view(agent_id.type)):
             turn.reply(ReplyKind.MOVED)  # also what only hosts of another pool know
             return True
         if not known and agent_id.type in self.code.broken:
@@ -354,9 +360,17 @@ class Host:
         if turn.task is not None:
             turn.task.cancel()
             return
+        if turn.scope is not None:
+            self.loop.call_soon(self._abandon, turn)  # not at once: chains may be long
+            return
         if (agent := self._find(turn.envelope.target)) is not None:
             agent.withdraw(turn)
         turn.reply(ReplyKind.CANCELLED)
+
+    def _abandon(self, turn: Turn) -> None:
+        """Cancel what a message has set off whose handler has ended."""
+        if turn.scope is not None and turn.envelope.id in turn.sink.active:
+            turn.scope.abandon(self.channel, lambda: turn.reply(ReplyKind.CANCELLED))
 
     # Leases
 
@@ -370,13 +384,6 @@ class Host:
         if epoch is None:
             raise Fenced
         return epoch
-
-    def _lives_on(self, agent_id: AgentId) -> str | None:
-        try:
-            host = self.channel.snapshot.host_of(agent_id)
-        except KeyError:
-            return None
-        return host.id if host else None
 
     def leases(self, agent_id: AgentId) -> bool:
         """Whether an agent belongs to this host."""
@@ -414,7 +421,7 @@ class Host:
 
     def pool_of(self, agent_id: AgentId) -> str | None:
         """Return the pool in which an agent lives by the present leases."""
-        return self._placed.pool_of(agent_id) if agent_id.type in self._placed.types else None
+        return self._placed.pool_of(agent_id) if self._placed.view(agent_id.type) else None
 
     async def commit_states(self, agent_id: AgentId, states: Sequence[StateWrite]) -> None:
         """Commit what a handler changed.
@@ -465,11 +472,11 @@ class Host:
         Returns:
             The event as it went out.
         """
-        return self._publisher.publish(event, context)
+        return self.publisher.publish(event, context)
 
     def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to the run that a message belongs to."""
-        self._publisher.progress(context, kind, data)
+        self.publisher.progress(context, kind, data)
 
     def turn(self, context: Context) -> AbstractAsyncContextManager[None]:
         """Return a turn for a loop."""

@@ -24,7 +24,13 @@ from agentray.core.reconcile import (
     StopHost,
     reconcile,
 )
-from agentray.errors import AgentrayError, ConfigurationError, StartFailed, UnknownAgentType
+from agentray.errors import (
+    AgentrayError,
+    ConfigurationError,
+    StartFailed,
+    UnknownAgentType,
+    UnknownRun,
+)
 from agentray.ids import AgentId, new_id, slot_of
 from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.snapshot import HostRef, Snapshot
@@ -566,6 +572,17 @@ class Manager:
                 await self._placements.announce()
         for pool, moved in slots.items():
             self._redriver.slots_moved(pool, sorted(moved))
+
+    async def agent_of_run(self, run_id: str) -> AgentId:
+        """Return the agent that a run was given to, or the root of its event.
+
+        Raises:
+            UnknownRun: there is none of this id.
+        """
+        stored = await self._store.get_run(run_id)
+        if stored is None:
+            raise UnknownRun(run_id)
+        return stored.agent
 
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """Return agents in memory of any host."""

@@ -14,10 +14,18 @@ from pydantic import ValidationError
 from agentray.agent import Agent, AgentOptions
 from agentray.app import App, load_app
 from agentray.errors import ConfigurationError, PoolPending, UnknownAgent
+from agentray.event_run import EventRun, cancel_run
 from agentray.events import Event
 from agentray.handle import DEFAULT_TIMEOUT_S, Handle
 from agentray.handlers import check_key_form
-from agentray.ids import AgentId, check_key, check_topic_pattern, check_type_name, new_id
+from agentray.ids import (
+    AgentId,
+    TopicId,
+    check_key,
+    check_topic_pattern,
+    check_type_name,
+    new_id,
+)
 from agentray.launching import LAUNCH_TIMEOUT_S, AgentRecord, Launch, Lifetime
 from agentray.pool import Pool, PoolSettings
 from agentray.protocol.codec import encode
@@ -28,6 +36,7 @@ from agentray.protocol.states import StateRecord
 from agentray.protocol.topics import TopicSubscription
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
+from agentray.runtime.dispatching import Dispatches, OnErrorName
 from agentray.runtime.driver_leases import LEASE_S
 from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
 from agentray.runtime.packing import class_digest, other_code, pack_app
@@ -56,6 +65,7 @@ class ManagerClient:
         self._manager = manager
         self._channel = channel
         self._dispatcher = ChannelDispatcher(channel)
+        self._dispatches = Dispatches(channel)
         self._states = StateClient(manager, channel)
         self._launcher = Launcher(manager, channel, lease_s=lease_s)
 
@@ -609,6 +619,67 @@ class ManagerClient:
         return await self._states.take_in(app, records)
 
     # Runs
+
+    async def dispatch(
+        self,
+        event: Event,
+        *,
+        topic: TopicId | str | None = None,
+        durable: bool = True,
+        on_error: OnErrorName = "fail",
+        timeout: float | None = None,
+        events: bool = True,
+    ) -> EventRun:
+        """Publish an event, and return the run that it begins: all that it sets off.
+
+        Args:
+            event: the root of the run. Its correlation id, if it has none, is the run's id.
+            topic: that it is about; None: its own, if it was made with one.
+            durable: keep the run before this returns; when a host dies, it begins again. Else it is
+                kept at its end, and a host's death fails it with `HostDied`.
+            on_error: `fail`: an error in a branch fails the run. `collect`: the run succeeds, and
+                `run.errors` tells them.
+            timeout: seconds after which the run is ended as `timed_out`; None: never.
+            events: keep the events of the run, for `run.events()`.
+
+        Raises:
+            StoreUnavailable: a durable run was not kept.
+            DeploymentStopped, Overloaded: not now.
+            PayloadError: the event cannot be serialised.
+        """
+        return await self._dispatches.dispatch(
+            event,
+            topic=topic,
+            durable=durable,
+            on_error=on_error,
+            timeout=timeout,
+            events=events,
+        )
+
+    async def cancel_run(self, run_id: str) -> Run:
+        """End a run, of an event or a prompt, and return it when it has ended.
+
+        Its handlers are cancelled, on all hosts, and what waits is withdrawn. A run that has ended
+        already stays as it is.
+
+        Raises:
+            UnknownRun: there is none of this id.
+        """
+        if (run := self._dispatches.find(run_id)) is not None:
+            return await run.cancel()
+        agent = await self._manager.call("agent_of_run", run_id)
+        return await cancel_run(self._channel, agent, run_id)
+
+    async def wait_idle(self, timeout: float | None = None) -> bool:
+        """Wait until all runs that this connection dispatched have ended.
+
+        Args:
+            timeout: seconds; None: as long as it takes.
+
+        Returns:
+            Whether they have.
+        """
+        return await self._dispatches.wait_idle(timeout)
 
     async def prompt(
         self,

@@ -29,6 +29,7 @@ class Origin(NamedTuple):
         chain: the agents whose turns wait.
         root: the agent that the run was given to.
         trace_context: W3C traceparent of the sender.
+        run: the run that it belongs to.
     """
 
     correlation_id: str | None = None
@@ -37,6 +38,7 @@ class Origin(NamedTuple):
     chain: tuple[AgentId, ...] = ()
     root: AgentId | None = None
     trace_context: str | None = None
+    run: str | None = None
 
 
 OUTSIDE = Origin()
@@ -109,7 +111,13 @@ class Message:
 def inherit(message: Message, context: Context) -> None:
     """Let a message belong to the one that is being handled: conversation, deadline, chain."""
     message.origin = Origin(
-        context.correlation_id, context.cause_id, context.agent, context.chain, context.root
+        context.correlation_id,
+        context.cause_id,
+        context.agent,
+        context.chain,
+        context.root,
+        None,
+        context.run,
     )
     message.deadline = context.deadline
 
@@ -219,13 +227,13 @@ class ScopedRequest(Request):
         """Also tell the message that is being handled what this one came to."""
         if reply.kind == _OPEN:
             if not self._opened:
-                scope_of(self._context).hold()
+                scope_of(self._context).sent(self)
             self._opened = True
         elif self._opened:
             # The call itself succeeded; what it had set off has ended now, or was lost.
             self._opened = False
             failed = reply.kind == _ERROR
-            scope_of(self._context).release(failure_of(reply) if failed else reply.outcome)
+            scope_of(self._context).ended(self, failure_of(reply) if failed else reply.outcome)
         elif reply.outcome is not None:
             scope_of(self._context).absorb(reply.outcome)
         super().on_reply(reply)

@@ -406,6 +406,7 @@ class Placements:
             subscriptions=self._catalog.subscriptions(self.leased),
             entries=self._catalog.entries(),
             seats=self.seats.by_agent(),
+            roots=self._catalog.roots(),
         )
 
     async def _update(self, keeper: HostKeeper, snapshot: Snapshot) -> None:

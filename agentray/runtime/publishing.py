@@ -12,10 +12,11 @@ from agentray.core.routing import Misrouted, Routes
 from agentray.events import Event, TerminateEvent
 from agentray.ids import AgentId
 from agentray.protocol.codec import as_json, decode, encode, text_of
-from agentray.protocol.envelope import Failure, Kind, Outcome, Reply, ReplyKind
+from agentray.protocol.envelope import Failure, Kind, Outcome, Reply
 from agentray.protocol.snapshot import Snapshot
+from agentray.runtime.event_message import EventMessage
 from agentray.runtime.message import Origin, Post
-from agentray.runtime.scope import Scope, failure_of, scope_of
+from agentray.runtime.scope import Scope, scope_of
 
 if TYPE_CHECKING:
     from agentray.runtime.host import Host
@@ -42,18 +43,39 @@ class Publisher:
             causation_id=context.event.event_id if context.event else None,
             source=str(context.agent),
         )
+        self.route(published, context, context.agent)
+        return published
+
+    def route(self, published: Event, context: Context, sender: AgentId | None) -> bool:
+        """Send an event as it is to its subscribers; return whether somebody wants it."""
         scope = scope_of(context)
+        # An event with a correlation of its own begins another conversation: the run waits for it,
+        # and it cannot end the run.
+        own = published.correlation_id == context.correlation_id
+        run = context.run if own else None
+        if run is not None and not self._host.parts.takes(run, published, scope):
+            return True
         terminates = isinstance(published, TerminateEvent)
-        if terminates:
+        if terminates and own:
             scope.answer(as_json(published.content(), f"content of {published.event_type}"))
-        targets, failed = self._current_routes().recipients(published, context.agent)
+        targets, failed = self._current_routes().recipients(published, sender)
+        # No turn waits for an event, nor does a caller: neither chain nor deadline.
+        origin = Origin(
+            published.correlation_id, context.cause_id, sender, (), context.root, None, run
+        )
         for target in targets:
-            self._send(published, target, context, scope)
+            message = EventMessage(target, published, scope, answers=own)
+            message.origin = origin
+            scope.sent(message)
+            self._host.channel.post(message)
         for misrouted in failed:
             _fail(published, misrouted, context, scope)
-        if not (targets or failed or terminates):
+        wanted = bool(targets or failed or terminates)
+        if not wanted:
             self._host.dead_letters.add(published, "no subscriber")
-        return published
+        if terminates and run is not None:
+            self._host.parts.terminate(run)
+        return wanted
 
     def _current_routes(self) -> Routes:
         """Return the routes of this host's snapshot: each event is routed by one, as a whole."""
@@ -62,16 +84,6 @@ class Publisher:
             self._snapshot = snapshot
             self._routes = Routes(snapshot.subscriptions, read_function)
         return self._routes
-
-    def _send(self, event: Event, target: AgentId, context: Context, scope: Scope) -> None:
-        channel = self._host.channel
-        message = Post(Kind.EVENT, target, event.event_type, event, _acknowledge(scope, target))
-        # No turn waits for an event, nor does a caller: neither chain nor deadline.
-        message.origin = Origin(
-            event.correlation_id, context.cause_id, context.agent, (), context.root
-        )
-        scope.hold()
-        channel.post(message)
 
     def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
         """Tell the host of the run's own agent; outside of runs nobody listens."""
@@ -110,14 +122,6 @@ def _fail(event: Event, misrouted: Misrouted, context: Context, scope: Scope) ->
     path = (f"{name.rpartition('.')[2]} to {agent_type}",)
     failure = Failure(type(error).__name__, text_of(error), agent_type, path)
     scope.absorb(Outcome(errors=(failure,)))
-
-
-def _acknowledge(scope: Scope, target: AgentId) -> Callable[[Reply], None]:
-    def on_reply(reply: Reply) -> None:
-        failed = reply.kind == ReplyKind.ERROR
-        scope.release(failure_of(reply, str(target)) if failed else reply.outcome)
-
-    return on_reply
 
 
 def _ignore(reply: Reply) -> None:

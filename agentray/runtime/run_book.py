@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import Fenced, StoreUnavailable, UnknownRun
-from agentray.events import Prompt
+from agentray.events import Event, Prompt
 from agentray.ids import AgentId
-from agentray.protocol.envelope import Envelope, Kind
-from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
+from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome
+from agentray.protocol.event_runs import Recording, is_root
+from agentray.protocol.runs import Run, RunEvent, RunStatus
+from agentray.protocol.snapshot import PoolView
 from agentray.runtime.active_run import SPAN_FIELDS, ActiveRun
 from agentray.runtime.group_commit import GroupCommit
+from agentray.runtime.late_rows import LateRows
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.turn import Turn
-from agentray.store.base import CommitOutcome, Effects, Store, StoredRun
+from agentray.store.base import (
+    Admission,
+    CommitOutcome,
+    Effects,
+    EndedRun,
+    NewRun,
+    RunEnd,
+    StoredRun,
+)
+
+if TYPE_CHECKING:
+    from agentray.runtime.channel import Channel
+    from agentray.runtime.host import Host
 
 logger = logging.getLogger(__name__)
 
@@ -31,47 +46,37 @@ MAX_ATTEMPTS = 8
 A host's death can cost a run two: one for the death, one when the replacement takes slots over."""
 
 _STORE_RETRY_S = 0.5
+_MAX_EVENTS = 1000  # in one answer
 
 
 class RunBook:
-    """Starts, joins, watches and ends runs on a host."""
+    """Starts, joins, watches, stops and ends runs on a host."""
 
-    def __init__(
-        self,
-        host_id: str,
-        store: Store,
-        commits: GroupCommit[Effects, CommitOutcome],
-        *,
-        epoch: Callable[[str, int], int],
-        pool_of: Callable[[AgentId], str | None],
-        deliver: Callable[[Turn], None],
-        lives_on: Callable[[AgentId], str | None],
-    ) -> None:
+    def __init__(self, host: Host, commits: GroupCommit[Effects, CommitOutcome]) -> None:
         """Make an empty book.
 
         Args:
-            host_id: of this host.
-            store: where runs are kept.
+            host: whose.
             commits: the host's commits, which are gathered.
-            epoch: returns the epoch of a slot; raises `Fenced` when the host does not lease it.
-            pool_of: returns the pool in which an agent lives now.
-            deliver: hands a message to its agent on this host.
-            lives_on: returns the host that leases an agent now.
         """
-        self.host_id = host_id
-        self._store = store
+        self.host_id = host.host_id
+        self._host = host
+        self._store = host.store
         self._commits = commits
-        self.epoch = epoch
-        self.pool_of = pool_of
-        self._deliver = deliver
-        self._lives_on = lives_on
+        self._admissions: GroupCommit[NewRun, Admission]
+        self._admissions = GroupCommit(host.store.admit, name="admission of runs")
         self._tasks = TaskSet("runs")
+        self._late = LateRows(host.store, self._tasks)
         self._active: dict[str, ActiveRun] = {}
+        self._durable: dict[str, ActiveRun] = {}  # of these, those in the Store
         self._taking: dict[str, asyncio.Task[ActiveRun | Run]] = {}
         self._flusher: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._active)
+
+    def __iter__(self) -> Iterator[ActiveRun]:
+        return iter(list(self._active.values()))
 
     def get(self, run_id: str) -> ActiveRun | None:
         """Return a run that is under way here."""
@@ -89,16 +94,44 @@ class RunBook:
 
     # Beginning
 
-    def begin(self, stored: StoredRun) -> ActiveRun:
-        """Start an attempt; a run that is under way here is returned as it is."""
+    async def admit(self, new: NewRun) -> bool:
+        """Keep a run, together with others; False: it was kept before.
+
+        Raises:
+            StoreUnavailable: it is not kept.
+        """
+        return (await self._admissions.submit(new)).created
+
+    def begin(
+        self, stored: StoredRun, *, event: Event | None = None, durable: bool = True
+    ) -> ActiveRun:
+        """Start an attempt; a run that is under way here is returned as it is.
+
+        Args:
+            stored: the run.
+            event: its root event, where it is at hand; None: it is read from the run's input.
+            durable: it is in the Store.
+        """
         known = self._active.get(stored.run.id)
         if known is not None:
             return known
-        active = ActiveRun(stored, self)
-        self._active[stored.run.id] = active
-        self._deliver(Turn(_prompt(stored), active, run=active))
-        if self._flusher is None or self._flusher.done():
-            self._flusher = self._tasks.spawn(self._flush_while_active(), name="flush run events")
+        active = self._note(ActiveRun(stored, self, durable=durable))
+        if (timeout_s := active.options.timeout_s) is not None:
+            active.stop_in(_time_left(stored.run, timeout_s))
+        if is_root(stored.agent.type):
+            self._host.roots.publish(active, event)
+        else:
+            self._host.deliver_turn(Turn(_prompt(stored, active.key), active, run=active))
+        return active
+
+    def _note(self, active: ActiveRun) -> ActiveRun:
+        run_id = active.run.id
+        self._active[run_id] = active
+        if active.durable:
+            self._durable[run_id] = active
+            if self._flusher is None or self._flusher.done():
+                flushing = self._flush_while_active()
+                self._flusher = self._tasks.spawn(flushing, name="flush run events")
         return active
 
     async def take_up(self, run_id: str) -> ActiveRun | Run:
@@ -129,9 +162,8 @@ class RunBook:
 
     async def _give_up(self, stored: StoredRun) -> ActiveRun:
         """End a run without another attempt: that one might cost this host too."""
-        active = self._active[stored.run.id] = ActiveRun(stored, self)
-        message = f"Given up after {MAX_ATTEMPTS} attempts, each of which lost a host."
-        await active.finish(RunStatus.DEAD, None, RunError(type="HostDied", message=message))
+        active = self._note(ActiveRun(stored, self))
+        await active.give_up(f"Given up after {MAX_ATTEMPTS} attempts, each of which lost a host.")
         return active
 
     async def again(self, active: ActiveRun, reason: str) -> None:
@@ -141,29 +173,124 @@ class RunBook:
             reason,
             extra={"action": "run_retried", "run": active.run.id},
         )
-        self._active.pop(active.run.id, None)
+        self.forget(active)
         retried = await self.take_up(active.run.id)
         if isinstance(retried, ActiveRun):
             retried.on_end(active.hand_over)
         else:
             active.hand_over(retried)
 
-    def agents_moved(self, spans: Sequence[tuple[Any, ...]]) -> bool:
-        """Whether an agent that handled a message of a run lives on another host now."""
+    def lost_parts(self, active: ActiveRun, outcome: Outcome) -> Failure | None:
+        """Return the error of a run that came to nothing because a part of it was lost.
+
+        An agent that has moved took with it what it had gathered: that nothing failed means nothing
+        then. Where nobody noted who took part, whoever has moved may have.
+        """
+        if outcome.answer is not None or outcome.errors:
+            return None
+        if active.recording == Recording.NOTHING:
+            moved = not same_places(active.places, self.places())
+        else:
+            moved = self._agents_moved(outcome.spans)
+        return Failure("AgentMoved", "an agent that took part has moved", "", ()) if moved else None
+
+    def places(self) -> Mapping[str, PoolView]:
+        """Return where agents live now."""
+        return self._host.channel.snapshot.pools
+
+    def _agents_moved(self, spans: Sequence[tuple[Any, ...]]) -> bool:
         agent, host = (SPAN_FIELDS.index(name) for name in ("agent", "host"))
         return any(self._lives_on(AgentId.parse(span[agent])) != span[host] for span in spans)
+
+    def _lives_on(self, agent: AgentId) -> str | None:
+        try:
+            host = self._host.channel.snapshot.host_of(agent)
+        except KeyError:
+            return None
+        return host.id if host else None
+
+    def lease_of(self, active: ActiveRun) -> tuple[str, int, int]:
+        """Return pool, slot and epoch with which a run is written.
+
+        Raises:
+            Fenced: this host does not hold them.
+        """
+        stored = active.stored
+        pool = self._host.pool_of(stored.agent) or stored.pool  # it may have moved since
+        return pool, stored.slot, self._host.epoch(pool, stored.slot)
 
     # While it runs
 
     async def events(self, run_id: str, after: int, wait_s: float) -> list[RunEvent]:
-        """Return stored events above `after`, waiting for the first while the run is under way."""
+        """Return events above `after`, waiting for the first while the run is under way.
+
+        Of a run in the Store only those that are there.
+        """
         active = self._active.get(run_id)
         if active is not None:
-            await active.events_after(after, wait_s)
-        return await self._store.run_events(run_id, after=after)
+            await active.log.after(after, wait_s)
+            if not active.durable:
+                return active.log.kept()[after + 1 :][:_MAX_EVENTS]
+        if (late := self._late.find(run_id)) is not None:
+            return list(late[1][after + 1 :][:_MAX_EVENTS])
+        return await self._store.run_events(run_id, after=after, limit=_MAX_EVENTS)
+
+    async def find(self, run_id: str) -> ActiveRun | Run:
+        """Return a run that is under way here, or as it is.
+
+        Raises:
+            UnknownRun: there is none of this id.
+        """
+        if (active := self._active.get(run_id)) is not None:
+            return active
+        if (late := self._late.find(run_id)) is not None:
+            return late[0]
+        stored = await self._store.get_run(run_id)
+        if stored is None:
+            raise UnknownRun(run_id)
+        return stored.run
+
+    async def cancel(self, run_id: str) -> ActiveRun | Run:
+        """Begin to end a run as cancelled; one that has ended is returned as it is.
+
+        Raises:
+            UnknownRun: there is none of this id.
+        """
+        found = await self.find(run_id)
+        if isinstance(found, Run):
+            if found.status in TERMINAL:
+                return found
+            found = await self._take_to_end(run_id)
+        if isinstance(found, ActiveRun):
+            found.stop(RunStatus.CANCELLED)
+        return found
+
+    async def _take_to_end(self, run_id: str) -> ActiveRun | Run:
+        """Take up a run that no host works on, only to end it."""
+        stored = await self._store.get_run(run_id)
+        if stored is None:
+            raise UnknownRun(run_id)
+        if (active := self._active.get(run_id)) is not None:
+            return active
+        if stored.run.status in TERMINAL:
+            return stored.run
+        return self._note(ActiveRun(stored, self))
+
+    def stop_parts(self, active: ActiveRun) -> None:
+        """Cancel what belongs to a run, on all hosts."""
+        self._host.parts.stop(active)
+
+    def cancel_turn(self, turn: Turn) -> None:
+        """Cancel a run's prompt."""
+        self._host.cancel(turn)
+
+    @property
+    def channel(self) -> Channel:
+        """The host's way to agents."""
+        return self._host.channel
 
     async def _flush_while_active(self) -> None:
-        while self._active:
+        while self._durable:
             await asyncio.sleep(FLUSH_S)
             try:
                 await self._flush()
@@ -174,7 +301,7 @@ class RunBook:
     async def _flush(self) -> None:
         # A run shorter than the interval is written once, at its end.
         due = datetime.now(UTC) - timedelta(seconds=FLUSH_S)
-        runs = [run for run in self._active.values() if run.started_at <= due]
+        runs = [run for run in self._durable.values() if run.started_at <= due]
         started = {run.run.id: run.started_at for run in runs if not run.marked}
         if started:
             await self._store.mark_running(started, self.host_id)
@@ -191,7 +318,7 @@ class RunBook:
         if effects is not None:
             outcome = await self._commit(effects)
             if outcome is CommitOutcome.COMMITTED:
-                run.written(len(effects.events[run.run.id]))
+                run.log.written(len(effects.events[run.run.id]))
             else:
                 run.lose()
 
@@ -229,6 +356,24 @@ class RunBook:
         """Take a run off the book."""
         if self._active.get(active.run.id) is active:
             del self._active[active.run.id]
+            self._durable.pop(active.run.id, None)
+            self._host.parts.forget(active)
+
+    def keep_later(self, active: ActiveRun, run: Run, end: RunEnd) -> None:
+        """Write a run that was not in the Store, in the background."""
+        stored = active.stored
+        new = NewRun(
+            run.id,
+            stored.agent,
+            stored.pool,
+            stored.slot,
+            stored.input,
+            run.correlation_id,
+            run.created_at,
+            stored.owner,
+        )
+        events = () if active.recording == Recording.NOTHING else tuple(active.log.kept())
+        self._late.add(run, EndedRun(new, end, events))
 
     async def close(self) -> None:
         """Let go of all runs; they stay unfinished in the Store, for another host."""
@@ -236,11 +381,34 @@ class RunBook:
             active.lose()
         await self._tasks.close()
 
+    async def write_rows(self) -> None:
+        """Write what waits to be written in the background."""
+        await self._late.flush()
 
-def _prompt(stored: StoredRun) -> Envelope:
+
+def same_places(one: Mapping[str, PoolView], other: Mapping[str, PoolView]) -> bool:
+    """Whether every agent lives where it lived."""
+    return one is other or {p.name: p.slots for p in one.values()} == {
+        p.name: p.slots for p in other.values()
+    }
+
+
+def _time_left(run: Run, timeout_s: float) -> float:
+    """Return how long a run may take; only a later attempt needs the clocks of two machines."""
+    if run.attempt == 1:
+        return timeout_s
+    gone = datetime.now(UTC) - run.created_at
+    return max(0.0, timeout_s - gone.total_seconds())
+
+
+def conversation(run: Run) -> str:
+    """Return the correlation of an attempt: it must not meet what an earlier one left behind."""
+    return run.correlation_id if run.attempt == 1 else f"{run.correlation_id}#{run.attempt}"
+
+
+def _prompt(stored: StoredRun, key: str) -> Envelope:
     run = stored.run
-    # Each attempt is a conversation of its own: it must not meet what an earlier one left behind.
-    correlation_id = run.correlation_id if run.attempt == 1 else f"{run.id}#{run.attempt}"
+    correlation_id = conversation(run)
     event = Prompt(
         text=stored.input.get("prompt", ""),
         correlation_id=correlation_id,
@@ -257,4 +425,5 @@ def _prompt(stored: StoredRun) -> Envelope:
         payload=event,
         correlation_id=correlation_id,
         root=agent,
+        run=key,
     )

@@ -6,15 +6,24 @@ everything that it emitted are done. The root's end is the run's end; nobody pol
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentray.context import Context
 from agentray.protocol.codec import error_of, text_of
 from agentray.protocol.envelope import Failure, Outcome, Reply
 
+if TYPE_CHECKING:
+    from agentray.runtime.channel import Channel
+    from agentray.runtime.message import Message
+
 MAX_SPANS = 1000
 """Spans that one branch reports; the rest is counted. A trace is bounded, a run is not."""
+
+MAX_ERRORS = 100
+"""Errors that one branch reports; the rest is counted."""
 
 EMPTY = Outcome()
 
@@ -22,14 +31,25 @@ EMPTY = Outcome()
 class Scope:
     """Counts what is under way for one message and gathers what it came to."""
 
-    __slots__ = ("_answer", "_dropped", "_errors", "_on_done", "_pending", "_spans")
+    __slots__ = (
+        "_answer",
+        "_dropped",
+        "_errors",
+        "_more_errors",
+        "_on_done",
+        "_pending",
+        "_sent",
+        "_spans",
+    )
 
     def __init__(self, on_done: Callable[[Outcome], None] | None = None) -> None:
         self._pending = 0
+        self._sent: dict[Message, None] = {}  # in the order in which they left
         self._answer: Any = None
         self._errors: list[Failure] = []
         self._spans: list[tuple[Any, ...]] = []
         self._dropped = 0
+        self._more_errors = 0
         self._on_done = on_done
 
     @property
@@ -57,13 +77,44 @@ class Scope:
         self._pending -= 1
         if self._pending == 0 and self._on_done is not None:
             callback, self._on_done = self._on_done, None
-            callback(self.outcome())
+            _ends.run(callback, self.outcome())
+
+    def sent(self, message: Message) -> None:
+        """A message is under way; `ended` tells what it came to."""
+        self._sent[message] = None
+        self._pending += 1
+
+    def ended(self, message: Message, outcome: Outcome | None = None) -> None:
+        """Note what a message came to; harmless when it was noted before."""
+        if message in self._sent:
+            del self._sent[message]
+            self.release(outcome)
+
+    def cancel(self, channel: Channel) -> None:
+        """Cancel the messages under way. Each ends when what handles it has ended."""
+        for message in list(self._sent):
+            if not channel.cancel(message):
+                self.ended(message)  # it has not left, or nobody will answer it
+
+    def abandon(self, channel: Channel, callback: Callable[[], None]) -> None:
+        """Cancel what is under way; call back when all of it has ended, instead of before."""
+
+        def done(outcome: Outcome) -> None:
+            del outcome  # whoever wanted it has gone
+            callback()
+
+        self._on_done = done
+        self._pending = len(self._sent) + 1  # whoever held it besides has lost it
+        self.cancel(channel)
+        self.release()
 
     def absorb(self, outcome: Outcome) -> None:
         """Add what a branch came to."""
         if self._answer is None:
             self._answer = outcome.answer
-        self._errors.extend(outcome.errors)
+        more = MAX_ERRORS - len(self._errors)
+        self._errors.extend(outcome.errors[:more])
+        self._more_errors += outcome.more_errors + max(0, len(outcome.errors) - more)
         room = MAX_SPANS - len(self._spans)
         self._spans.extend(outcome.spans[:room])
         self._dropped += outcome.dropped_spans + max(0, len(outcome.spans) - room)
@@ -92,7 +143,36 @@ class Scope:
         """Return what has been gathered so far."""
         if self._answer is None and not self._errors and not self._spans:
             return EMPTY
-        return Outcome(self._answer, tuple(self._errors), tuple(self._spans), self._dropped)
+        return Outcome(
+            self._answer,
+            tuple(self._errors),
+            tuple(self._spans),
+            self._dropped,
+            self._more_errors,
+        )
+
+
+class _Ends(threading.local):
+    """Ends of scopes, one after the other: the ends of a chain of thousands must not nest."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Callable[[Outcome], None], Outcome]] | None = None
+
+    def run(self, callback: Callable[[Outcome], None], outcome: Outcome) -> None:
+        """Call back now, or when the end that is under way is over."""
+        if self._waiting is not None:
+            self._waiting.append((callback, outcome))
+            return
+        waiting = self._waiting = deque([(callback, outcome)])
+        try:
+            while waiting:
+                callback, outcome = waiting.popleft()
+                callback(outcome)
+        finally:
+            self._waiting = None
+
+
+_ends = _Ends()
 
 
 def scope_of(context: Context) -> Scope:

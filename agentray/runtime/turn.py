@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agentray.protocol.codec import encode_error
@@ -10,6 +11,7 @@ from agentray.protocol.envelope import Envelope, Outcome, ReplyKind
 
 if TYPE_CHECKING:
     from agentray.runtime.active_run import ActiveRun
+    from agentray.runtime.scope import Scope
     from agentray.runtime.streams import PartWriter
 
 
@@ -35,11 +37,12 @@ class Turn:
         deadline: when its sender gives up, in seconds of the event loop's clock; None: never.
         run: the run whose prompt this is; None for every other message.
         writer: of what it yields; None for every other message.
+        scope: what it has set off and its handler has not waited for; None: nothing, or not yet.
         task: what handles it; None before its handler begins and after it has ended.
         cancelled: its sender gave it up.
     """
 
-    __slots__ = ("cancelled", "deadline", "envelope", "run", "sink", "task", "writer")
+    __slots__ = ("cancelled", "deadline", "envelope", "run", "scope", "sink", "task", "writer")
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class Turn:
         self.sink = sink
         self.run = run
         self.writer: PartWriter | None = None
+        self.scope: Scope | None = None
         self.task: asyncio.Task[Any] | None = None
         self.cancelled = False
         sink.active[envelope.id] = self
@@ -71,6 +75,11 @@ class Turn:
         if kind != ReplyKind.OPEN:
             self.sink.active.pop(self.envelope.id, None)
         self.sink.reply(self.envelope.id, kind, payload, outcome)
+
+    def ends_with(self, scope: Scope, callback: Callable[[Outcome], None]) -> None:
+        """Let a message whose handler has ended end when what that set off has."""
+        self.scope = scope
+        scope.on_done(callback)
 
     def fail(self, error: BaseException, outcome: Outcome | None = None) -> None:
         """Answer with an error."""

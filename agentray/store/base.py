@@ -85,6 +85,16 @@ class RunEnd:
     started_at: datetime | None
     finished_at: datetime
     trace: Sequence[Span] = ()
+    errors: Sequence[RunError] = ()  # all of them, `error` first; kept also when it succeeded
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRun:
+    """A run that is kept at its end, and not before."""
+
+    new: NewRun
+    end: RunEnd
+    events: Sequence[RunEvent] = ()  # all of them, from offset 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +324,15 @@ class Store(Protocol):
         self, run_id: str, *, after: int = -1, limit: int = 1000
     ) -> list[RunEvent]:
         """Return a run's events with an offset above `after`, in order."""
+        ...
+
+    async def keep_ended(self, runs: Sequence[EndedRun]) -> None:
+        """Keep runs that were not kept before their end; known ones stay as they are.
+
+        Raises:
+            ValueError: events leave a gap, or an end is not terminal; nothing was written.
+            PayloadError: a value has no JSON, or a text cannot be stored; nothing was written.
+        """
         ...
 
     # What hosts write

@@ -17,7 +17,15 @@ from agentray.core.lifecycle import TERMINAL
 from agentray.errors import PayloadError
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 from agentray.protocol.topics import TopicSubscription
-from agentray.store.base import DeadLetter, Effects, LaunchedAgent, NewRun, RunEnd, SlotLease
+from agentray.store.base import (
+    DeadLetter,
+    Effects,
+    EndedRun,
+    LaunchedAgent,
+    NewRun,
+    RunEnd,
+    SlotLease,
+)
 
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
@@ -75,9 +83,21 @@ def decode_event(text: str) -> RunEvent:
     return RunEvent.model_validate(decode(text))
 
 
-def decode_error(text: str | None) -> RunError | None:
-    """Return the error of a JSON text."""
-    return None if text is None else RunError.model_validate(decode(text))
+def encode_errors(errors: Sequence[RunError]) -> str | None:
+    """Return errors as JSON: the first one, and with it the others."""
+    if not errors:
+        return None
+    first, *others = [error.model_dump(mode="json") for error in errors]
+    return encode({**first, "others": others} if others else first)
+
+
+def errors_of(status: RunStatus, text: str | None) -> dict[str, Any]:
+    """Return what a JSON text of errors says of a run, as fields of `Run`."""
+    if text is None:
+        return {"error": None, "errors": ()}
+    first = decode(text)
+    errors = tuple(map(RunError.model_validate, (first, *first.pop("others", ()))))
+    return {"error": None if status == RunStatus.SUCCEEDED else errors[0], "errors": errors}
 
 
 def decode_trace(text: str | None) -> list[Span]:
@@ -194,6 +214,19 @@ def touches(effects: Effects) -> list[Touch]:
     ]
 
 
+def touch_of(ended: EndedRun) -> Touch:
+    """Return what the end of a run does that is kept only then.
+
+    Raises:
+        ValueError: the offsets of the events have a gap, or the end is none.
+        PayloadError: a value has no JSON, or a text cannot be stored.
+    """
+    check_run(ended.new)
+    if ended.events and ended.events[0].offset != 0:
+        raise gap(ended.new.id, 0, ended.events[0].offset)
+    return _touch(ended.new.id, ended.events, _encode_end(ended.end))
+
+
 def _touch(run_id: str, events: Sequence[RunEvent], end: EncodedEnd | None) -> Touch:
     first = events[0].offset if events else 0
     for expected, event in enumerate(events, first):
@@ -209,7 +242,7 @@ def _encode_end(end: RunEnd) -> EncodedEnd:
     return EncodedEnd(
         status=end.status.value,
         result=encode_optional(end.result),
-        error=None if end.error is None else encode(end.error.model_dump(mode="json")),
+        error=encode_errors(end.errors or ([end.error] if end.error else ())),
         trace=encode([span.model_dump(mode="json") for span in trace]) if trace else None,
         started_at=end.started_at,
         finished_at=end.finished_at,

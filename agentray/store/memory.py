@@ -27,6 +27,7 @@ from agentray.store.base import (
     CommitOutcome,
     DeadLetter,
     Effects,
+    EndedRun,
     HostRow,
     LaunchedAgent,
     LaunchedQuery,
@@ -48,12 +49,13 @@ from agentray.store.codec import (
     check_subscription,
     check_text,
     decode,
-    decode_error,
     decode_event,
     decode_trace,
     encode,
+    errors_of,
     gap,
     queued_run,
+    touch_of,
     touches,
 )
 
@@ -77,7 +79,7 @@ class _RunRow:
             update={
                 "status": self.status,
                 "result": decode(end.result) if end else None,
-                "error": decode_error(end.error) if end else None,
+                **errors_of(self.status, end.error if end else None),
                 "attempt": self.attempt,
                 "started_at": self.started_at,
                 "finished_at": end.finished_at if end else None,
@@ -223,6 +225,17 @@ class MemoryStore:
         row = self._runs.get(run_id)
         first = max(after + 1, 0)
         return [decode_event(text) for text in (row.events if row else ())[first : first + limit]]
+
+    async def keep_ended(self, runs: Sequence[EndedRun]) -> None:
+        """Keep runs that were not kept before their end; known ones stay as they are."""
+        rows: dict[str, _RunRow] = {}
+        for ended in runs:
+            touch = touch_of(ended)
+            row = _touched(_RunRow(ended.new, encode(dict(ended.new.input))), touch)
+            if row is not None:
+                rows.setdefault(ended.new.id, row)
+        for run_id, row in rows.items():
+            self._runs.setdefault(run_id, row)
 
     # What hosts write
 

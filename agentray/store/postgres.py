@@ -26,6 +26,7 @@ from agentray.store.base import (
     CommitOutcome,
     DeadLetter,
     Effects,
+    EndedRun,
     HostRow,
     LaunchedAgent,
     LaunchedQuery,
@@ -180,6 +181,11 @@ class PostgresStore:
         """Return a run's events with an offset above `after`, in order."""
         found = await self._database.fetch("run_events", run_id, after + 1, limit)
         return [decode_event(row["event"]) for row in found]
+
+    async def keep_ended(self, runs: Sequence[EndedRun]) -> None:
+        """Keep runs that were not kept before their end, in one statement."""
+        if runs:
+            await self._database.execute("keep_ended", *rows.ended_run_columns(runs))
 
     # What hosts write
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from agentray.ids import AgentId
 from agentray.protocol.launching import AgentStatus
-from agentray.protocol.runs import Run
+from agentray.protocol.runs import Run, RunStatus
 from agentray.protocol.topics import TopicSubscription
 from agentray.store.base import (
     ApiKey,
     AppRow,
     DeadLetter,
     Effects,
+    EndedRun,
     HostRow,
     LaunchedAgent,
     LaunchedWrite,
@@ -24,7 +25,7 @@ from agentray.store.base import (
     StateWrite,
     StoredRun,
 )
-from agentray.store.codec import Touch, decode, decode_error, encode, touches
+from agentray.store.codec import Touch, decode, encode, errors_of, touch_of, touches
 from agentray.store.database import Row
 
 
@@ -45,6 +46,26 @@ def new_run_columns(runs: Iterable[NewRun]) -> list[list[Any]]:
             for run in runs
         ),
         11,
+    )
+
+
+def ended_run_columns(runs: Iterable[EndedRun]) -> list[list[Any]]:
+    """Return the arguments of `keep_ended`.
+
+    Raises:
+        ValueError: the offsets of the events have a gap, or the end is none.
+        PayloadError: a value has no JSON, or a text cannot be stored.
+    """
+    return columns(
+        (
+            (
+                *(run.id, *run.agent, run.pool, run.slot, encode(dict(run.input))),
+                *(run.correlation_id, run.owner, run.digest, run.created_at),
+                *_touch_row(0, touch)[2:],
+            )
+            for run, touch in ((ended.new, touch_of(ended)) for ended in runs)
+        ),
+        18,
     )
 
 
@@ -131,12 +152,12 @@ def run_of(row: Row) -> Run:
         status=row["status"],
         agent=str(agent_of(row)),
         result=decode(row["result"]),
-        error=decode_error(row["error"]),
         attempt=row["attempt"],
         correlation_id=row["correlation_id"],
         created_at=row["created_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
+        **errors_of(RunStatus(row["status"]), row["error"]),
     )
 
 

@@ -73,12 +73,6 @@ class Painter(Agent):
         return events
 
 
-class LatePainter(Agent):
-    @on(Afterthought)
-    async def paint(self, _: Afterthought) -> Red:
-        return Red(text="late")
-
-
 class Unwanted(Agent):
     """Takes what nobody else wants, so that it is no dead letter."""
 
@@ -94,10 +88,7 @@ class Mixer(AggregatorAgent):
     async def combine(self, events: Gathered) -> list[Event]:
         await asyncio.sleep(0)
         blue = events[Blue]
-        return [
-            Mixed(text=f"{events[Red].text}{events[Green].text}{blue.text}"),
-            Afterthought(),
-        ]
+        return [Mixed(text=f"{events[Red].text}{events[Green].text}{blue.text}")]
 
 
 class Part(Event):
@@ -157,7 +148,7 @@ class Starter(Agent):
         return First()
 
 
-PAINT = App("paint", [Painter, LatePainter, Unwanted, Mixer], entry=Painter)
+PAINT = App("paint", [Painter, Unwanted, Mixer], entry=Painter)
 
 
 @pytest.fixture
@@ -198,7 +189,7 @@ async def test_the_first_of_a_type_counts_and_later_ones_are_counted(manager: Ma
 
     status = await manager.handle(Mixer, run.correlation_id).call(Mixer.gathering)
     assert status.missing == ()
-    assert status.ignored == 3  # red=7, blue=8 and the late painter's
+    assert status.ignored == 2  # red=7 and blue=8
 
 
 async def test_late_events_change_nothing(manager: ManagerClient):
@@ -206,8 +197,10 @@ async def test_late_events_change_nothing(manager: ManagerClient):
     run = await manager.prompt("red=1 green=2 blue=3")
     assert (run.status, run.result) == (RunStatus.SUCCEEDED, {"text": "123"})
 
+    late = await manager.dispatch(Red(text="late", correlation_id=run.correlation_id))
+    assert await late.result() is None
     status = await manager.handle(Mixer, run.correlation_id).call(Mixer.gathering)
-    assert status.ignored == 1  # the late painter's red
+    assert status.ignored == 1
 
 
 async def test_a_subclass_does_not_count(manager: ManagerClient):

@@ -121,6 +121,10 @@ class ManagerActor:
         """See `Manager.pools`."""
         return (await self._running()).pools()
 
+    async def agent_of_run(self, run_id: str) -> AgentId:
+        """See `Manager.agent_of_run`."""
+        return await (await self._running()).agent_of_run(run_id)
+
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """See `Manager.agents`."""
         return await (await self._running()).agents(agent_type, limit)

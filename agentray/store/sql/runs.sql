@@ -12,6 +12,29 @@ ORDER BY owner, idempotency_key, n  -- in one order for everybody: no deadlocks
 ON CONFLICT DO NOTHING
 RETURNING id;
 
+-- name: keep_ended
+-- Insert runs that have ended, with their events, except those whose ids are known.
+WITH ended AS MATERIALIZED (
+    SELECT DISTINCT ON (id) *
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::json[],
+                $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::integer[],
+                $12::json[], $13::text[], $14::json[], $15::json[], $16::json[],
+                $17::timestamptz[], $18::timestamptz[]) WITH ORDINALITY
+        AS new (id, agent_type, agent_key, pool, slot, input, correlation_id, owner, digest,
+                created_at, events, chunk, status, result, error, trace, started_at, finished_at, n)
+    ORDER BY id, n  -- in one order for everybody: no deadlocks
+), inserted AS (
+    INSERT INTO runs (id, status, agent_type, agent_key, pool, slot, input, correlation_id, owner,
+                      digest, created_at, events, result, error, trace, started_at, finished_at)
+    SELECT id, status, agent_type, agent_key, pool, slot, input, correlation_id, owner,
+           digest, created_at, events, result, error, trace, started_at, finished_at
+    FROM ended ORDER BY id
+    ON CONFLICT DO NOTHING
+    RETURNING id
+)
+INSERT INTO run_events (run_id, first_offset, events)
+SELECT id, 0, chunk FROM ended JOIN inserted USING (id) WHERE ended.events > 0;
+
 -- name: find_admitted
 -- Return the runs that have one of the ids, or the same owner and idempotency key.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,

@@ -1,0 +1,230 @@
+"""Runs of events as their dispatcher sees them: the result, the end, the events on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any, TypeVar, cast, overload
+
+from pydantic import BaseModel, ValidationError
+
+from agentray.context import Caller
+from agentray.core.lifecycle import TERMINAL
+from agentray.errors import (
+    ConfigurationError,
+    DeadlineExceeded,
+    DeploymentStopped,
+    HostDied,
+    Overloaded,
+    PayloadError,
+    RunFailed,
+    UnknownRun,
+)
+from agentray.events import Event
+from agentray.ids import AgentId
+from agentray.protocol.codec import decode, encode
+from agentray.protocol.envelope import Kind
+from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
+
+M = TypeVar("M", bound=BaseModel)
+
+_TERMINAL = frozenset(status.value for status in TERMINAL)
+_WATCH_S = 20.0
+_WATCH_SLACK_S = 10.0
+_PAUSE_S = 0.25
+
+
+class EventRun:
+    """All that one dispatched event sets off, until all of it is done.
+
+    Attributes:
+        id: of the run.
+        correlation_id: that its events inherit.
+        root: the address at which the cluster works on it.
+    """
+
+    __slots__ = (
+        "_caller",
+        "_ended",
+        "_lost",
+        "_records",
+        "_run",
+        "correlation_id",
+        "id",
+        "root",
+    )
+
+    def __init__(
+        self, run_id: str, correlation_id: str, root: AgentId, caller: Caller, *, records: bool
+    ) -> None:
+        """Made by `dispatch`."""
+        self.id = run_id
+        self.correlation_id = correlation_id
+        self.root = root
+        self._caller = caller
+        self._records = records
+        self._run: Run | None = None
+        self._lost: BaseException | None = None
+        self._ended: asyncio.Future[None] | None = None  # made by the first one who waits
+
+    def __repr__(self) -> str:
+        return f"EventRun({self.id!r}, {self.status.value})"
+
+    @property
+    def status(self) -> RunStatus:
+        """Its terminal status, `running` before its end."""
+        return RunStatus.RUNNING if self._run is None else self._run.status
+
+    @property
+    def error(self) -> RunError | None:
+        """Why it did not succeed; None before its end, and when it did."""
+        return None if self._run is None else self._run.error
+
+    @property
+    def errors(self) -> tuple[RunError, ...]:
+        """All that went wrong, also in a run that succeeded because errors are collected."""
+        return () if self._run is None else self._run.errors
+
+    async def wait(self, timeout: float | None = None) -> Run:
+        """Return the run when it has ended, however that was.
+
+        Args:
+            timeout: seconds to wait; None: as long as it takes. The run goes on after it.
+
+        Raises:
+            DeadlineExceeded: it has not ended yet.
+            ChannelClosed: this process has left the cluster; the run goes on.
+        """
+        if self._run is None and self._lost is None:
+            if self._ended is None:
+                self._ended = self._caller.loop.create_future()
+            done, _ = await asyncio.wait((self._ended,), timeout=timeout)
+            if not done:
+                raise DeadlineExceeded(f"Run {self.id}", timeout)
+        if self._run is None:
+            raise cast("BaseException", self._lost)
+        return self._run
+
+    @overload
+    async def result(self, kind: None = None, *, timeout: float | None = None) -> Any: ...
+
+    @overload
+    async def result(self, kind: type[M], *, timeout: float | None = None) -> M: ...
+
+    async def result(self, kind: type[M] | None = None, *, timeout: float | None = None) -> Any:
+        """Return what its `TerminateEvent` told, when the run has ended.
+
+        Args:
+            kind: a `TerminateEvent` class, or another pydantic model, that the result is to be;
+                None: it is returned as JSON values, None when there was no `TerminateEvent`.
+            timeout: seconds to wait; None: as long as it takes. The run goes on after it.
+
+        Raises:
+            RunFailed: it ended in another state than `succeeded`; tells the error and what led to
+                it.
+            PayloadError: the result is not of this kind.
+            DeadlineExceeded: it has not ended yet.
+            ChannelClosed: this process has left the cluster; the run goes on.
+        """
+        run = await self.wait(timeout)
+        if run.status != RunStatus.SUCCEEDED:
+            error = run.error or RunError(type="", message="it has no error")
+            raise RunFailed(self.id, run.status.value, error.message, error.type, error.path)
+        if kind is None:
+            return run.result
+        try:
+            return kind.model_validate(run.result)
+        except ValidationError as error:
+            told = "is none: no TerminateEvent" if run.result is None else f"is no {kind.__name__}"
+            raise PayloadError(f"The result of run {self.id} {told}: {error}") from error
+
+    async def cancel(self) -> Run:
+        """End it: handlers are cancelled, what waits is withdrawn; return when that is done.
+
+        A run that has ended stays as it is. A handler that will not end is waited for at most ten
+        seconds.
+
+        Raises:
+            ChannelClosed: this process has left the cluster.
+        """
+        if self._run is not None:
+            return self._run
+        with suppress(UnknownRun):  # it was not kept, and its host is gone: that is its end
+            self.ended(await cancel_run(self._caller, self.root, self.id))
+        return await self.wait()
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Go through the events of the run, from the root event on, as they are published.
+
+        It ends with the run; after that, it gives all of them at once. When a host dies and a
+        durable run begins again, so do its events, with the correlation `RUN#2`.
+
+        Raises:
+            ConfigurationError: it was dispatched with `events=False`.
+            UnknownEventType: the class of an event is not defined in this process.
+            PayloadError: an event that has no JSON form was not kept.
+        """
+        if not self._records:
+            raise ConfigurationError(
+                f"The events of run {self.id} are not kept: dispatch it with events=True."
+            )
+        after = -1
+        while True:
+            over = self._run is not None
+            told = await self._watch(after)
+            for event in told:
+                after = event.offset
+                if event.kind == "event":
+                    yield Event.from_json(event.data)
+                elif event.kind in _TERMINAL:
+                    return
+            if over and not told:
+                return  # its last events were lost with its host
+            if not told:
+                # Nobody works on it now, or for long nothing has happened: look for its end, too.
+                await self._until_ended(_PAUSE_S)
+
+    async def _watch(self, after: int) -> list[RunEvent]:
+        payload = encode((self.id, after, _WATCH_S))
+        timeout = _WATCH_S + _WATCH_SLACK_S
+        try:
+            told = await self._caller.request(Kind.WATCH, self.root, "", payload, timeout=timeout)
+        except (HostDied, DeploymentStopped, Overloaded):
+            return []  # it is asked again
+        return decode(told)
+
+    async def _until_ended(self, wait_s: float) -> None:
+        with suppress(DeadlineExceeded):
+            await self.wait(wait_s)
+
+    # What its message hears
+
+    def ended(self, run: Run) -> None:
+        """Note the end."""
+        self._run = run
+        self._wake()
+
+    def lost(self, error: BaseException) -> None:
+        """Note that its end will not be heard of here."""
+        self._lost = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+
+async def cancel_run(caller: Caller, root: AgentId, run_id: str) -> Run:
+    """Have a run ended as cancelled, and return it when it has ended.
+
+    Args:
+        caller: sends.
+        root: the run's own agent, or the root of its event.
+        run_id: of the run.
+
+    Raises:
+        UnknownRun: there is none of this id.
+    """
+    told = await caller.request(Kind.CANCEL_RUN, root, "", encode(run_id), timeout=None)
+    return Run.model_validate_json(told)

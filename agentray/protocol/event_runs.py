@@ -1,0 +1,130 @@
+"""Runs of events on the wire: who is their root, what is ordered, how their messages know them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from agentray.ids import AgentId
+
+_ROOT = "agentray.root"
+
+ROOTS = 256
+"""Roots per pool. They are addresses only, nobody is activated: enough to reach every host."""
+
+
+def root_type(pool: str) -> str:
+    """Return the built-in agent type whose agents are the roots of event runs in a pool."""
+    return f"{_ROOT}.{pool}"
+
+
+def is_root(type_name: str) -> bool:
+    """Whether an agent type is such a one."""
+    return type_name.startswith(_ROOT)
+
+
+def root_of(pool: str, run_id: str) -> AgentId:
+    """Return the root of a run."""
+    return AgentId(root_type(pool), str(crc32(run_id.encode()) % ROOTS))
+
+
+class OnError(StrEnum):
+    """What an error in a branch means for its run."""
+
+    FAIL = "fail"  # the run fails with the first one
+    COLLECT = "collect"  # the run succeeds, and tells them
+
+
+class RunOptions(NamedTuple):
+    """How a run is treated.
+
+    Attributes:
+        on_error: see `OnError`.
+        timeout_s: seconds from its admission after which it is ended; None: it is not.
+        events: its events are recorded.
+    """
+
+    on_error: str = OnError.FAIL.value
+    timeout_s: float | None = None
+    events: bool = False
+
+    def as_input(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a run is given, as JSON: its root event, as JSON, and how it is treated."""
+        return {"event": event, **self._asdict()}
+
+    @classmethod
+    def of_input(cls, given: Mapping[str, Any]) -> RunOptions:
+        """Read what `as_input` wrote; a prompt has no options."""
+        if "event" not in given:
+            return PROMPT
+        return cls(given["on_error"], given["timeout_s"], given["events"])
+
+
+PROMPT = RunOptions()
+
+
+class DispatchOrder(NamedTuple):
+    """An event that is the root of a run.
+
+    Attributes:
+        id: of the run.
+        correlation_id: of the conversation.
+        created_at: when it was dispatched.
+        pool: of its root.
+        options: how it is treated.
+        event: its root event, an `Event`.
+    """
+
+    id: str
+    correlation_id: str
+    created_at: datetime
+    pool: str
+    options: RunOptions
+    event: Any
+
+
+class Recording(StrEnum):
+    """What is kept of a run beside its end; the first letter of its key."""
+
+    TRACE = "t"  # which message led to which
+    EVENTS = "e"  # the same, and the events themselves
+    NOTHING = "n"
+
+
+class PartsCall(StrEnum):
+    """The `name` of a `RUN_PARTS` envelope: what its host shall do with its parts of runs."""
+
+    TERMINATED = "terminated"  # a `TerminateEvent` was published: the run takes no more events
+    CLOSE = "close"  # deliver no more events of these
+    CANCEL = "cancel"  # the same, and cancel what is under way and waits
+
+
+class RunKey(NamedTuple):
+    """What a message knows of the run that it belongs to; travels as a text.
+
+    Attributes:
+        recording: what is kept of it.
+        host: that works on the run: where what happens in it is told.
+        attempt: `id#number`: each attempt is a run of its own to its messages.
+    """
+
+    recording: str
+    host: str
+    attempt: str
+
+    def __str__(self) -> str:
+        return f"{self.recording}{self.host}|{self.attempt}"
+
+    @classmethod
+    def parse(cls, text: str) -> RunKey:
+        """Read the text."""
+        host, _, attempt = text[1:].partition("|")
+        return cls(text[0], host, attempt)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.attempt.partition("#")[0]

@@ -1,0 +1,158 @@
+"""Dispatching: an event goes to a root, and its run comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from agentray.errors import HostDied
+from agentray.event_run import EventRun
+from agentray.events import Event
+from agentray.ids import TopicId, new_id
+from agentray.protocol.codec import encode, error_of, text_of
+from agentray.protocol.envelope import Kind, Reply, ReplyKind
+from agentray.protocol.event_runs import DispatchOrder, OnError, RunOptions, root_of
+from agentray.protocol.runs import Run, RunError, RunStatus
+from agentray.protocol.snapshot import Snapshot
+from agentray.runtime.channel import Channel
+from agentray.runtime.message import Message
+
+OnErrorName = Literal["fail", "collect"]
+
+
+class DispatchMessage(Message):
+    """A dispatched event on its way to its root, and its run on the way back."""
+
+    __slots__ = ("_created_at", "_dispatches", "_run", "accepted", "refused")
+
+    def __init__(
+        self, order: DispatchOrder, run: EventRun, dispatches: Dispatches, *, durable: bool
+    ) -> None:
+        kind = Kind.DISPATCH if durable else Kind.DISPATCH_ONCE
+        what = f"event {order.event.event_type}"
+        super().__init__(int(kind), run.root, "", encode(order, what))
+        self._run = run
+        self._dispatches = dispatches
+        self._created_at = order.created_at
+        self.accepted: asyncio.Future[None] | None = None
+        self.refused: BaseException | None = None  # it will not be heard of
+
+    def on_value(self, payload: Any) -> None:
+        """Take the end of a run."""
+        self.closed = True
+        self._run.ended(Run.model_validate_json(payload))
+        self._dispatches.ended(self._run)
+        self._accept()
+
+    def on_reply(self, reply: Reply) -> None:
+        """Take the news that the run is kept, or its end, or what became of the message."""
+        if reply.kind == ReplyKind.OPEN:
+            self._accept()
+        elif reply.kind in (ReplyKind.VALUE, ReplyKind.SETTLED):
+            self.on_value(reply.payload)
+        else:
+            self.closed = True
+            self._fail(error_of(reply))
+
+    def _accept(self) -> None:
+        if self.accepted is not None and not self.accepted.done():
+            self.accepted.set_result(None)
+
+    def _fail(self, error: BaseException) -> None:
+        if isinstance(error, HostDied) and self.kind == Kind.DISPATCH_ONCE:
+            self._run.ended(self._died(error))
+        else:
+            self.refused = error
+            self._run.lost(error)
+            if self.accepted is not None and not self.accepted.done():
+                self.accepted.set_exception(error)
+        self._dispatches.ended(self._run)
+
+    def _died(self, error: HostDied) -> Run:
+        """Return the end of a run that only its host knew."""
+        return Run(
+            id=self._run.id,
+            status=RunStatus.FAILED,
+            agent=str(self._run.root),
+            error=RunError(type=type(error).__name__, message=text_of(error)),
+            correlation_id=self._run.correlation_id,
+            created_at=self._created_at,
+            finished_at=datetime.now(UTC),
+        )
+
+
+class Dispatches:
+    """The runs that one connection, or one host's agents, have dispatched."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._open: dict[str, EventRun] = {}
+        self._idle: asyncio.Future[None] | None = None
+
+    async def dispatch(
+        self,
+        event: Event,
+        *,
+        topic: TopicId | str | None = None,
+        durable: bool = True,
+        on_error: OnErrorName = "fail",
+        timeout: float | None = None,
+        events: bool = True,
+    ) -> EventRun:
+        """Begin a run; see `ManagerClient.dispatch`."""
+        if topic is not None:
+            event = event.on_topic(topic)
+        channel = self._channel
+        run_id = new_id("run")
+        pool = _pool_for(channel.snapshot, event)
+        order = DispatchOrder(
+            run_id,
+            event.correlation_id or run_id,
+            datetime.now(UTC),
+            pool,
+            RunOptions(OnError(on_error).value, timeout, events),
+            event,
+        )
+        root = root_of(pool, run_id)
+        run = EventRun(run_id, order.correlation_id, root, channel, records=events)
+        message = DispatchMessage(order, run, self, durable=durable)
+        self._open[run_id] = run
+        if durable:
+            message.accepted = channel.loop.create_future()
+        channel.post(message)
+        if message.accepted is not None:
+            await message.accepted
+        elif message.refused is not None:
+            raise message.refused
+        return run
+
+    def ended(self, run: EventRun) -> None:
+        """Note that a run has ended, or will not be heard of any more."""
+        self._open.pop(run.id, None)
+        if not self._open and self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
+
+    def find(self, run_id: str) -> EventRun | None:
+        """Return a run that has not ended."""
+        return self._open.get(run_id)
+
+    async def wait_idle(self, timeout: float | None) -> bool:
+        """Wait until all runs have ended; return whether they have."""
+        if not self._open:
+            return True
+        if self._idle is None:
+            self._idle = self._channel.loop.create_future()
+        done, _ = await asyncio.wait((self._idle,), timeout=timeout)
+        return bool(done)
+
+
+def _pool_for(snapshot: Snapshot, event: Event) -> str:
+    """Return a pool whose hosts can read the event: one in which agents live that want it."""
+    for name in event.event_lineage:
+        for subscription in snapshot.subscriptions.get(name, ()):
+            view = snapshot.types.get(subscription.agent_type)
+            if view is not None and not view.isolated:
+                return view.pool
+    return "default"

@@ -1,0 +1,76 @@
+"""Rows of runs that are kept at their end only: written in the background, many at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from agentray.errors import PayloadError, StoreUnavailable
+from agentray.protocol.runs import Run, RunEvent
+from agentray.runtime.tasks import TaskSet
+from agentray.store.base import EndedRun, Store
+
+logger = logging.getLogger(__name__)
+
+WRITE_S = 0.05
+"""How long rows gather. Nobody waits for them."""
+
+MAX_BATCH = 500
+MAX_WAITING = 20_000
+"""Runs that wait for a Store that is away; beyond it the oldest are lost, which is logged."""
+
+_STORE_RETRY_S = 0.5
+
+
+class LateRows:
+    """Ended runs on their way to the Store."""
+
+    def __init__(self, store: Store, tasks: TaskSet) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._waiting: OrderedDict[str, tuple[Run, EndedRun]] = OrderedDict()
+        self._writer: asyncio.Task[None] | None = None
+
+    def add(self, run: Run, ended: EndedRun) -> None:
+        """Keep a run that has ended."""
+        self._waiting[run.id] = (run, ended)
+        if len(self._waiting) > MAX_WAITING:
+            lost, _ = self._waiting.popitem(last=False)
+            logger.error("the row of a run is lost", extra={"action": "row_lost", "run": lost})
+        if self._writer is None or self._writer.done():
+            self._writer = self._tasks.spawn(self._write_all(), name="rows of ended runs")
+
+    def find(self, run_id: str) -> tuple[Run, Sequence[RunEvent]] | None:
+        """Return a run that is on its way, and its events."""
+        known = self._waiting.get(run_id)
+        return None if known is None else (known[0], known[1].events)
+
+    async def _write_all(self) -> None:
+        await asyncio.sleep(WRITE_S)
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Write what is there."""
+        while self._waiting:
+            batch = list(self._waiting.items())[:MAX_BATCH]
+            try:
+                await self._write([ended for _, (_, ended) in batch])
+            except StoreUnavailable as error:
+                logger.warning("%s", error, extra={"action": "rows_wait"})
+                await asyncio.sleep(_STORE_RETRY_S)
+                continue
+            for run_id, _ in batch:
+                self._waiting.pop(run_id, None)
+
+    async def _write(self, batch: Sequence[EndedRun]) -> None:
+        try:
+            await self._store.keep_ended(batch)
+        except PayloadError as error:
+            if len(batch) > 1:  # one of them cannot be written: find it
+                for ended in batch:
+                    await self._write([ended])
+                return
+            extra = {"action": "row_refused", "run": batch[0].new.id}
+            logger.error("the end of a run cannot be kept: %s", error, extra=extra)  # noqa: TRY400

@@ -1,0 +1,192 @@
+"""The parts of runs on one host: what they may still publish, and what is kept of it.
+
+A `TerminateEvent` and a cancellation reach a run's messages as a mark on each host, not along the
+tree of causes: two agents that answer each other for ever would stay ahead of that. What is under
+way is then cancelled where it is, and its acknowledgements travel back along the tree as always,
+so the end of a run stays exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from agentray.events import Event
+from agentray.protocol.codec import decode, encode
+from agentray.protocol.envelope import Kind, Reply, ReplyKind
+from agentray.protocol.event_runs import PartsCall, Recording, RunKey, root_of
+from agentray.runtime.active_run import ActiveRun
+from agentray.runtime.message import Post
+from agentray.runtime.run_log import as_recorded
+from agentray.runtime.scope import Scope
+from agentray.runtime.turn import Turn
+
+if TYPE_CHECKING:
+    from agentray.runtime.host import Host
+
+MAX_MARKS = 50_000
+"""Runs that are remembered to be over. The host that works on a run repeats the mark as long as
+something of it is under way."""
+
+_SPREAD_S = 0.02
+"""How long a run that was terminated may take to end by itself before other hosts are told."""
+
+_REPEAT_S = 1.0
+_ANYBODY = root_of("default", "")
+_EVENT = int(Kind.EVENT)
+
+
+class RunParts:
+    """What belongs to runs of whichever host, on this one."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._marks: dict[str, bool] = {}  # by run key: it is cancelled, too
+        self._stopping: dict[str, ActiveRun] = {}  # of this host: to be told to the others
+        self._spreading: Any = None  # the timer
+        self._spread_at = 0.0
+        self.undelivered = 0  # events that came after their run was over
+
+    # What publishing asks
+
+    def takes(self, run: str, event: Event, scope: Scope) -> bool:
+        """Whether an event of a run is delivered; it is recorded then, if the run wants it."""
+        if run in self._marks:
+            self.undelivered += 1
+            return False
+        if run[0] == Recording.EVENTS:
+            self._record(run, event, scope)
+        return True
+
+    def cancelled(self, run: str) -> bool:
+        """Whether what belongs to a run is not handled any more."""
+        return self._marks.get(run, False)
+
+    def _record(self, run: str, event: Event, scope: Scope) -> None:
+        key = RunKey.parse(run)
+        if key.host == self._host.host_id:
+            active = self._active(run)
+            if active is not None:
+                active.log.record(event)
+            return
+        payload = encode((run, as_recorded(event)))
+        message = Post(Kind.RECORD, _ANYBODY, "", payload, lambda _: scope.ended(message))
+        scope.sent(message)  # none is missing when the run has ended
+        self._host.channel.post_to(key.host, message)
+
+    # Ends
+
+    def terminate(self, run: str) -> None:
+        """A `TerminateEvent` of a run was published here: it is the last one."""
+        self._mark(run, cancelled=False)
+        host_id = RunKey.parse(run).host
+        if host_id == self._host.host_id:
+            self._terminated(run)
+        else:
+            self._tell([host_id], PartsCall.TERMINATED, [run])
+
+    def stop(self, active: ActiveRun) -> None:
+        """Cancel all that belongs to a run of this host, wherever it is."""
+        self._mark(active.key, cancelled=True)
+        self._stopping[active.key] = active
+        self._spread_in(0.0)
+
+    def forget(self, active: ActiveRun) -> None:
+        """A run of this host has ended: nothing of it is left."""
+        if self._marks:
+            self._marks.pop(active.key, None)
+            self._stopping.pop(active.key, None)
+
+    def _terminated(self, run: str) -> None:
+        active = self._active(run)
+        if active is not None:
+            self._mark(run, cancelled=False)
+            self._stopping.setdefault(run, active)
+            self._spread_in(_SPREAD_S)
+
+    def _mark(self, run: str, *, cancelled: bool) -> None:
+        self._marks[run] = self._marks.pop(run, False) or cancelled
+        if len(self._marks) > MAX_MARKS:
+            del self._marks[next(iter(self._marks))]
+
+    def _active(self, run: str) -> ActiveRun | None:
+        active = self._host.runs.get(RunKey.parse(run).run_id)
+        return active if active is not None and active.key == run else None
+
+    # Other hosts
+
+    def _spread_in(self, delay_s: float) -> None:
+        at = self._host.now() + delay_s
+        if self._spreading is not None:
+            if self._spread_at <= at:
+                return
+            self._spreading.cancel()
+        self._spread_at = at
+        self._spreading = self._host.loop.call_later(delay_s, self._spread)
+
+    def _spread(self) -> None:
+        """Tell all hosts of the runs that are over and have not ended yet; again, until they have.
+
+        Many of them at once: cancelling looks at all that is under way here.
+        """
+        self._spreading = None
+        if not self._stopping:
+            return
+        others = [host for host in self._host.channel.snapshot.hosts if host != self._host.host_id]
+        closed = [run for run in self._stopping if not self.cancelled(run)]
+        cancelled = [run for run in self._stopping if self.cancelled(run)]
+        for call, runs in ((PartsCall.CLOSE, closed), (PartsCall.CANCEL, cancelled)):
+            for run in runs:
+                self._mark(run, cancelled=call == PartsCall.CANCEL)
+            if runs:
+                self._tell(others, call, runs)
+        self._cancel(cancelled)
+        self._spread_in(_REPEAT_S)
+
+    def _tell(self, hosts: Iterable[str], call: PartsCall, runs: list[str]) -> None:
+        payload = encode(runs)
+        for host_id in hosts:
+            message = Post(Kind.RUN_PARTS, _ANYBODY, call.value, payload, _ignore)
+            self._host.channel.post_to(host_id, message)
+
+    def handle(self, turn: Turn) -> None:
+        """Take in what another host tells."""
+        runs: list[str] = decode(turn.envelope.payload)
+        call = turn.envelope.name
+        for run in runs:
+            if call == PartsCall.TERMINATED:
+                self._terminated(run)
+            else:
+                self._mark(run, cancelled=call == PartsCall.CANCEL)
+        if call == PartsCall.CANCEL:
+            self._cancel(runs)
+        turn.reply(ReplyKind.VALUE)
+
+    def take_record(self, turn: Turn) -> None:
+        """Keep an event that was published on another host."""
+        run, event = decode(turn.envelope.payload)
+        active = self._active(run)
+        if active is not None:
+            active.log.record(event)
+        turn.reply(ReplyKind.VALUE)
+
+    def _cancel(self, runs: list[str]) -> None:
+        """Cancel the events of runs that wait or are handled here, and what they have set off."""
+        if not runs:
+            return
+        wanted = set(runs)
+        for sink in self._host.sinks():
+            # The newest first: what an older one has set off is cancelled before it.
+            for turn in reversed(list(sink.active.values())):
+                if turn.envelope.run in wanted and turn.envelope.kind == _EVENT:
+                    self._host.cancel(turn)
+
+    def close(self) -> None:
+        """Tell nobody any more."""
+        if self._spreading is not None:
+            self._spreading.cancel()
+
+
+def _ignore(reply: Reply) -> None:
+    """What a host that is gone would have had to know is gone with it."""
+    del reply

@@ -1,0 +1,113 @@
+"""Roots of event runs: a dispatched event is taken in, kept, and sent to its subscribers.
+
+A root is an address: it says which host works on a run, and whose epoch its end is written with.
+Nobody is activated for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from agentray.context import Context
+from agentray.errors import NoHandler
+from agentray.events import Event
+from agentray.ids import AgentId, slot_of
+from agentray.protocol.codec import decode, text_of
+from agentray.protocol.envelope import Envelope, Failure, Kind, ReplyKind
+from agentray.protocol.event_runs import DispatchOrder, Recording, RunOptions
+from agentray.runtime.active_run import ActiveRun
+from agentray.runtime.run_book import conversation
+from agentray.runtime.turn import Turn
+from agentray.store.base import NewRun, StoredRun
+
+if TYPE_CHECKING:
+    from agentray.runtime.host import Host
+
+
+class RunRoots:
+    """Takes dispatched events in, on one host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    # Taking in
+
+    async def admit(self, turn: Turn) -> None:
+        """Begin a run that is kept first: `OPEN` says that it is, the end comes after it."""
+        order, new = _ordered(turn)
+        new = _with_input(new, order)
+        runs = self._host.runs
+        created = await runs.admit(new)
+        turn.reply(ReplyKind.OPEN)
+        if created:
+            found = runs.begin(StoredRun.fresh(new), event=order.event)
+        else:
+            found = await runs.take_up(new.id)  # sent again, after its host was lost
+        self._host.control.answer_at_end(turn, found, ReplyKind.SETTLED)
+
+    def begin(self, turn: Turn) -> None:
+        """Begin a run that is not kept before its end."""
+        order, new = _ordered(turn)
+        found = self._host.runs.begin(StoredRun.fresh(new), event=order.event, durable=False)
+        self._host.control.answer_at_end(turn, found, ReplyKind.VALUE)
+
+    # Sending
+
+    def publish(self, active: ActiveRun, event: Event | None) -> None:
+        """Send a run's root event to its subscribers; the run ends when all of it is done.
+
+        Args:
+            active: the run.
+            event: where it is at hand; None: it is read from the run's input.
+        """
+        scope = active.scope
+        scope.on_done(active.settled)
+        scope.hold()
+        try:
+            given = active.stored.input
+            self._publish(active, Event.from_json(given["event"]) if event is None else event)
+        except Exception as error:  # noqa: BLE001 - routing calls code of the user's
+            scope.fail(Failure(type(error).__name__, text_of(error), "", ()))
+        scope.release()
+
+    def _publish(self, active: ActiveRun, event: Event) -> None:
+        correlation_id = conversation(active.run)
+        root = None if active.recording == Recording.NOTHING else active.agent
+        envelope = Envelope(
+            1,
+            Kind.EVENT,
+            *active.agent,
+            event.event_type,
+            None,
+            correlation_id=correlation_id,
+            root=root,
+            run=active.key,
+        )
+        context = Context(active.agent, self._host, envelope)
+        context.scope = active.scope
+        published = event.model_copy(update={"correlation_id": correlation_id})
+        sender = AgentId.parse(event.source) if event.source else None
+        if not self._host.publisher.route(published, context, sender):
+            missing = NoHandler("Nobody", event.event_type)
+            active.scope.fail(Failure("NoHandler", str(missing), "", ()))
+
+
+def _ordered(turn: Turn) -> tuple[DispatchOrder, NewRun]:
+    order: DispatchOrder = decode(turn.envelope.payload)
+    root = turn.envelope.target
+    new = NewRun(
+        order.id,
+        root,
+        order.pool,
+        slot_of(root),
+        order.options._asdict() | {"event": {}},
+        order.correlation_id,
+        order.created_at,
+    )
+    return order, new
+
+
+def _with_input(new: NewRun, order: DispatchOrder) -> NewRun:
+    given: RunOptions = order.options
+    return replace(new, input=given.as_input(order.event.to_json()))
