@@ -34,10 +34,11 @@ from agentray import context as contexts
 from agentray.background import BackgroundSpec, background_of
 from agentray.context import Context
 from agentray.errors import ConfigurationError
+from agentray.event_run import EventRun, OnErrorName
 from agentray.events import Event, Prompt
 from agentray.handle import Handle
 from agentray.handlers import EventHandler, Key, declare
-from agentray.ids import AgentId, check_key, check_type_name
+from agentray.ids import AgentId, TopicId, check_key, check_type_name
 from agentray.launching import LAUNCH_TIMEOUT_S, Launch, start
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -310,6 +311,42 @@ class Agent:
         order = launch.order(owner=self.id if owned else None)
         await start(self._caller, launch.id, order, timeout)
         return Handle(launch.id, self._caller)
+
+    async def dispatch(
+        self,
+        event: Event,
+        *,
+        topic: TopicId | str | None = None,
+        durable: bool = True,
+        on_error: OnErrorName = "fail",
+        timeout: float | None = None,
+        events: bool = True,
+    ) -> EventRun:
+        """Publish an event as the root of a run of its own, which this message is no part of.
+
+        This agent does not get it. A handler that awaits the end of the run holds its turn
+        meanwhile: nothing in that run may need this agent.
+
+        Args:
+            event: as for `ManagerClient.dispatch`, and so are the arguments below.
+            topic: that it is about.
+            durable: keep the run before this returns.
+            on_error: `fail` or `collect`.
+            timeout: seconds after which the run is ended as `timed_out`.
+            events: keep the events of the run.
+
+        Raises:
+            StoreUnavailable, DeploymentStopped, Overloaded, PayloadError: as there.
+        """
+        return await self.context.surroundings.dispatch(
+            event,
+            self.context,
+            topic=topic,
+            durable=durable,
+            on_error=on_error,
+            timeout=timeout,
+            events=events,
+        )
 
     async def run_sync(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run blocking code in a thread, so that the host's other agents go on meanwhile.

@@ -7,9 +7,10 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, Unpack
 
 from agentray.errors import ConfigurationError
+from agentray.event_run import DispatchOptions, EventRun
 from agentray.events import Event
 from agentray.ids import AgentId, TopicId, new_id
 from agentray.protocol.envelope import NO_MESSAGE, Envelope
@@ -79,6 +80,12 @@ class Surroundings(Protocol):
 
     def publish(self, event: Event, context: Context) -> Event:
         """Send an event to its subscribers; return it as it went out."""
+        ...
+
+    async def dispatch(
+        self, event: Event, context: Context, **options: Unpack[DispatchOptions]
+    ) -> EventRun:
+        """Begin a run for an agent."""
         ...
 
     def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast, overload
 
 from pydantic import BaseModel, ValidationError
 
-from agentray.context import Caller
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import (
     ConfigurationError,
@@ -22,10 +21,13 @@ from agentray.errors import (
     UnknownRun,
 )
 from agentray.events import Event
-from agentray.ids import AgentId
+from agentray.ids import AgentId, TopicId
 from agentray.protocol.codec import decode, encode
 from agentray.protocol.envelope import Kind
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
+
+if TYPE_CHECKING:
+    from agentray.context import Caller
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -33,6 +35,19 @@ _TERMINAL = frozenset(status.value for status in TERMINAL)
 _WATCH_S = 20.0
 _WATCH_SLACK_S = 10.0
 _PAUSE_S = 0.25
+
+
+OnErrorName = Literal["fail", "collect"]
+
+
+class DispatchOptions(TypedDict, total=False):
+    """How an event is dispatched; see `ManagerClient.dispatch`."""
+
+    topic: TopicId | str | None
+    durable: bool
+    on_error: OnErrorName
+    timeout: float | None
+    events: bool
 
 
 class EventRun:

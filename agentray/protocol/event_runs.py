@@ -45,11 +45,13 @@ class RunOptions(NamedTuple):
         on_error: see `OnError`.
         timeout_s: seconds from its admission after which it is ended; None: it is not.
         events: its events are recorded.
+        sender: the agent that dispatched it, as type/key, which does not get the root event.
     """
 
     on_error: str = OnError.FAIL.value
     timeout_s: float | None = None
     events: bool = False
+    sender: str | None = None
 
     def as_input(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a run is given, as JSON: its root event, as JSON, and how it is treated."""
@@ -60,7 +62,7 @@ class RunOptions(NamedTuple):
         """Read what `as_input` wrote; a prompt has no options."""
         if "event" not in given:
             return PROMPT
-        return cls(given["on_error"], given["timeout_s"], given["events"])
+        return cls(*(given.get(name, cls._field_defaults[name]) for name in cls._fields))
 
 
 PROMPT = RunOptions()

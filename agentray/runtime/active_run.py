@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentray.core.lifecycle import move
 from agentray.errors import Fenced
+from agentray.events import Event
 from agentray.protocol.envelope import Failure, Outcome, Reply, ReplyKind
 from agentray.protocol.event_runs import OnError, Recording, RunKey, RunOptions, is_root
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _INFRASTRUCTURE = frozenset({"HostDied", "ChannelClosed"})
 """Errors that say nothing about the run: it is tried again."""
 
-STOP_GRACE_S = 10.0
+CANCEL_GRACE_S = 10.0
 """How long what is cancelled may take to end; then the run ends without it."""
 
 
@@ -60,6 +61,7 @@ class ActiveRun:
         self.active: dict[int, Turn] = {}
         self.started_at = datetime.now(UTC)
         self.marked = False  # the Store knows that it is running
+        self.event: Event | None = None  # its root event
         self.log = RunLog(stored.events, durable=durable)
         self.places = book.places()
         self._book = book
@@ -101,7 +103,7 @@ class ActiveRun:
         if self._ended or self._stopping is not None:
             return
         self._stopping = status
-        self._after(STOP_GRACE_S, self._stopped)  # a handler may refuse to end
+        self._after(CANCEL_GRACE_S, self._stopped)  # a handler may refuse to end
         self._book.stop_parts(self)
         if is_root(self.agent.type):
             self.scope.abandon(self._book.channel, self._stopped)

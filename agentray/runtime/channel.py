@@ -318,7 +318,7 @@ class Channel:
             if last_chance:
                 raise UnknownAgentType(target.type, tuple(sorted(self.snapshot.types)))
             return None  # it may have been deployed a moment ago: look again with a fresh snapshot
-        if view.stopped and message.origin.sender is None and message.kind != Kind.STATE:
+        if view.stopped and _from_outside(message):
             raise DeploymentStopped(str(target))
         host = self.snapshot.host_of(target)
         if host is None:
@@ -463,6 +463,12 @@ class Channel:
             self._fail(message, ChannelClosed())
         self._parked.clear()
         await self._tasks.close()
+
+
+def _from_outside(message: Message) -> bool:
+    """Whether a message is none that an agent sends, nor a part of an accepted run."""
+    origin = message.origin
+    return origin.sender is None and origin.run is None and message.kind != Kind.STATE
 
 
 def _for_the_wire(message: Message) -> bytes | Large:

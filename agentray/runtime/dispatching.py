@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
-from agentray.errors import HostDied
-from agentray.event_run import EventRun
+from agentray.errors import DeploymentStopped, HostDied
+from agentray.event_run import EventRun, OnErrorName
 from agentray.events import Event
-from agentray.ids import TopicId, new_id
+from agentray.ids import AgentId, TopicId, new_id
 from agentray.protocol.codec import encode, error_of, text_of
 from agentray.protocol.envelope import Kind, Reply, ReplyKind
 from agentray.protocol.event_runs import DispatchOrder, OnError, RunOptions, root_of
@@ -17,8 +17,6 @@ from agentray.protocol.runs import Run, RunError, RunStatus
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.channel import Channel
 from agentray.runtime.message import Message
-
-OnErrorName = Literal["fail", "collect"]
 
 
 class DispatchMessage(Message):
@@ -99,11 +97,23 @@ class Dispatches:
         on_error: OnErrorName = "fail",
         timeout: float | None = None,
         events: bool = True,
+        sender: AgentId | None = None,
     ) -> EventRun:
-        """Begin a run; see `ManagerClient.dispatch`."""
+        """Begin a run; see `ManagerClient.dispatch`.
+
+        Args:
+            event: as there, and so are the arguments below.
+            topic: of the event.
+            durable: it is kept before this returns.
+            on_error: what an error means for the run.
+            timeout: after which it is ended.
+            events: are recorded.
+            sender: the agent that dispatches, None from outside.
+        """
         if topic is not None:
             event = event.on_topic(topic)
         channel = self._channel
+        check_running(channel.snapshot, event)
         run_id = new_id("run")
         pool = _pool_for(channel.snapshot, event)
         order = DispatchOrder(
@@ -111,7 +121,7 @@ class Dispatches:
             event.correlation_id or run_id,
             datetime.now(UTC),
             pool,
-            RunOptions(OnError(on_error).value, timeout, events),
+            RunOptions(OnError(on_error).value, timeout, events, sender and str(sender)),
             event,
         )
         root = root_of(pool, run_id)
@@ -146,6 +156,18 @@ class Dispatches:
             self._idle = self._channel.loop.create_future()
         done, _ = await asyncio.wait((self._idle,), timeout=timeout)
         return bool(done)
+
+
+def check_running(snapshot: Snapshot, event: Event) -> None:
+    """Refuse an event that only stopped apps want.
+
+    Raises:
+        DeploymentStopped: they are.
+    """
+    types = {s.agent_type for n in event.event_lineage for s in snapshot.subscriptions.get(n, ())}
+    views = [view for name in types if (view := snapshot.types.get(name)) is not None]
+    if views and all(view.stopped for view in views):
+        raise DeploymentStopped(min(view.app for view in views))
 
 
 def _pool_for(snapshot: Snapshot, event: Event) -> str:

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from agentray.blocking import wait_for
 from agentray.config import MAX_STATE_BYTES
@@ -25,16 +25,19 @@ from agentray.errors import (
     UnknownAgentType,
     UnknownRun,
 )
+from agentray.event_run import DispatchOptions, EventRun
 from agentray.events import Event
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, ReplyKind
 from agentray.protocol.event_runs import is_root
+from agentray.protocol.runs import RunStatus
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.app_code import AppCode
 from agentray.runtime.background import BackgroundWork
 from agentray.runtime.channel import OF_HOSTS, Channel
 from agentray.runtime.control import Control
 from agentray.runtime.dead_letters import DeadLetters
+from agentray.runtime.dispatching import Dispatches
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.held_leases import HeldLeases
 from agentray.runtime.incarnation import Incarnation
@@ -104,6 +107,7 @@ class Host:
         self.link = LocalLink(self)
         self.channel = Channel(connector, local=self)
         self.link.channel = self.channel
+        self._dispatches = Dispatches(self.channel)
         self.roots = RunRoots(self)
         self.parts = RunParts(self)
         self.runs = RunBook(self, self._make_commits())
@@ -180,9 +184,26 @@ class Host:
         self.held.give_up(leases)
         self.launching.leases_changed()
         try:
-            await self.residents.drain(grace_s, lambda agent: self._lease_of(agent.id) in leases)
+            await asyncio.gather(
+                self.residents.drain(grace_s, lambda agent: self._lease_of(agent.id) in leases),
+                self.runs.drain(grace_s, lambda root: self._lease_of(root) in leases),
+            )
         finally:
             self.held.end(leases)
+
+    async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
+        """Wait until the runs of an app have ended here; return how many have not.
+
+        Args:
+            app: its name.
+            cancel: they are cancelled.
+            wait_s: the longest wait.
+        """
+        runs = [active for active in self.runs if app in self.roots.apps_of(active)]
+        if cancel:
+            for active in runs:
+                active.stop(RunStatus.CANCELLED)
+        return len(await self.runs.until_ended(runs, wait_s))
 
     def heartbeat(self) -> dict[str, Any]:
         """Return counters. That it answers at all shows that the event loop turns."""
@@ -219,7 +240,10 @@ class Host:
         """Finish what is under way within the grace, then let go of everything."""
         self.held.give_up(list(self.held.held))
         self.launching.leases_changed()
-        await self.residents.drain(grace_s, lambda _: True)
+        await asyncio.gather(
+            self.residents.drain(grace_s, lambda _: True),
+            self.runs.drain(grace_s, lambda _: True),
+        )
         self.held.clear()
         self._close_surroundings()
         await self.runs.close()
@@ -473,6 +497,17 @@ class Host:
             The event as it went out.
         """
         return self.publisher.publish(event, context)
+
+    async def dispatch(
+        self, event: Event, context: Context, **options: Unpack[DispatchOptions]
+    ) -> EventRun:
+        """Begin a run for an agent."""
+        sent = event.caused_by(
+            correlation_id="",
+            causation_id=context.event.event_id if context.event else None,
+            source=str(context.agent),
+        )
+        return await self._dispatches.dispatch(sent, sender=context.agent, **options)
 
     def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to the run that a message belongs to."""

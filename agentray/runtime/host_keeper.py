@@ -197,6 +197,15 @@ class HostKeeper:
         except (HostGone, HostUnreachable, TimeoutError) as error:
             logger.warning("release: %s", error, extra={"action": "release_failed"})
 
+    async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
+        """Let its runs of an app end; a host that is lost has none."""
+        try:
+            async with asyncio.timeout(wait_s + HEARTBEAT_TIMEOUT_S):
+                return await self.control.end_runs(app, cancel, wait_s)
+        except (HostGone, HostUnreachable, TimeoutError) as error:
+            logger.warning("end_runs: %s", error, extra={"action": "end_runs_failed"})
+            return 0
+
     async def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """Return agents in its memory; [] when it does not answer."""
         try:

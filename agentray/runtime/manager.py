@@ -538,6 +538,17 @@ class Manager:
         """Return the subscriptions made at run time, oldest first."""
         return self._topics.list(agent_type)
 
+    async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
+        """Wait until the runs of an app have ended; return how many have not after `wait_s`.
+
+        Args:
+            app: its name.
+            cancel: they are cancelled.
+            wait_s: the longest wait.
+        """
+        live = [k for k in self._hosts.values() if k.status is HostStatus.LIVE]
+        return sum(await asyncio.gather(*(k.end_runs(app, cancel, wait_s) for k in live)))
+
     async def list_states(self, agent_type: str, after: str) -> list[StateWrite]:
         """Return a page of kept states of a type, with keys above `after`."""
         return await self._store.list_states(agent_type, after=after)

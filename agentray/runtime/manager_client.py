@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from agentray.agent import Agent, AgentOptions
 from agentray.app import App, load_app
 from agentray.errors import ConfigurationError, PoolPending, UnknownAgent
-from agentray.event_run import EventRun, cancel_run
+from agentray.event_run import EventRun, OnErrorName, cancel_run
 from agentray.events import Event
 from agentray.handle import DEFAULT_TIMEOUT_S, Handle
 from agentray.handlers import check_key_form
@@ -34,9 +34,10 @@ from agentray.protocol.launching import AgentStatus, ShutdownOrder
 from agentray.protocol.runs import Run
 from agentray.protocol.states import StateRecord
 from agentray.protocol.topics import TopicSubscription
+from agentray.runtime.active_run import CANCEL_GRACE_S
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
-from agentray.runtime.dispatching import Dispatches, OnErrorName
+from agentray.runtime.dispatching import Dispatches
 from agentray.runtime.driver_leases import LEASE_S
 from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
 from agentray.runtime.packing import class_digest, other_code, pack_app
@@ -48,7 +49,9 @@ from agentray.store.base import DeadLetter, LaunchedQuery, NewRun
 A = TypeVar("A", bound=Agent)
 
 _PLACED_S = 30.0
-"""How long one question whether there is room stays open."""
+"""How long one question whether there is room, or whether runs have ended, stays open."""
+
+STOP_GRACE_S = 30.0
 
 
 class ManagerClient:
@@ -114,13 +117,29 @@ class ManagerClient:
                 pool, reason = next(iter(pending.items()))
                 raise PoolPending(f"the app {app!r}", pool, reason)
 
-    async def stop(self, app_name: str) -> None:
+    async def stop(
+        self, app_name: str, *, drain: bool = True, grace_s: float = STOP_GRACE_S
+    ) -> None:
         """Stop an app: its agents take no messages from outside until it is deployed again.
+
+        Its runs, of prompts and of events that its agents subscribe to, are ended first; new ones
+        are refused meanwhile. Other messages that are under way end by themselves.
+
+        Args:
+            app_name: of the app.
+            drain: let its runs come to their ends; else they are cancelled.
+            grace_s: seconds that its runs may take; then they are cancelled.
 
         Raises:
             ConfigurationError: there is no app of this name.
         """
         self._channel.update(await self._manager.call("stop_app", app_name))
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (grace_s if drain else 0.0)
+        while (left := deadline - loop.time()) > 0:
+            if not await self._manager.call("end_runs", app_name, False, min(left, _PLACED_S)):
+                return
+        await self._manager.call("end_runs", app_name, True, CANCEL_GRACE_S)
 
     # Pools
 

@@ -66,6 +66,10 @@ class HostControl(HostPort, Protocol):
         """Let the agents of these slots finish what they do and leave memory."""
         ...
 
+    async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
+        """Wait until its runs of an app have ended, or cancel them; return how many are left."""
+        ...
+
     async def heartbeat(self) -> dict[str, Any]:
         """Return counters; answered by the event loop that runs the agents."""
         ...

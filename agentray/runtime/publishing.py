@@ -46,8 +46,26 @@ class Publisher:
         self.route(published, context, context.agent)
         return published
 
-    def route(self, published: Event, context: Context, sender: AgentId | None) -> bool:
-        """Send an event as it is to its subscribers; return whether somebody wants it."""
+    def types_that_want(self, event: Event) -> list[str]:
+        """Return the types of the agents that would get an event."""
+        targets, failed = self._current_routes().recipients(event, None)
+        return [*(target.type for target in targets), *(each.agent_type for each in failed)]
+
+    def route(
+        self,
+        published: Event,
+        context: Context,
+        sender: AgentId | None,
+        only: Callable[[AgentId], bool] | None = None,
+    ) -> bool:
+        """Send an event as it is to its subscribers; return whether somebody wants it.
+
+        Args:
+            published: the event.
+            context: of the message that is being handled, or of the run whose root event it is.
+            sender: the agent that publishes it; None from outside.
+            only: which subscribers get it; None: all.
+        """
         scope = scope_of(context)
         # An event with a correlation of its own begins another conversation: the run waits for it,
         # and it cannot end the run.
@@ -59,6 +77,8 @@ class Publisher:
         if terminates and own:
             scope.answer(as_json(published.content(), f"content of {published.event_type}"))
         targets, failed = self._current_routes().recipients(published, sender)
+        if only is not None:
+            targets = [target for target in targets if only(target)]
         # No turn waits for an event, nor does a caller: neither chain nor deadline.
         origin = Origin(
             published.correlation_id, context.cause_id, sender, (), context.root, None, run

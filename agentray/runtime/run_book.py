@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -275,6 +275,27 @@ class RunBook:
         if stored.run.status in TERMINAL:
             return stored.run
         return self._note(ActiveRun(stored, self))
+
+    async def until_ended(self, runs: Sequence[ActiveRun], wait_s: float) -> Sequence[ActiveRun]:
+        """Wait until runs have ended here; return those that have not after `wait_s`."""
+        loop = asyncio.get_running_loop()
+        ends: dict[ActiveRun, asyncio.Future[None]] = {}
+        for active in runs:
+            end = ends[active] = loop.create_future()
+            active.on_end(lambda _, end=end: end.done() or end.set_result(None))
+        if ends:
+            await asyncio.wait(ends.values(), timeout=wait_s)
+        return [active for active, end in ends.items() if not end.done()]
+
+    async def drain(self, grace_s: float, which: Callable[[AgentId], bool]) -> None:
+        """Let event runs end whose roots leave this host; let go of those that have not.
+
+        The runs of prompts end, or leave, with their agents.
+        """
+        runs = [run for run in self if is_root(run.agent.type) and which(run.agent)]
+        for active in await self.until_ended(runs, grace_s):
+            self._host.parts.abandon(active)
+            active.lose()
 
     def stop_parts(self, active: ActiveRun) -> None:
         """Cancel what belongs to a run, on all hosts."""

@@ -91,6 +91,13 @@ class RunParts:
         self._stopping[active.key] = active
         self._spread_in(0.0)
 
+    def abandon(self, active: ActiveRun) -> None:
+        """Cancel what belongs to a run that this host gives up: another one begins it anew."""
+        others = [host for host in self._host.channel.snapshot.hosts if host != self._host.host_id]
+        self._mark(active.key, cancelled=True)
+        self._tell(others, PartsCall.CANCEL, [active.key])
+        self._cancel([active.key])
+
     def forget(self, active: ActiveRun) -> None:
         """A run of this host has ended: nothing of it is left."""
         if self._marks:

@@ -15,8 +15,9 @@ from agentray.events import Event
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.codec import decode, text_of
 from agentray.protocol.envelope import Envelope, Failure, Kind, ReplyKind
-from agentray.protocol.event_runs import DispatchOrder, Recording, RunOptions
+from agentray.protocol.event_runs import DispatchOrder, Recording, RunOptions, is_root
 from agentray.runtime.active_run import ActiveRun
+from agentray.runtime.dispatching import check_running
 from agentray.runtime.run_book import conversation
 from agentray.runtime.turn import Turn
 from agentray.store.base import NewRun, StoredRun
@@ -36,6 +37,7 @@ class RunRoots:
     async def admit(self, turn: Turn) -> None:
         """Begin a run that is kept first: `OPEN` says that it is, the end comes after it."""
         order, new = _ordered(turn)
+        check_running(self._host.channel.snapshot, order.event)
         new = _with_input(new, order)
         runs = self._host.runs
         created = await runs.admit(new)
@@ -49,8 +51,18 @@ class RunRoots:
     def begin(self, turn: Turn) -> None:
         """Begin a run that is not kept before its end."""
         order, new = _ordered(turn)
+        check_running(self._host.channel.snapshot, order.event)
         found = self._host.runs.begin(StoredRun.fresh(new), event=order.event, durable=False)
         self._host.control.answer_at_end(turn, found, ReplyKind.VALUE)
+
+    def apps_of(self, active: ActiveRun) -> set[str]:
+        """Return the apps that a run belongs to: those whose agents want its prompt or event."""
+        types = self._host.channel.snapshot.types
+        names = [active.agent.type]
+        if is_root(active.agent.type):
+            event = active.event
+            names = [] if event is None else self._host.publisher.types_that_want(event)
+        return {view.app for name in names if (view := types.get(name)) is not None}
 
     # Sending
 
@@ -84,13 +96,20 @@ class RunRoots:
             root=root,
             run=active.key,
         )
+        active.event = event
         context = Context(active.agent, self._host, envelope)
         context.scope = active.scope
         published = event.model_copy(update={"correlation_id": correlation_id})
-        sender = AgentId.parse(event.source) if event.source else None
-        if not self._host.publisher.route(published, context, sender):
+        sender = None if active.options.sender is None else AgentId.parse(active.options.sender)
+        # A run that was accepted before goes on also where an app was stopped meanwhile.
+        only = self._takes_new_runs if active.run.attempt == 1 else None
+        if not self._host.publisher.route(published, context, sender, only):
             missing = NoHandler("Nobody", event.event_type)
             active.scope.fail(Failure("NoHandler", str(missing), "", ()))
+
+    def _takes_new_runs(self, agent: AgentId) -> bool:
+        view = self._host.channel.snapshot.types.get(agent.type)
+        return view is None or not view.stopped
 
 
 def _ordered(turn: Turn) -> tuple[DispatchOrder, NewRun]:

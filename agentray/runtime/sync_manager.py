@@ -13,9 +13,10 @@ from typing import Any, Self, TypeVar, Unpack
 from agentray.agent import Agent, AgentOptions
 from agentray.app import App
 from agentray.blocking import read, wait_for
+from agentray.event_run import OnErrorName
 from agentray.events import Event
 from agentray.handle import DEFAULT_TIMEOUT_S, Handle
-from agentray.ids import AgentId
+from agentray.ids import AgentId, TopicId
 from agentray.launching import LAUNCH_TIMEOUT_S, AgentRecord, Launch, Lifetime
 from agentray.pool import Pool, PoolSettings
 from agentray.protocol.launching import AgentStatus
@@ -23,7 +24,8 @@ from agentray.protocol.runs import Run
 from agentray.protocol.states import StateRecord
 from agentray.protocol.topics import TopicSubscription
 from agentray.runtime.launcher import AnyAgent, ReturnWhen
-from agentray.runtime.manager_client import ManagerClient
+from agentray.runtime.manager_client import STOP_GRACE_S, ManagerClient
+from agentray.runtime.sync_event_run import SyncEventRun
 from agentray.store.base import DeadLetter
 
 A = TypeVar("A", bound=Agent)
@@ -61,9 +63,9 @@ class SyncManager:
         """Deploy an app, and return when its agents can be called."""
         return self._wait(self._manager.deploy(app, pending_timeout=pending_timeout))
 
-    def stop(self, app_name: str) -> None:
+    def stop(self, app_name: str, *, drain: bool = True, grace_s: float = STOP_GRACE_S) -> None:
         """Stop an app: its agents take no messages from outside until it is deployed again."""
-        self._wait(self._manager.stop(app_name))
+        self._wait(self._manager.stop(app_name, drain=drain, grace_s=grace_s))
 
     # Pools
 
@@ -294,6 +296,37 @@ class SyncManager:
         return self._wait(self._manager.import_state(app, list(records)))
 
     # Runs
+
+    def dispatch(
+        self,
+        event: Event,
+        *,
+        topic: TopicId | str | None = None,
+        durable: bool = True,
+        on_error: OnErrorName = "fail",
+        timeout: float | None = None,
+        events: bool = True,
+    ) -> SyncEventRun:
+        """Publish an event, and return the run that it begins: all that it sets off."""
+        run = self._wait(
+            self._manager.dispatch(
+                event,
+                topic=topic,
+                durable=durable,
+                on_error=on_error,
+                timeout=timeout,
+                events=events,
+            )
+        )
+        return SyncEventRun(run, self._loop)
+
+    def cancel_run(self, run_id: str) -> Run:
+        """End a run, of an event or a prompt, and return it when it has ended."""
+        return self._wait(self._manager.cancel_run(run_id))
+
+    def wait_idle(self, timeout: float | None = None) -> bool:
+        """Wait until all runs that this connection dispatched have ended."""
+        return self._wait(self._manager.wait_idle(timeout))
 
     def prompt(
         self,

@@ -138,6 +138,10 @@ class _LocalHost:
         """See `ports.HostControl`."""
         await self._until(self._running.release(pool, slots, grace_s))
 
+    async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
+        """See `ports.HostControl`."""
+        return await self._until(self._running.end_runs(app, cancel, wait_s))
+
     async def heartbeat(self) -> dict[str, Any]:
         """See `ports.HostControl`."""
         host = self._running

@@ -34,6 +34,8 @@ from agentray import (
     connect,
     on,
 )
+from agentray.event_run import EventRun
+from agentray.runtime.sync_event_run import SyncEventRun
 from agentray.testing import LocalRuntime
 from tests.support.eventually import eventually
 
@@ -127,8 +129,19 @@ def test_its_methods_return_what_those_of_the_asynchronous_manager_do() -> None:
         wanted = typing.get_type_hints(expected[name])["return"]
         if typing.get_origin(wanted) is AsyncGenerator:
             wanted = Generator[typing.get_args(wanted)[0], None, None]
+        wanted = SyncEventRun if wanted is EventRun else wanted
         # Type variables of two modules are two; their names are what a reader sees.
         assert str(typing.get_type_hints(method)["return"]) == str(wanted), name
+
+
+def test_its_runs_have_what_those_of_the_asynchronous_manager_have() -> None:
+    heard = {"ended", "lost", "root"}  # of the message that brings the run back
+    assert {n for n in dir(EventRun) if n[0] != "_"} - heard == {
+        n for n in dir(SyncEventRun) if n[0] != "_"
+    }
+    for name in ("wait", "result", "cancel", "events"):
+        expected = inspect.signature(getattr(EventRun, name)).parameters
+        assert inspect.signature(getattr(SyncEventRun, name)).parameters == expected
 
 
 # What it does

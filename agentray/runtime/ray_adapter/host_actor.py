@@ -86,6 +86,10 @@ class HostActor:
         """See `ports.HostControl`."""
         await self._running.release(pool, slots, grace_s)
 
+    async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
+        """See `ports.HostControl`."""
+        return await self._running.end_runs(app, cancel, wait_s)
+
     async def heartbeat(self) -> dict[str, Any]:
         """See `ports.HostControl`."""
         return self._running.heartbeat()

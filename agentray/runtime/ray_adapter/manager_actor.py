@@ -93,6 +93,10 @@ class ManagerActor:
         """See `Manager.subscriptions`."""
         return (await self._running()).subscriptions(agent_type)
 
+    async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
+        """See `Manager.end_runs`."""
+        return await (await self._running()).end_runs(app, cancel, wait_s)
+
     async def list_states(self, agent_type: str, after: str) -> list[StateWrite]:
         """See `Manager.list_states`."""
         return await (await self._running()).list_states(agent_type, after)

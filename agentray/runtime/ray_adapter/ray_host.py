@@ -107,6 +107,10 @@ class RayHost:
         """See `ports.HostControl`."""
         await self._call("release", pool, slots, grace_s)
 
+    async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
+        """See `ports.HostControl`."""
+        return await self._call("end_runs", app, cancel, wait_s)
+
     async def heartbeat(self) -> dict[str, Any]:
         """See `ports.HostControl`."""
         return await self._call("heartbeat")
