@@ -42,6 +42,10 @@
     │   ├── ManagerUnavailable
     │   ├── PortTaken
     │   └── StartFailed                 also of the local cluster and the embedded database
+    ├── PatternError                        an agent of agentray.patterns
+    │   ├── Incomplete                      an aggregator cannot have all its events any more
+    │   ├── VersionConflict                 an entry of a memory is not what its writer thinks
+    │   └── MemoryFull
     ├── ClientError                         a gateway refused; its tree is in client/errors.py
     └── IllegalTransition                   a bug: a state was left the wrong way
 
@@ -399,6 +403,61 @@ class PortTaken(ClusterError):
 
 class StartFailed(ClusterError):
     """A part of the cluster did not start."""
+
+
+class PatternError(AgentrayError):
+    """An agent of `agentray.patterns` did not do what was asked."""
+
+
+class Incomplete(PatternError):
+    """An aggregator did not get the events that it needs.
+
+    Attributes:
+        agent: the aggregator.
+        missing: the event types of which there are too few.
+        why: its deadline passed, or branches failed.
+    """
+
+    def __init__(self, agent: str, missing: tuple[str, ...], why: str) -> None:
+        lacks = f"; it lacks {', '.join(missing)}" if missing else ""
+        super().__init__(f"{agent} is incomplete: {why}{lacks}.")
+        self.agent, self.missing, self.why = agent, missing, why
+
+
+class VersionConflict(PatternError):
+    """An entry of a memory has another version than its writer expects: read it again.
+
+    Attributes:
+        agent: the memory.
+        key: of the entry.
+        expected: the version that was named; 0: there shall be no entry.
+        current: the version that it has; 0: there is no entry.
+    """
+
+    def __init__(self, agent: str, key: str, expected: int, current: int) -> None:
+        has = f"it has version {current}" if current else "there is no such entry"
+        super().__init__(
+            f"{key!r} in {agent} was not written: version {expected} was expected, {has}. Read it "
+            "again, or use update()."
+        )
+        self.agent, self.key, self.expected, self.current = agent, key, expected, current
+
+
+class MemoryFull(PatternError):
+    """A memory would grow beyond its limit; nothing was written.
+
+    Attributes:
+        agent: the memory.
+        size: that it would have, in bytes.
+        limit: that it may have, in bytes.
+    """
+
+    def __init__(self, agent: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"{agent} would have {size:,} bytes, and max_bytes is {limit:,}. Delete entries, keep "
+            "large values elsewhere, or raise max_bytes in the class."
+        )
+        self.agent, self.size, self.limit = agent, size, limit
 
 
 class IllegalTransition(AgentrayError):

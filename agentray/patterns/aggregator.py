@@ -7,150 +7,271 @@
 
         async def combine(self, events: Gathered) -> Combined:
             return Combined(text=events[TextSubmitted].text, ...)
+
+    class Jury(AggregatorAgent):
+        needs = {Vote: 5}
+        quorum = 3
+        deadline_s = 30.0
+
+        async def combine(self, events: Gathered) -> Verdict:
+            return Verdict(votes=[vote.choice for vote in events.all(Vote)])
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar, cast
-
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 from agentray.agent import Agent, action, on
-from agentray.errors import ConfigurationError
+from agentray.errors import ConfigurationError, DeadlineExceeded, Incomplete
 from agentray.events import Event
+from agentray.patterns.branches import BranchFailed
+from agentray.patterns.emitted import emitted
+from agentray.patterns.gathering import Gathered, Gathering, GatheringStatus, Taken, needed
 
-E = TypeVar("E", bound=Event)
+Emitted = Event | Iterable[Event] | AsyncIterator[Event] | None
+"""What `combine` may return."""
 
 logger = logging.getLogger(__name__)
 
 
-class Gathered:
-    """One event of each type that an aggregator needs: `events[TextSubmitted]` is a TextSubmitted.
-
-    Iterating gives the events in the order in which they came.
-    """
-
-    __slots__ = ("_events",)
-
-    def __init__(self, events: Mapping[str, Event]) -> None:
-        """Made by the aggregator.
-
-        Args:
-            events: by the name of their type, which stays the same when a notebook cell defines
-                the class again.
-        """
-        self._events = events
-
-    def __getitem__(self, event: type[E]) -> E:
-        return cast("E", self._events[event.event_type])
-
-    def __iter__(self) -> Iterator[Event]:
-        return iter(self._events.values())
-
-    def __len__(self) -> int:
-        return len(self._events)
-
-
-class GatheringStatus(BaseModel):
-    """How far an aggregator is."""
-
-    model_config = ConfigDict(frozen=True)
-
-    missing: tuple[str, ...] = Field(description="Types of which no event has come yet.")
-    ignored: int = Field(description="Events of a type of which another one had come before.")
-
-
 class AggregatorAgent(Agent):
-    """Waits for one event of each type in `needs`, in any order, and combines them once.
+    """Waits for the events that it needs, in any order, and combines them once.
 
     There is an instance per correlation, so conversations cannot mix. Events of exactly the types
-    in `needs` count, and of each type the first: the same event delivered again changes nothing;
-    another one of its type, before the combination or after it, is ignored and counted. Once they
-    are combined the events are dropped, and the instance leaves memory when it has been idle.
+    in `needs` count, and of each type the first ones. The same event delivered again changes
+    nothing; one too many of its type is ignored and counted. Once they are combined the events are
+    dropped; the instance leaves memory when it has been idle for `options.idle_timeout_s`, and with
+    it the result. It handles events while `combine` waits; `combine` itself never overlaps with
+    another one of its instance.
 
-    The events are kept in memory only. `options.idle_timeout_s` must be longer than one event may
-    take after the one before it; an aggregator that leaves half full logs what it waited for.
+    **Without a deadline**, events are acknowledged as they come, so a run whose events never
+    complete ends without a result. `options.idle_timeout_s` must be longer than one event may take
+    after the one before it; an aggregator that leaves half full logs what it waited for. When its
+    host dies, what it has gathered is gone, and a durable run is tried again as a whole.
+
+    **With a deadline**, events are acknowledged when they are combined, so the run waits for the
+    result. At the deadline `incomplete` decides what follows. When its host dies, a durable run is
+    tried again as a whole, too, even where a partial result was made of what came afterwards.
+
+    Branches that fail: with `reports_failure` they say so, and `incomplete` is called as soon as
+    there cannot be enough events any more. Other errors fail the run as ever; the aggregator hears
+    nothing of them and waits for its deadline.
 
     Attributes:
-        needs: the event types to wait for.
+        needs: the event types to wait for, or how many of each: `{Vote: 5}`.
+        quorum: how many of all these events are enough; None: all.
+        deadline_s: seconds from the first event to the result; `incomplete` may take as long again.
+        late: what becomes of events that come after the end: `ignore` counts them; `again` keeps
+            the events and combines again, with the late one instead of the oldest of its type if
+            there are enough of that. Those that do not make up a quorum are not combined.
     """
 
-    needs: ClassVar[tuple[type[Event], ...]] = ()
+    needs: ClassVar[tuple[type[Event], ...] | Mapping[type[Event], int]] = ()
+    quorum: ClassVar[int | None] = None
+    deadline_s: ClassVar[float | None] = None
+    late: ClassVar[Literal["ignore", "again"]] = "ignore"
+    _needs: ClassVar[tuple[dict[str, int], int]]
     _gather: ClassVar[Callable[..., Coroutine[Any, Any, Any]]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        cls._needs = needed(cls.__name__, cls.needs, cls.quorum)
         _check(cls)
         # Which events to handle is known here at the earliest, so each subclass gets a handler of
         # its own: `on` marks the function, and a shared one would collect everybody's marks.
         cls._gather = on(*cls.needs, key="correlation")(_gathering_method())
+        # Events come while others wait for the end, and so do those who ask for the result.
+        cls.options = cls.options.model_copy(update={"concurrency": None})
         super().__init_subclass__(**kwargs)
 
     def __init__(self) -> None:
-        self._events: dict[str, Event] = {}
-        self._counted: dict[str, str] = {}  # event type → the event that counts for it
-        self._ignored = 0
+        self._gathering = Gathering(*self._needs)
+        self._given_up_at: float | None = None  # of the event loop's clock
+        self._outcome: tuple[Event, ...] | Exception = ()
+        self._settled = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
+        self._waiting = 0
 
-    async def combine(self, events: Gathered) -> Event | Iterable[Event] | None:
-        """Return what follows from the events; called once, when all of them are there.
+    async def combine(self, events: Gathered) -> Emitted:
+        """Return what follows from the events; called once, when there are enough of them.
 
         An error here fails the run, and they are not combined again.
         """
         raise NotImplementedError
 
+    async def incomplete(self, events: Gathered) -> Emitted:
+        """Return what follows when there will not be enough events: a partial result, or an error.
+
+        Args:
+            events: those that there are, with what is `missing`, and `failures` of branches.
+
+        Raises:
+            Incomplete: names what is missing; override this method to do something else.
+        """
+        raise Incomplete(str(self.id), events.missing, self._why(events))
+
+    def identity(self, event: Event) -> str:
+        """Return what is equal for events that count once; its id, unless you override this.
+
+        A handler that is run again after its host has died publishes events with other ids. Where
+        that matters return what stays the same, such as the event's source.
+        """
+        return event.event_id
+
     @action(idempotent=True)
     async def gathering(self) -> GatheringStatus:
         """Return how far it is."""
-        return GatheringStatus(missing=self._missing(), ignored=self._ignored)
+        gathering = self._gathering
+        return GatheringStatus(
+            missing=gathering.missing,
+            ignored=gathering.ignored,
+            ended=gathering.ended,
+            waiting=self._waiting,
+        )
+
+    @action(idempotent=True)
+    async def wait_for_events(self) -> tuple[Event, ...]:
+        """Return what `combine` or `incomplete` returned, at once if it has, else when it does.
+
+        Any number may wait, each with a deadline of its own: that of the handle.
+
+        Raises:
+            Exception: what `combine` or `incomplete` raised.
+        """
+        self._waiting += 1
+        try:
+            await self._settled.wait()
+        finally:
+            self._waiting -= 1
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+    @on(BranchFailed)
+    async def branch_failed(self, failure: BranchFailed) -> list[Event] | None:
+        """Give up when there cannot be enough events any more."""
+        gathering = self._gathering
+        gathering.fail(self.identity(failure), failure)
+        if gathering.ended or not gathering.begun:
+            return None
+        if gathering.hopeless:
+            return await self._end(self.incomplete)
+        return None if self.deadline_s is None else await self._until_ended(self.deadline_s)
 
     async def on_stop(self) -> None:
         """Leave a trace of events that came to nothing."""
-        if self._counted and (missing := self._missing()):
+        gathering = self._gathering
+        if gathering.begun and not gathering.ended:
             logger.warning(
                 "%s left memory while it waited for %s",
                 self.id,
-                ", ".join(missing),
+                ", ".join(gathering.missing),
                 extra={"action": "gathering_incomplete", "agent": str(self.id)},
             )
 
-    def _missing(self) -> tuple[str, ...]:
-        return tuple(e.event_type for e in self.needs if e.event_type not in self._counted)
+    async def _take(self, event: Event) -> list[Event] | None:
+        gathering, identity = self._gathering, self.identity(event)
+        taken = gathering.take(identity, event)
+        if taken is Taken.LAST:
+            return await self._end(self.combine)
+        if taken is Taken.COUNTED and self.deadline_s is not None:
+            return await self._until_ended(self.deadline_s)
+        if taken is Taken.LATE:
+            if self.late == "again":
+                gathering.take_late(identity, event)
+                if gathering.complete:
+                    return await self._end(self.combine)
+            gathering.ignored += 1
+        return None
 
-    def _count(self, event: Event) -> Gathered | None:
-        """Take an event in; return all of them when it was the last one missing."""
-        counted = self._counted.get(event.event_type)
-        if counted is not None:
-            self._ignored += counted != event.event_id
-            return None
-        self._counted[event.event_type] = event.event_id
-        self._events[event.event_type] = event
-        if self._missing():
-            return None
-        gathered, self._events = Gathered(self._events), {}
-        return gathered
+    async def _until_ended(self, deadline_s: float) -> list[Event] | None:
+        """Keep an event unacknowledged until it is combined; at the deadline, give up."""
+        if self._given_up_at is None:
+            self._given_up_at = asyncio.get_running_loop().time() + deadline_s
+        try:
+            async with asyncio.timeout_at(self._given_up_at):
+                await self._settled.wait()
+        except TimeoutError:
+            if not self._gathering.ended:
+                return await self._end(self.incomplete)
+        return None
+
+    async def _end(self, decide: Callable[[Gathered], Any]) -> list[Event]:
+        """Let `combine` or `incomplete` decide what follows, and tell all who wait."""
+        gathering = self._gathering
+        gathering.ended = True
+        gathered = gathering.gathered()
+        if self.late == "ignore":
+            gathering.drop()
+        outcome: tuple[Event, ...] | Exception | None = None
+        try:
+            async with self._one_at_a_time:
+                events = await self._within_time(decide, gathered)
+            outcome = tuple(self._published(event) for event in events)
+        except Exception as error:
+            outcome = error
+            raise
+        else:
+            return list(outcome)
+        finally:
+            if outcome is None:
+                outcome = Incomplete(str(self.id), (), "it was cancelled")
+            self._outcome = outcome
+            self._settled.set()
+
+    async def _within_time(self, decide: Callable[[Gathered], Any], gathered: Gathered) -> Any:
+        name = getattr(decide, "__name__", "combine")
+        who = f"{type(self).__name__}.{name}"
+        timeout = asyncio.timeout(self._time_left(name))
+        try:
+            async with timeout:
+                return await emitted(decide(gathered), who)
+        except TimeoutError:
+            if timeout.expired():
+                raise DeadlineExceeded(f"{self.id}.{name}", self.deadline_s) from None
+            raise
+
+    def _time_left(self, decides: str) -> float | None:
+        if self._given_up_at is None or decides == "incomplete" or self._settled.is_set():
+            return self.deadline_s
+        return self._given_up_at - asyncio.get_running_loop().time()
+
+    def _published(self, event: Event) -> Event:
+        """Return an event as it will be when it is published: those who wait see the same."""
+        context = self.context
+        return event.caused_by(
+            correlation_id=context.correlation_id or "",
+            causation_id=None if context.event is None else context.event.event_id,
+            source=str(self.id),
+        )
+
+    def _why(self, events: Gathered) -> str:
+        if not events.failures:
+            return f"{self.deadline_s:g} s have passed"
+        return "; ".join(f"{failed.agent} failed: {failed.error}" for failed in events.failures)
 
 
 def _check(cls: type[AggregatorAgent]) -> None:
-    if not cls.needs or len(set(cls.needs)) < len(cls.needs):
-        raise ConfigurationError(
-            f"{cls.__name__}.needs names the event types to wait for, each once: "
-            "needs = (TextSubmitted, TextSummarised)."
-        )
     if cls.combine is AggregatorAgent.combine:
         raise ConfigurationError(
             f"{cls.__name__} does not say what follows from its events: write "
             "`async def combine(self, events: Gathered)`."
         )
+    if cls.deadline_s is not None and not cls.deadline_s > 0:
+        raise ConfigurationError(f"{cls.__name__}.deadline_s must be more than 0 seconds, or None.")
+    if cls.late not in ("ignore", "again"):
+        raise ConfigurationError(f"{cls.__name__}.late is 'ignore' or 'again': {cls.late!r}.")
+    if "concurrency" in cls.options.model_fields_set and cls.options.concurrency is not None:
+        raise ConfigurationError(
+            f"{cls.__name__}.options: an aggregator takes its events as they come; leave out "
+            "concurrency."
+        )
 
 
 def _gathering_method() -> Callable[..., Coroutine[Any, Any, Any]]:
-    async def _gather(self: AggregatorAgent, event: Event) -> Event | list[Event] | None:
-        gathered = self._count(event)  # pyright: ignore[reportPrivateUsage] # its own method
-        if gathered is None:
-            return None
-        combined = await self.combine(gathered)
-        # An event is iterable as well: pydantic models give their fields.
-        return combined if combined is None or isinstance(combined, Event) else list(combined)
+    async def _gather(self: AggregatorAgent, event: Event) -> list[Event] | None:
+        return await self._take(event)  # pyright: ignore[reportPrivateUsage] # its own method
 
     return _gather

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _INFRASTRUCTURE = frozenset({"HostDied", "ChannelClosed"})
 """Errors that say nothing about the run: it is tried again."""
 
+_CONSEQUENCES = frozenset({"Incomplete"})
+"""Errors of those who waited for what such an error took: with one, they say nothing either."""
+
 CANCEL_GRACE_S = 10.0
 """How long what is cancelled may take to end; then the run ends without it."""
 
@@ -164,8 +167,8 @@ class ActiveRun:
                 # An agent took a part of this run with it: that nothing failed means nothing.
                 await self._book.again(self, lost.message)
                 return False
-            if errors and all(error.type in _INFRASTRUCTURE for error in errors):
-                await self._book.again(self, str(errors[0].message))
+            if (why := _lost_by_infrastructure(errors)) is not None:
+                await self._book.again(self, why)
                 return False
         run, finished = self._ended_run(outcome)
         await self._commit(run, finished, outcome.spans, states)
@@ -296,3 +299,11 @@ def _why_stopped(status: RunStatus, options: RunOptions) -> RunError:
 
 def _json(error: RunError) -> dict[str, Any]:
     return error.model_dump(mode="json")
+
+
+def _lost_by_infrastructure(errors: Sequence[Failure]) -> str | None:
+    """Return why a run is tried again, when it has no error that is its own; None: it has one."""
+    first = next((str(error.message) for error in errors if error.type in _INFRASTRUCTURE), None)
+    if all(error.type in _INFRASTRUCTURE | _CONSEQUENCES for error in errors):
+        return first
+    return None

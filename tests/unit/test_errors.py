@@ -41,6 +41,9 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.StateTooNew: ("account/ada", 3, 2),
     errors.IdempotencyConflict: ("key-1", "run_1"),
     errors.PortTaken: (8080, "the gateway", "AGENTRAY_PORT"),
+    errors.Incomplete: ("mixer/c", ("shop.Red",), "12 s have passed"),
+    errors.VersionConflict: ("memory/team", "plan", 3, 4),
+    errors.MemoryFull: ("memory/team", 2000, 1000),
     errors.IllegalTransition: ("Run run_1", "dead", "running", ("queued", "dead")),
     ConnectionFailed: ("connection refused",),
 }
