@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal, cast
@@ -29,7 +29,6 @@ _MIB = 1024 * 1024
 
 Patch = Mapping[Any, Any]
 Changer = Callable[[Any], Any]
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +172,13 @@ class WorkingMemory(Agent):
                 version = 0 if kept is None else kept.version
                 if isinstance(change, Mapping):
                     empty: Any = {} if kept is None and default is None else value
-                    result: Any = _merged(key, empty, change)
+                    result: Any = _merged(key, empty, cast("Patch", change))
                 else:
                     result = change(value)
                 if not inspect.isawaitable(result):
                     return await self._write_result(key, result, version)
             # Others go on while it waits; when they changed the entry, it is changed anew.
-            result = await cast("Awaitable[Any]", result)
+            result = await result
             async with self._writing:
                 try:
                     return await self._write_result(key, result, version)

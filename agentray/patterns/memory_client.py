@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from agentray.errors import HostDied
+from agentray.ids import AgentId
 from agentray.patterns.handles import HasHandles
 from agentray.patterns.memory import Change, Entry, WorkingMemory
 
@@ -38,6 +39,11 @@ class Memory:
         """
         self.namespace = namespace
         self._handle = via.handle(kind, namespace)
+
+    @property
+    def id(self) -> AgentId:
+        """The agent that holds the namespace."""
+        return self._handle.id
 
     async def get(self, key: str, default: Any = None) -> Any:
         """Return a copy of a value, or the default when there is no such entry."""
@@ -145,4 +151,4 @@ class Memory:
                 continue  # the next host has it, or an empty one: it tells which
 
     def __repr__(self) -> str:
-        return f"Memory({self._handle.id})"
+        return f"Memory({self.id})"

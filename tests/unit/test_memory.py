@@ -16,6 +16,7 @@ from agentray import (
     AgentOptions,
     App,
     DeadlineExceeded,
+    Handle,
     ManagerClient,
     PayloadError,
     action,
@@ -261,7 +262,7 @@ def test_it_grows_up_to_its_limit(kind: type[WorkingMemory]) -> None:
 async def collect(changes: AsyncGenerator[Change], into: list[Change]) -> None:
     async with aclosing(changes):
         async for change in changes:
-            into.append(change)
+            into.append(change)  # noqa: PERF401 - others look at it meanwhile
 
 
 def told(changes: list[Change]) -> list[tuple[str, str, Any]]:
@@ -303,13 +304,13 @@ def test_several_watch_from_a_version_on_and_leaving_stops_them(
             start = [("put", "a", 1), ("put", "b", 2)]  # its versions begin at 0
         assert told(seen[2]) == [*start, *later]
         assert told(seen[3]) == later[:1]
-        stats = await memory._handle.stats()
-        assert stats["running"] == 4
+        handle: Handle[Agent] = manager.handle(memory.id)
+        assert (await handle.stats())["running"] == 4
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
         await ManualClock().advance(5)
-        assert (await memory._handle.stats())["running"] == 0
+        assert (await handle.stats())["running"] == 0
         assert runtime.hosts
 
     scenario(test)
@@ -346,7 +347,7 @@ def test_a_durable_one_survives_its_host_and_those_who_watch_go_on() -> None:
         await ManualClock().advance(1)
         await memory.put("b", 2)
         await ManualClock().advance(1)
-        victim = runtime.host_of(memory._handle.id)
+        victim = runtime.host_of(memory.id)
         assert victim is not None
         await runtime.kill_host(victim)
         assert await memory.get("a") == 1
@@ -366,7 +367,7 @@ def test_one_in_memory_begins_anew_and_those_who_watch_are_told() -> None:
         seen: list[Change] = []
         watching = asyncio.create_task(collect(memory.watch(), seen))
         await ManualClock().advance(1)
-        victim = runtime.host_of(memory._handle.id)
+        victim = runtime.host_of(memory.id)
         assert victim is not None
         await runtime.kill_host(victim)
         await ManualClock().advance(5)
@@ -430,7 +431,7 @@ def test_what_cannot_be_committed_is_seen_by_nobody() -> None:
         assert await memory.put("b", 3, expected_version=0) > version
         await ManualClock().advance(1)
         assert told(seen) == [("put", "b", 3)]
-        victim = runtime.host_of(memory._handle.id)
+        victim = runtime.host_of(memory.id)
         assert victim is not None
         await runtime.kill_host(victim)
         assert {k: e.value for k, e in (await memory.entries()).items()} == {"a": 1, "b": 3}

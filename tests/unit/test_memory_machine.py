@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from agentray import App
 from agentray.errors import MemoryFull, VersionConflict
-from agentray.patterns import DurableMemory, Memory, WorkingMemory
+from agentray.patterns import DurableMemory, Entry, Memory, WorkingMemory
 from agentray.testing import LocalRuntime
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -42,11 +42,16 @@ class LimitedDurable(DurableMemory):
 class MemoryMachine(RuleBasedStateMachine):
     """Writes to one namespace, and compares it with a dictionary."""
 
+    runtime: LocalRuntime
+    memory: Memory
+    durable: bool
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualTimeLoop()
         asyncio.set_event_loop(self.loop)
         self.watching: list[asyncio.Task[None]] = []
+        self.views: list[dict[str, Any]] = []
         self.model: dict[str, Any] = {}
         self.versions: dict[str, int] = {}
         self.last = 0
@@ -73,7 +78,7 @@ class MemoryMachine(RuleBasedStateMachine):
 
     async def watch(self, since: int) -> None:
         view: dict[str, Any] = {} if since == 0 else dict(self.model)
-        self.views = [*getattr(self, "views", []), view]
+        self.views.append(view)
 
         async def follow() -> None:
             async with aclosing(self.memory.watch(since)) as changes:
@@ -99,56 +104,54 @@ class MemoryMachine(RuleBasedStateMachine):
         async def put() -> None:
             try:
                 version = await self.memory.put(key, value, expected_version=expected)
-            except VersionConflict as conflict:
-                assert right is False
-                assert conflict.current == self.versions.get(key, 0)
-            except MemoryFull as full:
-                assert full.size > LIMIT
+            except (VersionConflict, MemoryFull) as error:
+                refused.append(error)
             else:
                 assert right is not False
                 self.wrote(key, value, version)
 
+        refused: list[VersionConflict | MemoryFull] = []
         self.run(put())
+        for error in refused:
+            if isinstance(error, VersionConflict):
+                assert (right, error.current) == (False, self.versions.get(key, 0))
+            else:
+                assert error.size > LIMIT
 
     @rule(key=KEYS, times=st.integers(1, 5))
     def count_at_once(self, key: str, times: int) -> None:
         async def add(value: Any) -> Any:
             await asyncio.sleep(0.01)
-            return {"n": value.get("n", 0) + 1} if isinstance(value, dict) else {"n": 1}
+            return {"n": counted(value) + 1}
 
         def add_at_once(value: Any) -> Any:
-            return {"n": value.get("n", 0) + 1} if isinstance(value, dict) else {"n": 1}
+            return {"n": counted(value) + 1}
 
         async def update() -> None:
-            before = self.model.get(key)
-            known = before.get("n", 0) if isinstance(before, dict) else 0
-            if not isinstance(known, int):
-                return
-            work = [
-                self.memory.update(key, add if number % 2 else add_at_once)
-                for number in range(times)
-            ]
+            known = counted(self.model.get(key))
+            work = [self.memory.update(key, add if n % 2 else add_at_once) for n in range(times)]
             done = await asyncio.gather(*work, return_exceptions=True)
-            if any(isinstance(error, MemoryFull) for error in done):
-                assert all(isinstance(error, MemoryFull) for error in done)
-                return
-            entries = sorted(done, key=lambda entry: entry.version)  # type: ignore[union-attr]
-            assert [e.value["n"] for e in entries] == [known + 1 + i for i in range(times)]  # type: ignore[union-attr]
-            self.wrote(key, entries[-1].value, entries[-1].version)  # type: ignore[union-attr]
+            full = [error for error in done if isinstance(error, MemoryFull)]
+            entries = [entry for entry in done if isinstance(entry, Entry)]
+            assert (len(full), len(entries)) in ((times, 0), (0, times))
+            entries.sort(key=lambda entry: entry.version)
+            assert [e.value["n"] for e in entries] == [known + 1 + i for i in range(len(entries))]
+            if entries:
+                self.wrote(key, entries[-1].value, entries[-1].version)
 
         self.run(update())
 
     @rule(key=KEYS, patch=PATCHES)
     def merge(self, key: str, patch: dict[str, Any]) -> None:
         async def merge() -> None:
-            before = self.model.get(key, {})
+            before: Any = self.model.get(key, {})
             if not isinstance(before, dict):
                 return
             try:
                 entry = await self.memory.merge(key, patch)
             except MemoryFull:
                 return
-            assert entry.value == deep(before, patch)
+            assert entry.value == deep(before, patch)  # pyright: ignore[reportUnknownArgumentType]
             self.wrote(key, entry.value, entry.version)
 
         self.run(merge())
@@ -169,11 +172,11 @@ class MemoryMachine(RuleBasedStateMachine):
         if self.watching:
             task, _ = self.watching.pop(), self.views.pop()
             task.cancel()
-            self.run(asyncio.wait([task]))  # type: ignore[arg-type]
+            self.run(asyncio.wait([task]))
 
     @rule()
     def its_host_dies(self) -> None:
-        host = self.runtime.host_of(self.memory._handle.id)
+        host = self.runtime.host_of(self.memory.id)
         if host is None or len(self.runtime.hosts) < 2:
             return
         self.run(self.runtime.kill_host(host))
@@ -197,10 +200,14 @@ class MemoryMachine(RuleBasedStateMachine):
             for task in self.watching:
                 task.cancel()
             if self.watching:
-                self.run(asyncio.wait(self.watching))  # type: ignore[arg-type]
+                self.run(asyncio.wait(self.watching))
             self.run(self.runtime.__aexit__(None, None, None))
         self.loop.close()
         asyncio.set_event_loop(None)
+
+
+def counted(value: Any) -> int:
+    return value.get("n", 0) if isinstance(value, dict) else 0  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def deep(value: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
