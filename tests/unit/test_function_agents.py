@@ -162,7 +162,8 @@ def test_generators_in_threads_and_functions_without_a_name() -> None:
             assert (await manager.prompt("hi")).result == {"text": "HI AT PARTIAL"}
 
     run(test())
-    for function in (functools.partial(hear), lambda _: None):
+    nameless: list[Any] = [functools.partial(hear), lambda _: None]  # pyright: ignore[reportUnknownLambdaType]
+    for function in nameless:
         with pytest.raises(ConfigurationError, match="name="):
             agent_of(function, on=Said)
     with pytest.raises(ConfigurationError, match="Event classes"):
