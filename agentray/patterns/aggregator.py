@@ -75,6 +75,7 @@ class AggregatorAgent(Agent):
     late: ClassVar[Literal["ignore", "again"]] = "ignore"
     _needs: ClassVar[tuple[dict[str, int], int]]
     _gather: ClassVar[Callable[..., Coroutine[Any, Any, Any]]]
+    _give_up: ClassVar[Callable[..., Coroutine[Any, Any, Any]]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         cls._needs = needed(cls.__name__, cls.needs, cls.quorum)
@@ -82,6 +83,7 @@ class AggregatorAgent(Agent):
         # Which events to handle is known here at the earliest, so each subclass gets a handler of
         # its own: `on` marks the function, and a shared one would collect everybody's marks.
         cls._gather = on(*cls.needs, key="correlation")(_gathering_method())
+        cls._give_up = on(BranchFailed, where=_instead_of(cls._needs[0]))(_failure_method())
         # Events come while others wait for the end, and so do those who ask for the result.
         cls.options = cls.options.model_copy(update={"concurrency": None})
         super().__init_subclass__(**kwargs)
@@ -149,17 +151,6 @@ class AggregatorAgent(Agent):
             raise self._outcome
         return self._outcome
 
-    @on(BranchFailed)
-    async def branch_failed(self, failure: BranchFailed) -> list[Event] | None:
-        """Give up when there cannot be enough events any more."""
-        gathering = self._gathering
-        gathering.fail(self.identity(failure), failure)
-        if gathering.ended or not gathering.begun:
-            return None
-        if gathering.hopeless:
-            return await self._end(self.incomplete)
-        return None if self.deadline_s is None else await self._until_ended(self.deadline_s)
-
     async def on_stop(self) -> None:
         """Leave a trace of events that came to nothing."""
         gathering = self._gathering
@@ -185,6 +176,16 @@ class AggregatorAgent(Agent):
                     return await self._end(self.combine)
             gathering.ignored += 1
         return None
+
+    async def _take_failure(self, failure: BranchFailed) -> list[Event] | None:
+        """Note that a branch failed; give up when there cannot be enough events any more."""
+        gathering = self._gathering
+        gathering.fail(self.identity(failure), failure)
+        if gathering.ended:
+            return None
+        if gathering.hopeless:
+            return await self._end(self.incomplete)
+        return None if self.deadline_s is None else await self._until_ended(self.deadline_s)
 
     async def _until_ended(self, deadline_s: float) -> list[Event] | None:
         """Keep an event unacknowledged until it is combined; at the deadline, give up."""
@@ -275,3 +276,15 @@ def _gathering_method() -> Callable[..., Coroutine[Any, Any, Any]]:
         return await self._take(event)  # pyright: ignore[reportPrivateUsage] # its own method
 
     return _gather
+
+
+def _failure_method() -> Callable[..., Coroutine[Any, Any, Any]]:
+    async def _give_up(self: AggregatorAgent, failure: BranchFailed) -> list[Event] | None:
+        return await self._take_failure(failure)  # pyright: ignore[reportPrivateUsage] # its own
+
+    return _give_up
+
+
+def _instead_of(needs: Iterable[str]) -> Callable[[BranchFailed], bool]:
+    names = tuple(sorted(needs))  # in the same order in every process
+    return lambda failure: failure.instead_of in names

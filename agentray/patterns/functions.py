@@ -18,8 +18,10 @@ from agentray.agent import Agent, AgentOptions
 from agentray.agent import on as on_events
 from agentray.errors import ConfigurationError
 from agentray.events import Event
+from agentray.handlers import Key
 
 _ANY = "any:8"
+_METHOD = "handle_event"
 
 
 def agent_of(
@@ -27,7 +29,9 @@ def agent_of(
     *,
     on: type[Event] | Sequence[type[Event]],
     name: str | None = None,
-    key: str = _ANY,
+    key: Key = _ANY,
+    topic: str | None = None,
+    where: Callable[[Any], bool] | None = None,
     options: AgentOptions | None = None,
     blocking: bool = False,
 ) -> type[Agent]:
@@ -40,13 +44,17 @@ def agent_of(
         name: the agent type's; None: the function's name.
         key: which instance gets an event, as for `on`; a function keeps nothing, so by default a
             few instances share the work.
+        topic: only events on this topic, as for `on`.
+        where: says which events are wanted, as for `on`.
         options: how its agents are run; None: any number of events at once.
         blocking: it runs in one of the host's threads, because it takes long without awaiting.
 
     Raises:
         ConfigurationError: no event class, or no name for the agent type.
     """
-    return _class(function, _called(function, blocking=blocking), on, name, key, options)
+    method = _called(function, blocking=blocking)
+    marked = on_events(*_classes(on), key=key, topic=topic, where=where)(method)
+    return _class(function, marked, name, options or AgentOptions(concurrency=None))
 
 
 def sink_of(
@@ -54,7 +62,9 @@ def sink_of(
     *,
     on: type[Event] | Sequence[type[Event]],
     name: str | None = None,
-    key: str = "key:all",
+    key: Key = "key:all",
+    topic: str | None = None,
+    where: Callable[[Any], bool] | None = None,
     options: AgentOptions | None = None,
     blocking: bool = False,
 ) -> type[Agent]:
@@ -75,7 +85,9 @@ def sink_of(
         if inspect.isawaitable(result):
             await result
 
-    return _class(write, drop, on, name, key, options or AgentOptions())
+    drop.__name__ = _METHOD
+    marked = on_events(*_classes(on), key=key, topic=topic, where=where)(drop)
+    return _class(write, marked, name, options or AgentOptions())
 
 
 def _called(function: Callable[..., Any], *, blocking: bool) -> Callable[[Agent, Event], Any]:
@@ -88,6 +100,7 @@ def _called(function: Callable[..., Any], *, blocking: bool) -> Callable[[Agent,
             return function(*arguments)
         return self.run_sync(_whole, function, arguments)
 
+    call.__name__ = _METHOD
     return call
 
 
@@ -110,25 +123,24 @@ def _takes_context(function: Callable[..., Any]) -> bool:
     return len(needed) == 2
 
 
+def _classes(on: type[Event] | Sequence[type[Event]]) -> tuple[type[Event], ...]:
+    return (on,) if isinstance(on, type) else tuple(on)
+
+
 def _class(
     function: Callable[..., Any],
     method: Callable[[Agent, Event], Any],
-    events: type[Event] | Sequence[type[Event]],
     name: str | None,
-    key: str,
-    options: AgentOptions | None,
+    options: AgentOptions,
 ) -> type[Agent]:
     name = str(name or getattr(function, "__name__", ""))
     if not name.isidentifier():
         raise ConfigurationError(f"{function!r} has no name for an agent type: give name=….")
-    given = options or AgentOptions(concurrency=None)
-    method.__name__ = "handle_event"
-    classes = (events,) if isinstance(events, type) else tuple(events)
     members = {
         "__doc__": inspect.getdoc(function) or f"Handles events with {name}.",
         "__module__": getattr(function, "__module__", None) or __name__,
-        "options": given.model_copy(update={"name": name}),
-        "handle_event": on_events(*classes, key=key)(method),
+        "options": options.model_copy(update={"name": name}),
+        _METHOD: method,
     }
     class_name = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
     return type(class_name, (Agent,), members)

@@ -152,6 +152,13 @@ class Asker(Agent):
         self.got[:] = await wait_for_events(self, Jury, correlation, timeout=10)
 
 
+class Openings(AggregatorAgent):
+    needs = (Opened,)
+
+    async def combine(self, events: Gathered) -> None:
+        return None
+
+
 class Three(Jury):
     needs = {Vote: 3}  # noqa: RUF012
     quorum = None
@@ -263,6 +270,17 @@ def test_a_quorum_bears_failed_branches_up_to_a_point(jury: type[Jury]) -> None:
         assert "juror/b failed: ValueError: b is ill" in message
 
     scenario(jury, test)
+
+
+def test_only_those_who_need_its_event_hear_of_a_failed_branch() -> None:
+    async def whole() -> None:
+        async with LocalRuntime(hosts=2) as manager:
+            await manager.deploy(App("court", [Clerk, Juror, Jury, Openings], entry=Clerk))
+            await manager.prompt("a=- b=- c=-")
+            assert len(await manager.agents("jury")) == 1
+            assert await manager.agents("openings") == []
+
+    run(whole())
 
 
 def test_a_branch_that_only_raises_fails_the_run_with_its_own_error() -> None:

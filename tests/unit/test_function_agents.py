@@ -202,6 +202,22 @@ def test_sinks_write_one_after_the_other_and_drop_what_that_returns() -> None:
     run(test())
 
 
+def test_functions_and_sinks_may_want_some_events_only() -> None:
+    async def test() -> None:
+        async with LocalRuntime(hosts=2) as manager:
+            short = sink_of(write, on=Said, where=lambda said: len(said.text) < 3)
+            loud = agent_of(
+                hear, on=Said, key=lambda said: said.text, where=lambda said: said.text.isupper()
+            )
+            await manager.deploy(App("voices", [Speak, short, loud]))
+            await manager.prompt("a long b HEY")
+            assert written == ["a", "b"]
+            assert [row["agent"] for row in await manager.agents("hear")] == ["hear/HEY"]
+
+    written.clear()
+    run(test())
+
+
 def test_a_sink_may_print_or_write_to_a_handle(capsys: pytest.CaptureFixture[str]) -> None:
     async def test() -> None:
         async with LocalRuntime(hosts=2) as manager:
