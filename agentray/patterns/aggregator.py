@@ -57,8 +57,8 @@ class AggregatorAgent(Agent):
     tried again as a whole, too, even where a partial result was made of what came afterwards.
 
     Branches that fail: with `reports_failure` they say so, and `incomplete` is called as soon as
-    there cannot be enough events any more. Other errors fail the run as ever; the aggregator hears
-    nothing of them and waits for its deadline.
+    nothing more can come. Other errors fail the run as ever; the aggregator hears nothing of them
+    and waits for its deadline.
 
     Attributes:
         needs: the event types to wait for, or how many of each: `{Vote: 5}`.
@@ -167,8 +167,8 @@ class AggregatorAgent(Agent):
         taken = gathering.take(identity, event)
         if taken is Taken.LAST:
             return await self._end(self.combine)
-        if taken is Taken.COUNTED and self.deadline_s is not None:
-            return await self._until_ended(self.deadline_s)
+        if taken is Taken.COUNTED:
+            return await self._until_ended()
         if taken is Taken.LATE:
             if self.late == "again":
                 gathering.take_late(identity, event)
@@ -178,19 +178,19 @@ class AggregatorAgent(Agent):
         return None
 
     async def _take_failure(self, failure: BranchFailed) -> list[Event] | None:
-        """Note that a branch failed; give up when there cannot be enough events any more."""
+        """Note that a branch has failed; give up when nothing more can come."""
         gathering = self._gathering
         gathering.fail(self.identity(failure), failure)
-        if gathering.ended:
-            return None
-        if gathering.hopeless:
-            return await self._end(self.incomplete)
-        return None if self.deadline_s is None else await self._until_ended(self.deadline_s)
+        return None if gathering.ended else await self._until_ended()
 
-    async def _until_ended(self, deadline_s: float) -> list[Event] | None:
+    async def _until_ended(self) -> list[Event] | None:
         """Keep an event unacknowledged until it is combined; at the deadline, give up."""
+        if self._gathering.exhausted:
+            return await self._end(self.incomplete)
+        if self.deadline_s is None:
+            return None
         if self._given_up_at is None:
-            self._given_up_at = asyncio.get_running_loop().time() + deadline_s
+            self._given_up_at = asyncio.get_running_loop().time() + self.deadline_s
         try:
             async with asyncio.timeout_at(self._given_up_at):
                 await self._settled.wait()

@@ -126,13 +126,11 @@ class Gathering:
         return self._counts.total() >= self._quorum
 
     @property
-    def hopeless(self) -> bool:
-        """Whether so many branches have failed that there will never be enough."""
+    def exhausted(self) -> bool:
+        """Whether each event has come or its branch has failed, and there are not enough."""
         failed = Counter(failure.instead_of for failure in self._failed.values())
-        possible = (
-            max(self._counts[name], need - failed[name]) for name, need in self._needs.items()
-        )
-        return sum(possible) < self._quorum
+        told = all(self._counts[name] + failed[name] >= n for name, n in self._needs.items())
+        return told and not self.complete
 
     def gathered(self) -> Gathered:
         """Return what there is."""

@@ -122,10 +122,11 @@ class GatheringMachine(RuleBasedStateMachine):
         assert len(self.gathering.gathered().failures) <= sum(self.needs.values())
 
     @invariant()
-    def hope_is_given_up_only_when_there_cannot_be_enough(self) -> None:
+    def it_is_exhausted_when_each_event_has_come_or_failed_and_there_are_too_few(self) -> None:
         counts = Counter(e.event_type for e in self.counted)
-        still = sum(max(counts[n], need - self.failed[n]) for n, need in self.needs.items())
-        assert self.gathering.hopeless is (still < self.quorum)
+        open_ = [n for n, need in self.needs.items() if counts[n] + self.failed[n] < need]
+        too_few = len(self.counted) < self.quorum
+        assert self.gathering.exhausted is (too_few and not open_)
 
 
 TestGathering = GatheringMachine.TestCase
