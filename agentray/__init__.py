@@ -21,6 +21,7 @@ from agentray.errors import (
     DeploymentStopped,
     HostDied,
     ManagerUnavailable,
+    MessageDropped,
     NoHandler,
     Overloaded,
     PayloadError,
@@ -38,6 +39,7 @@ from agentray.events import Event, Prompt, TerminateEvent
 from agentray.handle import Handle, RemoteAction
 from agentray.ids import AgentId, TopicId
 from agentray.launching import AgentRecord, Launch
+from agentray.middleware import DROP, Drop, MessageReply, Middleware, SentMessage
 from agentray.pool import Pool
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run, RunEvent, RunStatus
@@ -51,6 +53,7 @@ from agentray.store.base import DeadLetter
 __version__ = "0.1.0"
 
 __all__ = [
+    "DROP",
     "Agent",
     "AgentFailed",
     "AgentId",
@@ -68,6 +71,7 @@ __all__ = [
     "DeadLetter",
     "DeadlineExceeded",
     "DeploymentStopped",
+    "Drop",
     "Event",
     "EventRun",
     "Handle",
@@ -75,6 +79,9 @@ __all__ = [
     "Launch",
     "ManagerClient",
     "ManagerUnavailable",
+    "MessageDropped",
+    "MessageReply",
+    "Middleware",
     "NoHandler",
     "Overloaded",
     "PayloadError",
@@ -88,6 +95,7 @@ __all__ = [
     "RunEvent",
     "RunFailed",
     "RunStatus",
+    "SentMessage",
     "Settings",
     "StateError",
     "StateRecord",

@@ -40,6 +40,7 @@ from agentray.handle import Handle
 from agentray.handlers import EventHandler, Key, declare
 from agentray.ids import AgentId, TopicId, check_key, check_type_name
 from agentray.launching import LAUNCH_TIMEOUT_S, Launch, start
+from agentray.middleware import Hooks
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -83,6 +84,11 @@ class AgentOptions(BaseModel):
     mailbox: PositiveInt = Field(
         default=1000, description="Messages that may wait for one agent; more are refused."
     )
+    fair_runs: bool = Field(
+        default=True,
+        description="Messages of different runs that wait for one agent take turns, so that no run "
+        "holds back another; False: they are handled in the order in which they came.",
+    )
     idle_timeout_s: PositiveFloat = Field(
         default=300.0, description="Seconds without a message after which it leaves memory."
     )
@@ -111,6 +117,7 @@ class AgentType:
     background: tuple[BackgroundSpec, ...] = ()
     factory: Factory | None = None  # makes its agents instead of the constructor; given by the app
     wanted: tuple[EventHandler, ...] = ()  # all `@on`; `handlers` has one for each event type
+    hooks: Hooks | None = None  # of the app's middleware; made where the app is loaded
 
     @property
     def prompts(self) -> bool:

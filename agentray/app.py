@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from agentray.agent import Agent, AgentType, Factory
 from agentray.errors import ConfigurationError
 from agentray.ids import check_type_name
+from agentray.middleware import Middleware, check_middleware
 from agentray.pool import Pool
 from agentray.protocol.snapshot import Subscription
 
@@ -25,6 +26,7 @@ class App:
         entry: the type that gets prompts which name no agent; None: there is none.
         pools: the pools that it declares.
         shared_pools: names of pools that it uses and the operator adds.
+        middleware: what its agents' messages pass, in this order.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class App:
         entry: type[Agent] | None = None,
         pools: Sequence[Pool | str] = (),
         factories: Mapping[type[Agent], Factory] | None = None,
+        middleware: Sequence[type[Middleware] | Middleware | Callable[[], Middleware]] = (),
     ) -> None:
         """Put an app together.
 
@@ -47,14 +50,18 @@ class App:
                 cluster (`manager.add_pool`).
             factories: what makes the agents of a class instead of its constructor: a function,
                 also an asynchronous one, that takes the `AgentId` and the arguments of the launch.
+            middleware: what looks at the messages, events and replies of its agents, in this
+                order: subclasses of `Middleware`, which each host makes for itself, functions that
+                return one, or instances, which are carried over as they are.
 
         Raises:
             ConfigurationError: no agents, two of the same name, an unknown pool, an entry that
-                handles no prompts, or a factory of none of them.
+                handles no prompts, a factory of none of them, or middleware that is none.
         """
         self.name = check_type_name(name)
         self.types = _with_factories(name, _by_name(name, agents), factories or {})
         self.entry = _entry(name, self.types, entry)
+        self.middleware = check_middleware(name, middleware)
         self.pools = tuple(pool for pool in pools if isinstance(pool, Pool))
         self.shared_pools = tuple(pool for pool in pools if isinstance(pool, str))
         names = [*(pool.name for pool in self.pools), *self.shared_pools]
@@ -89,7 +96,8 @@ class App:
         entry = None if self.entry is None else self.types[self.entry].cls
         factories = {t.cls: t.factory for t in self.types.values() if t.factory is not None}
         pools = (*self.pools, *self.shared_pools)
-        return _rebuild, (self.name, classes, entry, pools, factories)
+        more = (self.middleware,) if self.middleware else ()
+        return _rebuild, (self.name, classes, entry, pools, factories, *more)
 
     def __repr__(self) -> str:
         return f"App({self.name!r}, {sorted(self.types)})"
@@ -101,8 +109,9 @@ def _rebuild(
     entry: type[Agent] | None,
     pools: Sequence[Pool | str],
     factories: Mapping[type[Agent], Factory] | None = None,  # kept apps may be without
+    middleware: Sequence[Any] = (),
 ) -> App:
-    app = App(name, agents, entry=entry, pools=pools, factories=factories)
+    app = App(name, agents, entry=entry, pools=pools, factories=factories, middleware=middleware)
     app.entry = None if entry is None else app.entry  # not what one alone would be by default
     return app
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,22 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MAX_STATE_BYTES = 16 * 1024 * 1024
 """Largest state of one agent, where nothing else is set."""
+
+
+class BatchLimits(NamedTuple):
+    """What leaves together in one request to a host, at most.
+
+    Attributes:
+        messages: their number.
+        bytes: of their payloads; the message that reaches them is the last one.
+    """
+
+    messages: int = 512
+    bytes: int = 1 << 20
+
+
+BATCH = BatchLimits()
+"""The limits where nothing else is set."""
 
 
 class Settings(BaseSettings):
@@ -67,7 +83,25 @@ class Settings(BaseSettings):
         description="Seconds that a handler may block its host's event loop before a warning says "
         "which agent and where; 0: no warning.",
     )
+    max_runs: PositiveInt | None = Field(
+        default=None,
+        description="Runs that one host works on at once; further ones wait in the order in which "
+        "they came, as `queued`. Unset: no limit. A run that waits for another run's end counts.",
+    )
+    batch_messages: PositiveInt = Field(
+        default=BATCH.messages,
+        description="Messages that leave together in one request to a host, at most.",
+    )
+    batch_bytes: PositiveInt = Field(
+        default=BATCH.bytes,
+        description="Bytes of payloads with which such a request is full.",
+    )
     log_level: str = Field(default="INFO", description="Level of agentray's loggers.")
+
+    @property
+    def batch(self) -> BatchLimits:
+        """What leaves together in one request to a host."""
+        return BatchLimits(self.batch_messages, self.batch_bytes)
 
     @property
     def key_file(self) -> Path:

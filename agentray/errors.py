@@ -23,6 +23,7 @@
     │   ├── DeadlineExceeded (TimeoutError)
     │   ├── HostDied
     │   │   └── AgentMoved
+    │   ├── MessageDropped
     │   ├── Overloaded
     │   ├── DeploymentStopped
     │   │   └── PoolPending
@@ -172,7 +173,13 @@ class UnknownAgentType(AddressError):
 
     def __init__(self, type_name: str, known: tuple[str, ...] = ()) -> None:
         hint = f" Known types: {', '.join(known)}." if known else " No app is deployed."
-        super().__init__(f"There is no agent type {type_name!r}.{hint}")
+        missing = f"There is no agent type {type_name!r}."
+        if not type_name:  # no agent was named, and there is none for that
+            missing = (
+                "No app has an agent for prompts that name none: name one, as in agent='greeter', "
+                "or deploy App(..., entry=Greeter)."
+            )
+        super().__init__(f"{missing}{hint}")
         self.type_name = type_name
 
 
@@ -268,6 +275,15 @@ class AgentMoved(HostDied):
     def __init__(self, target: str, reason: str, host: str = "") -> None:
         super().__init__(target, host, reason)
         self.args = (f"A message to {target} was cut off while it was handled: {reason}.",)
+
+
+class MessageDropped(CallError):
+    """The middleware of the agent's app let the message, or its reply, go no further."""
+
+    def __init__(self, target: str, middleware: str, what: str = "message") -> None:
+        super().__init__(f"{middleware} dropped the {what} of {target}.")
+        self.target, self.middleware, self.what = target, middleware, what
+        self.agent, _, self.action = (_agent_in(target) or ".").rpartition(".")
 
 
 class Overloaded(CallError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 from agentray import context as contexts
 from agentray.blocking import SyncHandle
+from agentray.errors import ConfigurationError
 from agentray.ids import AgentId
 
 if TYPE_CHECKING:
@@ -213,7 +214,17 @@ class Handle(Generic[A]):
 
         Args:
             timeout: seconds; None waits for as long as it takes.
+
+        Raises:
+            ConfigurationError: it is no time.
         """
+        given: object = timeout
+        if given is not None and not (
+            isinstance(given, int | float) and not isinstance(given, bool) and given >= 0
+        ):
+            raise ConfigurationError(
+                f"timeout={timeout!r}: write seconds, 0 or more, or None for no deadline."
+            )
         return Handle(self.id, self._caller, timeout=timeout)
 
     @property
@@ -222,7 +233,11 @@ class Handle(Generic[A]):
         return SyncHandle(self)
 
     async def ping(self, timeout: float = 5.0) -> float:
-        """Return the seconds of a round trip to the agent's host, without the agent itself."""
+        """Return the seconds of a round trip to the agent's host, without the agent itself.
+
+        Raises:
+            DeploymentStopped: it has a host of its own while it does something, and has none now.
+        """
         return await self.caller.ping(self.id, timeout=timeout)
 
     async def status(self, timeout: float = 5.0) -> dict[str, Any]:

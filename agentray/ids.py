@@ -7,7 +7,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from zlib import crc32
 
 from agentray.errors import ConfigurationError
@@ -49,17 +49,26 @@ class AgentId(NamedTuple):
         return cls(check_type_name(type_name), check_key(key))
 
 
-def check_type_name(name: str) -> str:
+def check_type_name(name: str, what: str = "an agent type") -> str:
     """Return the name of an agent type when it is well formed.
+
+    Args:
+        name: to be looked at.
+        what: it names, for the error.
 
     Raises:
         ConfigurationError: letters, digits, `_`, `-` and `.` only, starting with a letter or `_`.
     """
-    if not _TYPE_NAME.fullmatch(name):
+    if not (isinstance(cast("object", name), str) and _TYPE_NAME.fullmatch(name)):
         raise ConfigurationError(
-            f"{name!r} is no name for an agent type: use letters, digits, '_', '-' and '.'."
+            f"{name!r} is no name for {what}: use letters, digits, '_', '-' and '.'."
         )
     return name
+
+
+def check_pool_name(name: str) -> str:
+    """Return the name of a pool when it is well formed; see `check_type_name`."""
+    return check_type_name(name, "a pool")
 
 
 def check_key(key: str) -> str:
@@ -69,6 +78,8 @@ def check_key(key: str) -> str:
         ConfigurationError: empty, over 512 characters, with a NUL (PostgreSQL has no such text), or
             with half of a surrogate pair, which is no text at all.
     """
+    if not isinstance(cast("object", key), str):
+        raise ConfigurationError(f"key={key!r}: an agent's key is a text.")
     if not key or len(key) > _MAX_KEY_CHARS or "\0" in key or not _is_text(key):
         raise ConfigurationError(
             f"An agent's key has 1 to {_MAX_KEY_CHARS} characters, none of them NUL or half a pair."

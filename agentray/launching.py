@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from agentray.errors import ConfigurationError
 from agentray.handle import Handle
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from agentray.context import Caller
 
 A = TypeVar("A", bound="Agent")
+
+_WANTED: dict[str, tuple[type[Any], str]] = {
+    "args": (Sequence, "a list or tuple, as in args=[1, 2]"),
+    "kwargs": (Mapping, "a dict, as in kwargs={'depth': 2}"),
+    "max_retries": (int, "a number, 0 or more"),
+}
+"""Types of arguments of a launch, and how an error says what to write."""
 
 Lifetime = Literal["detached", "driver"]
 """`detached`: it outlives who launched it; `driver`: it ends with the launching connection."""
@@ -63,6 +70,8 @@ class Launch(Generic[A]):
 
     def __post_init__(self) -> None:
         agent = self.agent
+        if not isinstance(cast("object", self.name), str | None):
+            raise ConfigurationError(f"name={self.name!r}: an agent's name is a text.")
         if isinstance(agent, Handle):
             if self.name not in {None, agent.id.key}:
                 raise ConfigurationError(f"{agent.id} has its name already: leave name= out.")
@@ -100,6 +109,7 @@ class Launch(Generic[A]):
             ConfigurationError: something about it contradicts itself.
             PayloadError: an argument, or the instance, cannot be serialised.
         """
+        self._check_types()
         self._check()
         ending = {None: None, "detached": "", "driver": driver}
         return LaunchOrder(
@@ -110,6 +120,20 @@ class Launch(Generic[A]):
             driver=ending[self.lifetime],
             owner=owner,
         )
+
+    def _check_types(self) -> None:
+        """Refuse what would fail later, and somewhere else."""
+        given: dict[str, Any] = {name: getattr(self, name) for name in _WANTED}
+        for name, value in given.items():
+            kinds, wanted = _WANTED[name]
+            wrong = isinstance(value, str | bytes | bool) or not isinstance(value, kinds)
+            if value is not None and wrong:
+                raise ConfigurationError(f"{name}={value!r}: write {wanted}.")
+        options: object = self.options
+        if options is not None and not hasattr(options, "model_fields_set"):
+            raise ConfigurationError(
+                f"options={options!r}: write options=AgentOptions(concurrency=8)."
+            )
 
     def _check(self) -> None:
         cls = self.cls
@@ -129,7 +153,9 @@ class Launch(Generic[A]):
         if self.lifetime not in {None, "detached", "driver"}:
             raise ConfigurationError(f"lifetime={self.lifetime!r}: write detached or driver.")
         labels: Mapping[Any, Any] = self.labels or {}
-        if not all(isinstance(text, str) for text in (*labels, *labels.values())):
+        if not isinstance(cast("object", labels), Mapping) or not all(
+            isinstance(text, str) for text in (*labels, *labels.values())
+        ):
             raise ConfigurationError("Labels are texts by texts: labels={'team': 'blue'}.")
 
     def _sets(self, name: str) -> bool:

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from agentray.ids import check_type_name
+from agentray.ids import check_pool_name
 
 _BY_NAME = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 _PREPARED = ("env_vars", "working_dir", "excludes", "pip", "py_modules")
@@ -144,7 +144,7 @@ class Pool:
             or theirs stops; what comes for them meanwhile waits.
     """
 
-    name: Annotated[str, AfterValidator(check_type_name)] = "default"
+    name: Annotated[str, AfterValidator(check_pool_name)] = "default"
     _: KW_ONLY
     hosts: Annotated[
         PositiveInt | tuple[PositiveInt, PositiveInt], AfterValidator(_check_hosts)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 from pydantic import PydanticUserError, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 
+from agentray.agent import Agent
+
 if TYPE_CHECKING:
     from agentray.agent import ActionSpec, AgentType
 
@@ -26,7 +28,7 @@ def describe_agent_type(agent_type: AgentType) -> dict[str, Any]:
     model = agent_type.state_model
     return {
         "type": agent_type.name,
-        "doc": _doc(agent_type.cls),
+        "doc": _doc_of_class(agent_type.cls),
         "actions": {
             name: _describe_action(agent_type.cls, spec)
             for name, spec in sorted(agent_type.actions.items())
@@ -85,6 +87,16 @@ def _schema(hint: Any) -> dict[str, Any]:
         return TypeAdapter(hint).json_schema()
     except (PydanticUserError, PydanticInvalidForJsonSchema):
         return {"description": getattr(hint, "__qualname__", repr(hint))}
+
+
+def _doc_of_class(cls: type[Any]) -> str:
+    """Return the text of a class, or of the nearest base that the user wrote."""
+    for base in cls.__mro__:
+        if base is Agent:
+            break
+        if text := base.__dict__.get("__doc__"):
+            return inspect.cleandoc(text)
+    return ""
 
 
 def _doc(thing: Any) -> str:

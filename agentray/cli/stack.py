@@ -230,6 +230,8 @@ class Stack:
                 self._settings.max_state_bytes,
                 self._settings.threads,
                 self._settings.blocked_warning_s,
+                self._settings.max_runs,
+                self._settings.batch,
             )
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)

@@ -76,7 +76,7 @@ class Gateway:
         logs.configure(setup.settings.log_level, process="gateway")
         store = PostgresStore(setup.database_url)
         await store.open()
-        channel = Channel(RayConnector())
+        channel = Channel(RayConnector(), batch=setup.settings.batch)
         bind_process(channel)
         # Kept: without a reference the watcher's task could be collected.
         self._watcher = SnapshotWatcher(RayManager.find(), channel)

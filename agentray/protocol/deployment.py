@@ -84,6 +84,8 @@ class TypeSpec(NamedTuple):
         actions: all of its actions.
         digest: of the source of its class; "": an older version has stored it.
         handles: the event types that it has handlers for, and whether also for their subclasses.
+        description: what `describe_agent_type` says of it, as JSON text, where it may have no host
+            that could say so; "": ask one.
     """
 
     name: str
@@ -94,6 +96,7 @@ class TypeSpec(NamedTuple):
     actions: tuple[str, ...] = ()
     digest: str = ""
     handles: tuple[tuple[str, bool], ...] = ()
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from agentray.protocol.codec import text_of
 
 _MAX_ERROR = 500
+
+NO_COUNTERS: dict[str, Any] = {
+    "queued": 0,
+    "running": 0,
+    "completed": 0,
+    "failed": 0,
+    "restarts": 0,
+    "missed_ticks": 0,
+    "last_error": None,
+}
+"""Of an agent that is not in memory; as `Incarnation.counters`."""
 
 
 class AgentStats:

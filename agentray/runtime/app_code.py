@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentray.agent import AgentType
 from agentray.app import App
 from agentray.errors import AgentrayError, ConfigurationError
+from agentray.middleware import Middleware, make_hooks
 from agentray.protocol.codec import decode
 from agentray.protocol.deployment import AppSpec
 
@@ -30,11 +31,13 @@ class AppCode:
     Attributes:
         types: the agent types that it can run, by name.
         broken: why the app of an agent type cannot be imported here, by the type's name.
+        publish_hooks: the middleware that agents' events pass, by the type's name.
     """
 
     def __init__(self) -> None:
         self.types: dict[str, Loaded] = {}
         self.broken: dict[str, str] = {}
+        self.publish_hooks: dict[str, tuple[Middleware, ...]] = {}
         self._apps: dict[str, bytes] = {}
 
     def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
@@ -53,12 +56,18 @@ class AppCode:
                 self.broken.pop(type_name, None)
             try:
                 app = _read_app(spec)
+                hooks = make_hooks(name, app.middleware)
             except ConfigurationError as error:
                 failures[name] = str(error)
                 self.broken.update((type_name, str(error)) for type_name, *_ in spec.types)
                 logger.error("%s", error, extra={"action": "app_not_loaded", "app": name})  # noqa: TRY400
                 continue
             for agent_type in app.types.values():
+                self.publish_hooks.pop(agent_type.name, None)
+                if hooks is not None:
+                    agent_type = replace(agent_type, hooks=hooks)  # noqa: PLW2901
+                    if hooks.publish:
+                        self.publish_hooks[agent_type.name] = hooks.publish
                 self.types[agent_type.name] = Loaded(agent_type, name)
             self._apps[name] = packed
         return failures

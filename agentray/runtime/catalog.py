@@ -215,6 +215,11 @@ class Catalog:
             for name in names
         }
 
+    def description(self, agent_type: str) -> str:
+        """Return the description of an agent type as JSON; "": only a host can tell it."""
+        specs = (TypeSpec(*fields) for app in self._apps.values() for fields in app.spec.types)
+        return next((spec.description for spec in specs if spec.name == agent_type), "")
+
     def subscriptions(self, renewed: Callable[[str], bool]) -> dict[str, tuple[Subscription, ...]]:
         """Return the subscriptions by event type, those of classes before those of run time.
 

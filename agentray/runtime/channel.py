@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Protocol, cast
 
 from agentray import context as contexts
+from agentray.config import BATCH, BatchLimits
 from agentray.errors import (
     AgentMoved,
     AgentrayError,
@@ -93,6 +94,7 @@ class Channel:
         *,
         request_refresh: Callable[[], None] | None = None,
         local: Local | None = None,
+        batch: BatchLimits = BATCH,
     ) -> None:
         """Make a channel; needs a running event loop.
 
@@ -101,11 +103,13 @@ class Channel:
             request_refresh: asks for a newer snapshot, without waiting; the answer comes through
                 `update`. None: newer snapshots come by themselves.
             local: the host in this process, which is reached without the wire.
+            batch: most that leaves together for one host.
         """
         self.snapshot = Snapshot()
         self._connector = connector
         self._request_refresh = request_refresh or (lambda: None)
         self._local = local
+        self._batch = batch
         self.loop = asyncio.get_running_loop()
         self._tasks = TaskSet("channel")
         self._links: dict[str, Link] = {}
@@ -200,13 +204,30 @@ class Channel:
 
     async def ping(self, target: AgentId, *, timeout: float) -> float:
         """Return the seconds of a round trip to the agent's host."""
+        if await self._about(target, "ping", timeout) is not None:
+            why = "has no host at the moment: its first message starts one"
+            raise DeploymentStopped(str(target), why=why)
         start = time.perf_counter()  # uvloop's own clock is of whole milliseconds
         await self.request(Kind.PING, target, "", None, timeout=timeout)
         return time.perf_counter() - start
 
     async def inspect(self, target: AgentId, what: str, *, timeout: float) -> dict[str, Any]:
         """Ask a host about an agent, which is not activated for it."""
+        told = await self._about(target, what, timeout)
+        if told is not None:
+            return told
         return decode(await self.request(Kind.INSPECT, target, what, None, timeout=timeout))
+
+    async def _about(self, target: AgentId, what: str, timeout: float) -> dict[str, Any] | None:
+        """Ask the manager about an isolated agent without a host: a message would start one."""
+        view = self.snapshot.types.get(target.type)
+        if view is None or not view.isolated or target in self.snapshot.seats:
+            return None
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._connector.about(target, what)
+        except TimeoutError:
+            raise DeadlineExceeded(str(target), timeout) from None
 
     async def request(
         self, kind: int, target: AgentId, name: str, payload: Any, *, timeout: float | None
@@ -369,6 +390,7 @@ class Channel:
                 self._tasks,
                 on_moved=self.moved,
                 on_gone=self.on_gone,
+                batch=self._batch,
             )
             self._links[host.id] = link
         return link

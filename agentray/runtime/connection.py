@@ -31,7 +31,8 @@ class Connection(SyncContext):
         self._client: ManagerClient | None = None
 
     async def __aenter__(self) -> ManagerClient:
-        address = self._address or find_cluster(self._settings or Settings())
+        settings = self._settings or Settings()
+        address = self._address or find_cluster(settings)
         check_answers(address)
         _prepare_environment(address)
         from agentray.runtime import ray_adapter  # imports ray: seconds, and only needed here
@@ -41,7 +42,7 @@ class Connection(SyncContext):
             self._owns_ray = True
         try:
             manager = await asyncio.to_thread(ray_adapter.RayManager.find)
-            self._channel = Channel(ray_adapter.RayConnector())
+            self._channel = Channel(ray_adapter.RayConnector(), batch=settings.batch)
             self._watcher = SnapshotWatcher(manager, self._channel)
             await self._watcher.start()
         except BaseException:
@@ -84,7 +85,8 @@ def connect(address: str | None = None, *, settings: Settings | None = None) -> 
     Args:
         address: `host:port` of Ray's GCS. None: inside of a Ray job its own cluster, elsewhere the
             one that `agentray up` started on this machine.
-        settings: where this machine's cluster record is; None: from the environment.
+        settings: where this machine's cluster record is, and the limits of batches; None: from the
+            environment.
 
     Returns:
         A context manager that gives a `ManagerClient`, or by `with` a `SyncManager`, which has

@@ -12,7 +12,7 @@ from agentray.protocol.codec import decode, encode, encode_error
 from agentray.protocol.envelope import Kind, ReplyKind, RunMode
 from agentray.protocol.runs import Run
 from agentray.runtime.active_run import ActiveRun
-from agentray.runtime.incarnation import NO_COUNTERS
+from agentray.runtime.agent_stats import NO_COUNTERS
 from agentray.runtime.state_changes import StateChanges
 from agentray.runtime.turn import Turn
 from agentray.schema import describe_agent_type

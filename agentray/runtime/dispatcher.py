@@ -36,7 +36,7 @@ class ChannelDispatcher:
             if not snapshot.entries:
                 if any(view.stopped and view.prompts for view in snapshot.types.values()):
                     raise DeploymentStopped("the entry agent")
-                raise UnknownAgentType("(entry)", tuple(sorted(snapshot.types)))
+                raise UnknownAgentType("", tuple(sorted(snapshot.types)))
             name = snapshot.entries[0]
         view = snapshot.types.get(name)
         if view is None:

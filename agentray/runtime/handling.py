@@ -37,6 +37,7 @@ from agentray.protocol.codec import (
     text_of,
 )
 from agentray.protocol.envelope import Envelope, Failure, Kind, Large, Outcome, ReplyKind
+from agentray.runtime import passage
 from agentray.runtime.own_turn import OWN, Unheard
 from agentray.runtime.scope import Scope, scope_of
 from agentray.runtime.streams import PartWriter
@@ -129,8 +130,10 @@ async def _handle_call(
     if spec is None or spec.streams:
         raise _not_called(agent, name, spec)
     method = getattr(agent.agent, name)
-    if type(payload) is tuple:
-        value: Any = method(*cast("tuple[Any, ...]", payload))  # from this very process
+    if agent.type.hooks is not None:
+        value: Any = passage.call(agent, turn, agent.type.hooks)
+    elif type(payload) is tuple:
+        value = method(*cast("tuple[Any, ...]", payload))  # from this very process
     elif payload == NO_ARGUMENTS:
         value = method()
     else:
@@ -194,11 +197,15 @@ async def _handle_stream(
         raise ConfigurationError(
             f"{agent.id}.{envelope.name} yields nothing: await it, or call it with `handle.call`."
         )
-    args, kwargs = decode(envelope.payload)
+    hooks = agent.type.hooks
     writer = turn.writer = PartWriter(turn)
     error: bytes | None = None
     try:
-        values = getattr(agent.agent, envelope.name)(*args, **kwargs)
+        if hooks is None:
+            args, kwargs = decode(envelope.payload)
+            values = getattr(agent.agent, envelope.name)(*args, **kwargs)
+        else:
+            values = passage.stream(agent, turn, hooks)
         await _write_all(values, writer)
         parts = writer.finish()
         if agent.type.keeps_state:
@@ -254,7 +261,9 @@ async def _handle_event(
     context.event = event
     scope = scope_of(context)
     scope.hold()  # the handler itself
-    await _emit_all(agent, getattr(agent.agent, handler.method)(event), context)
+    method, hooks = getattr(agent.agent, handler.method), agent.type.hooks
+    emitted = method(event) if hooks is None else passage.event(agent, turn, context, hooks, method)
+    await _emit_all(agent, emitted, context)
     if started is not None:
         _trace(agent, context, envelope, started, None)
     run = turn.run

@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, Unpack
 
 from agentray.blocking import wait_for
-from agentray.config import MAX_STATE_BYTES
+from agentray.config import BATCH, MAX_STATE_BYTES, BatchLimits
 from agentray.context import Context
 from agentray.errors import (
     AgentFailed,
@@ -40,6 +40,7 @@ from agentray.runtime.dead_letters import DeadLetters
 from agentray.runtime.dispatching import Dispatches
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.held_leases import HeldLeases
+from agentray.runtime.hooked_publishing import HookedPublishing
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.launching import Launching
 from agentray.runtime.local_link import LocalLink
@@ -86,6 +87,8 @@ class Host:
         max_state_bytes: int = MAX_STATE_BYTES,
         threads: int | None = None,
         blocked_warning_s: float = 0.0,
+        max_runs: int | None = None,
+        batch: BatchLimits = BATCH,
     ) -> None:
         """Make a host without leases; needs a running event loop.
 
@@ -96,6 +99,8 @@ class Host:
             max_state_bytes: of one agent's state as JSON; more is refused.
             threads: most threads for `run_sync`; None: as many as suit the machine.
             blocked_warning_s: a handler that blocks the event loop for longer is told; 0: none is.
+            max_runs: worked on at once; the others wait in order. None: any number.
+            batch: most that leaves together for one host.
         """
         self.host_id = host_id
         self.max_state_bytes = max_state_bytes
@@ -105,12 +110,12 @@ class Host:
         self.background = BackgroundWork(self)
         self._watchdog = Watchdog(blocked_warning_s) if blocked_warning_s else None
         self.link = LocalLink(self)
-        self.channel = Channel(connector, local=self)
+        self.channel = Channel(connector, local=self, batch=batch)
         self.link.channel = self.channel
         self._dispatches = Dispatches(self.channel)
         self.roots = RunRoots(self)
         self.parts = RunParts(self)
-        self.runs = RunBook(self, self._make_commits())
+        self.runs = RunBook(self, self._make_commits(), limit=max_runs)
         self.code = AppCode()
         self.types = self.code.types
         self.held = HeldLeases()
@@ -121,6 +126,9 @@ class Host:
         self._find = self.residents.getter
         self.dead_letters = DeadLetters(store)
         self.publisher = Publisher(self)
+        self._publish_hooks = self.code.publish_hooks
+        self._hooked = HookedPublishing(self)
+        self.dropped = 0  # messages, events and replies, by middleware
         self.control = Control(self)
         self.loop = asyncio.get_running_loop()
         self.turns: dict[asyncio.Task[None], Incarnation] = {}  # what handles messages
@@ -212,12 +220,14 @@ class Host:
             "pid": os.getpid(),
             "agents": len(self.residents),
             "runs": len(self.runs),
+            "runs_waiting": self.runs.waiting,
             "load": self._load(),
             "slots": len(self.held),
             "missed_leases": self.held.missed(),
             "handled": self._handled,
             "requests": self._requests,
             "commits": self._transactions,
+            "dropped": self.dropped,
             "threads_busy": self.threads.busy,
             "threads_waiting": self.threads.waiting,
             "blocked": self._watchdog.blocked if self._watchdog else 0,
@@ -496,6 +506,12 @@ class Host:
         Returns:
             The event as it went out.
         """
+        if self._publish_hooks and context.agent.type in self._publish_hooks:
+            return self._hooked.publish(event, context)
+        return self.send_event(event, context)
+
+    def send_event(self, event: Event, context: Context) -> Event:
+        """Send an event that has passed its app's middleware, if there is any."""
         return self.publisher.publish(event, context)
 
     async def dispatch(

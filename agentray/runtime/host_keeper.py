@@ -250,11 +250,13 @@ _SHOWN = frozenset(
         "node_id",
         "agents",
         "runs",
+        "runs_waiting",
         "load",
         "slots",
         "handled",
         "requests",
         "commits",
+        "dropped",
         "blocked",
         "dead_letters",
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from agentray import context as contexts
 from agentray.agent import Agent, AgentOptions, AgentType, bind
 from agentray.context import Context
-from agentray.core.mailbox import Mailbox, Offer
+from agentray.core.mailbox import FairMailbox, Mailbox, Offer
 from agentray.errors import AgentFailed, AgentrayError, Fenced, Overloaded
 from agentray.ids import AgentId
 from agentray.protocol.envelope import Kind, Outcome, ReplyKind
@@ -36,16 +36,19 @@ _TURNS_BEFORE_YIELD = 32
 """Turns after which a busy agent lets others run: handlers that never wait would starve them."""
 
 
-NO_COUNTERS: dict[str, Any] = {
-    "queued": 0,
-    "running": 0,
-    "completed": 0,
-    "failed": 0,
-    "restarts": 0,
-    "missed_ticks": 0,
-    "last_error": None,
-}
-"""Of an agent that is not in memory; as `Incarnation.counters`."""
+class _RunsInTurn(FairMailbox[Turn]):
+    """A mailbox in which a run's messages do not hold back those of other runs."""
+
+    __slots__ = ()
+
+    def run_of(self, message: Turn) -> str | None:
+        """Return the conversation of a message; see `FairMailbox`."""
+        return message.envelope.correlation_id
+
+
+def _mailbox(options: AgentOptions) -> Mailbox[Turn]:
+    make = _RunsInTurn if options.fair_runs else Mailbox[Turn]
+    return make(options.concurrency, options.mailbox)
 
 
 class Incarnation:
@@ -83,9 +86,7 @@ class Incarnation:
         self.used = now
         self.host = host
         self._agent: Agent | None = None
-        self._mailbox: Mailbox[Turn] = Mailbox(
-            agent_type.options.concurrency, agent_type.options.mailbox
-        )
+        self._mailbox = _mailbox(agent_type.options)
         self._early: list[Turn] | None = []  # what came before it was ready; None: it is
         self._busy = 0
         self._quiet: asyncio.Future[None] | None = None  # somebody waits for it to be idle
@@ -145,7 +146,7 @@ class Incarnation:
     def configure(self, options: AgentOptions) -> None:
         """Give it options of its own, before it begins."""
         self.type = replace(self.type, options=options)
-        self._mailbox = Mailbox(options.concurrency, options.mailbox)
+        self._mailbox = _mailbox(options)
 
     def begin(self, agent: Agent, state: StateWrite | None) -> None:
         """Give it its object and its kept state."""
@@ -458,7 +459,7 @@ class Incarnation:
         self._ended = None
         self.leaving = False
         # A turn that was cancelled never gave its place back.
-        self._mailbox = Mailbox(self.type.options.concurrency, self.type.options.mailbox)
+        self._mailbox = _mailbox(self.type.options)
 
     def dismiss(self) -> list[Turn]:
         """Take out what waits, for another host to handle."""

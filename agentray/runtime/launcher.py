@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Coroutine, Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from agentray.agent import Agent
 from agentray.errors import (
@@ -55,6 +55,10 @@ def id_of(agent: AnyAgent) -> AgentId:
             return agent.id
         case str():
             return AgentId.parse(agent)
+        case _:
+            raise ConfigurationError(
+                f"{agent!r} is no agent: write its handle, its AgentId, or 'type/key'."
+            )
 
 
 class Launcher:
@@ -190,6 +194,8 @@ class Launcher:
     ) -> tuple[set[Handle[Any]], set[Handle[Any]]]:
         """Wait until agents have ended; return those that have, and the others."""
         self.check_open()
+        if isinstance(cast("object", agents), Handle | AgentId | str):
+            raise ConfigurationError("wait takes a list of agents: write wait([handle]).")
         if return_when not in get_args(ReturnWhen):
             raise ConfigurationError(
                 f"return_when={return_when!r}: write ALL_COMPLETED or FIRST_COMPLETED."

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+from agentray.config import BATCH, BatchLimits
 from agentray.ids import new_id
 from agentray.protocol.envelope import Frame, Kind, Packet, Reply, ReplyKind
 from agentray.protocol.snapshot import HostRef
@@ -24,9 +25,6 @@ from agentray.runtime.tasks import TaskSet
 WINDOW = 2
 """Batches under way at once. With one, the link idles while a response travels; a third one only
 makes the batches smaller."""
-
-MAX_BATCH = 512
-MAX_BATCH_BYTES = 1 << 20
 
 LARGE_BATCH_BYTES = 1 << 20
 """A batch of so many bytes may go another way than small ones, and travels alone."""
@@ -84,6 +82,7 @@ class Link:
         *,
         on_moved: Callable[[Message], None],
         on_gone: Callable[[Message, str, bool], None],
+        batch: BatchLimits = BATCH,
     ) -> None:
         """Make a link.
 
@@ -94,6 +93,7 @@ class Link:
             on_moved: called with a message that the host refused: it does not lease the slot.
             on_gone: called with each open message when the host has ended, the reason, and
                 whether the host may have begun to work on it.
+            batch: most that leaves together.
         """
         self.host = host
         self._on_moved = on_moved
@@ -101,6 +101,7 @@ class Link:
         self.gone = False
         self.blocked = False  # it takes no messages: too many are open, or its host is gone
         self._port = port
+        self._batch = batch
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._name = new_id("link")
@@ -179,7 +180,8 @@ class Link:
         now = self._loop.time()
         batch: list[tuple[Any, ...]] = []
         size = 0
-        while self._queue and len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
+        most, most_bytes = self._batch
+        while self._queue and len(batch) < most and size < most_bytes:
             message = self._queue.popleft()
             if message.closed:
                 continue  # given up while it waited

@@ -8,6 +8,7 @@ snapshot. When it comes back it reads the Store, adopts the hosts that live, and
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -33,8 +34,10 @@ from agentray.errors import (
 )
 from agentray.ids import AgentId, new_id, slot_of
 from agentray.protocol.deployment import AppSpec, PoolSpec
+from agentray.protocol.launching import AgentStatus
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.protocol.topics import TopicSubscription
+from agentray.runtime.agent_stats import NO_COUNTERS
 from agentray.runtime.catalog import STOPPED, Catalog
 from agentray.runtime.driver_leases import DriverLeases
 from agentray.runtime.host_keeper import HostKeeper
@@ -484,6 +487,29 @@ class Manager:
             await self._placements.announce(set())
         return self._placements.snapshot
 
+    async def about(self, agent: AgentId, what: str) -> dict[str, Any] | None:
+        """Return what there is to say of an isolated agent that has no host.
+
+        Args:
+            agent: whom it is about.
+            what: `status`, `stats`, `describe` or `ping`, to which there is nothing to say.
+
+        Returns:
+            None: it has a host, or only a host can tell.
+        """
+        if agent in self._seats.by_agent():
+            return None
+        match what:
+            case "describe":
+                text = self._catalog.description(agent.type)
+                return json.loads(text) if text else None
+            case "stats":
+                return NO_COUNTERS
+            case "ping":
+                return {}
+            case _:
+                return _without_host(agent, await self.find_launched(_only(agent), 1))
+
     async def add_pool(self, spec: PoolSpec) -> tuple[dict[str, Any], Snapshot]:
         """See `PoolAdmin.add`."""
         return await self.pool_admin.add(spec), self._placements.snapshot
@@ -642,3 +668,20 @@ class Manager:
             + sum(keeper.info.get("dead_letters", 0) for keeper in self._hosts.values()),
             "hosts": [keeper.describe() for keeper in self._hosts.values()],
         }
+
+
+def _only(agent: AgentId) -> LaunchedQuery:
+    return LaunchedQuery([agent.type], agent.key)
+
+
+def _without_host(agent: AgentId, records: Sequence[LaunchedAgent]) -> dict[str, Any]:
+    """Return the status of an agent that is in no host's memory."""
+    ended = next((r for r in records if r.status is not AgentStatus.RUNNING), None)
+    return {
+        "agent": str(agent),
+        "type": agent.type,
+        "host": None,
+        "status": ended.status.value if ended else "not in memory",
+        "queued": 0,
+        "last_error": (ended.last_error if ended else "") or None,
+    }

@@ -166,7 +166,7 @@ class ManagerClient:
             try:
                 pool = Pool(pool, **settings)
             except ValidationError as error:
-                raise ConfigurationError(f"The pool {pool!r}: {error}") from error
+                raise ConfigurationError(_told("pool", pool, error)) from error
         elif settings:
             raise ConfigurationError("Give add_pool a Pool, or a name and settings, not both.")
         added, snapshot = await self._manager.call("add_pool", pack_pool(pool))
@@ -448,12 +448,15 @@ class ManagerClient:
             action: that have an action of this name.
             status: registered, running, stopped or failed.
             limit: at most so many.
+
+        Raises:
+            ConfigurationError: there is no such status.
         """
         query = LaunchedQuery(
             self._launcher.types(type, action),
             name,
             labels or {},
-            None if status is None else [AgentStatus(status)],
+            None if status is None else [_status(status)],
         )
         return await self._launcher.find(query, limit)
 
@@ -480,6 +483,7 @@ class ManagerClient:
 
         Raises:
             UnknownAgent: one of them was neither registered nor launched.
+            ConfigurationError: it was given one agent instead of a list.
         """
         return await self._launcher.wait(agents, return_when, timeout)
 
@@ -509,9 +513,13 @@ class ManagerClient:
 
         Raises:
             AgentFailed: with `raise_error`: it had failed.
+            ConfigurationError: grace_s is no time.
             DeadlineExceeded: it does not end although it was cancelled; it takes no messages.
             UnknownAgentType: no deployed app has its type.
         """
+        seconds: object = grace_s
+        if not (isinstance(seconds, int | float) and seconds >= 0):
+            raise ConfigurationError(f"grace_s={grace_s!r}: write seconds, 0 or more.")
         if delete_state and not terminate:
             raise ConfigurationError("delete_state=True needs terminate=True.")
         order = ShutdownOrder(grace_s, terminate, delete_state, blocking=blocking)
@@ -744,6 +752,25 @@ class ManagerClient:
             Kind.ADMIT, place.agent, "", encode(new), timeout=timeout
         )
         return Run.model_validate_json(ended)
+
+
+def _status(status: AgentStatus | str) -> AgentStatus:
+    try:
+        return AgentStatus(status)
+    except ValueError:
+        known = ", ".join(AgentStatus)
+        raise ConfigurationError(f"status={status!r}: write one of {known}.") from None
+
+
+def _told(what: str, name: str, error: ValidationError) -> str:
+    """Return what is wrong, without pydantic's own frame."""
+    wrong = "; ".join(
+        ".".join(map(str, each["loc"])) + ": " + each["msg"].removeprefix("Value error, ")
+        if each["type"] != "value_error"
+        else each["msg"].removeprefix("Value error, ")
+        for each in error.errors()
+    )
+    return f"The {what} {name!r}: {wrong}"
 
 
 def _agent_id(agent: AgentId | str) -> AgentId:

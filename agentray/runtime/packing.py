@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import os
 import sys
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-from agentray.agent import Agent, AgentType, Factory
+from agentray.agent import Agent, AgentType
 from agentray.app import App
 from agentray.protocol.codec import encode
 from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
 from agentray.runtime.pool_packing import pack_pool
+from agentray.schema import describe_agent_type
 
 
 def pack_app(app: App, import_string: str = "") -> AppSpec:
@@ -37,7 +41,7 @@ def pack_app(app: App, import_string: str = "") -> AppSpec:
         name=app.name,
         app=encode(app, f"app {app.name}"),
         import_string=import_string,
-        python_path=_python_path([t.cls for t in types]),
+        python_path=_python_path([*(t.cls for t in types), *map(_code_of, app.middleware)]),
         digest=_digest(app, pools),
         types=tuple(
             TypeSpec(
@@ -49,6 +53,7 @@ def pack_app(app: App, import_string: str = "") -> AppSpec:
                 actions=tuple(t.actions),
                 digest=class_digest(t),
                 handles=tuple((name, h.subclasses) for name, h in t.handlers.items()),
+                description=_description(app, t),
             )
             for t in types
         ),
@@ -58,7 +63,22 @@ def pack_app(app: App, import_string: str = "") -> AppSpec:
     )
 
 
-def _python_path(classes: list[type[Agent]]) -> tuple[str, ...]:
+def _description(app: App, agent_type: AgentType) -> str:
+    """Describe a type whose agents have hosts only while they do something."""
+    isolated = {pool.name for pool in app.pools if pool.isolation == "actor"}
+    if agent_type.options.pool not in isolated.union(app.shared_pools):
+        return ""
+    return json.dumps(describe_agent_type(agent_type))
+
+
+def _code_of(middleware: Any) -> Any:
+    """Return the class or function of an entry in an app's middleware."""
+    if isinstance(middleware, partial):
+        return _code_of(cast("partial[Any]", middleware).func)
+    return middleware if hasattr(middleware, "__qualname__") else cast("Any", type(middleware))
+
+
+def _python_path(classes: list[Any]) -> tuple[str, ...]:
     """Return the import directories that the classes' top-level modules come from."""
     found: dict[str, None] = {}
     for cls in classes:
@@ -85,10 +105,18 @@ def _digest(app: App, pools: tuple[PoolSpec, ...]) -> str:
         digest.update(_source(agent_type.cls))
         if agent_type.factory is not None:
             digest.update(_source(agent_type.factory))
+    for entry in app.middleware:
+        digest.update(_source(_code_of(entry)))
+        digest.update(_settings_of(entry))
     return digest.hexdigest()
 
 
-def _source(code: type[Agent] | Factory) -> bytes:
+def _settings_of(middleware: Any) -> bytes:
+    """Return what an instance of middleware was made with, as far as its pickle tells."""
+    return b"" if isinstance(middleware, type) else encode(middleware, "middleware")
+
+
+def _source(code: Any) -> bytes:
     name = getattr(code, "__module__", "")  # a partial function has none
     module = sys.modules.get(name)
     try:

@@ -103,6 +103,14 @@ class Connector(Protocol):
         """
         ...
 
+    async def about(self, agent: AgentId, what: str) -> dict[str, Any] | None:
+        """Return what there is to say of an isolated agent without a host; see `Manager.about`.
+
+        Raises:
+            ManagerUnavailable: the manager does not answer just now.
+        """
+        ...
+
 
 class HostFactory(Protocol):
     """Makes and ends hosts; the manager's hands."""

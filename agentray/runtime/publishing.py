@@ -38,11 +38,7 @@ class Publisher:
         Returns:
             The event as it went out: with its correlation, cause and source.
         """
-        published = event.caused_by(
-            correlation_id=context.conversation(),
-            causation_id=context.event.event_id if context.event else None,
-            source=str(context.agent),
-        )
+        published = caused(event, context)
         self.route(published, context, context.agent)
         return published
 
@@ -142,6 +138,15 @@ def _fail(event: Event, misrouted: Misrouted, context: Context, scope: Scope) ->
     path = (f"{name.rpartition('.')[2]} to {agent_type}",)
     failure = Failure(type(error).__name__, text_of(error), agent_type, path)
     scope.absorb(Outcome(errors=(failure,)))
+
+
+def caused(event: Event, context: Context) -> Event:
+    """Return an event as it goes out: with its correlation, cause and source."""
+    return event.caused_by(
+        correlation_id=context.conversation(),
+        causation_id=context.event.event_id if context.event else None,
+        source=str(context.agent),
+    )
 
 
 def _ignore(reply: Reply) -> None:

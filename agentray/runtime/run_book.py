@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from agentray.core.lifecycle import TERMINAL
+from agentray.core.run_gate import RunGate
 from agentray.errors import Fenced, StoreUnavailable, UnknownRun
 from agentray.events import Event, Prompt
 from agentray.ids import AgentId
@@ -52,12 +53,19 @@ _MAX_EVENTS = 1000  # in one answer
 class RunBook:
     """Starts, joins, watches, stops and ends runs on a host."""
 
-    def __init__(self, host: Host, commits: GroupCommit[Effects, CommitOutcome]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        commits: GroupCommit[Effects, CommitOutcome],
+        *,
+        limit: int | None = None,
+    ) -> None:
         """Make an empty book.
 
         Args:
             host: whose.
             commits: the host's commits, which are gathered.
+            limit: most runs that are worked on at once; the others wait in order. None: no limit.
         """
         self.host_id = host.host_id
         self._host = host
@@ -69,6 +77,7 @@ class RunBook:
         self._late = LateRows(host.store, self._tasks)
         self._active: dict[str, ActiveRun] = {}
         self._durable: dict[str, ActiveRun] = {}  # of these, those in the Store
+        self._gate: RunGate[ActiveRun, Callable[[], None]] = RunGate(limit)
         self._taking: dict[str, asyncio.Task[ActiveRun | Run]] = {}
         self._flusher: asyncio.Task[None] | None = None
 
@@ -118,10 +127,16 @@ class RunBook:
         active = self._note(ActiveRun(stored, self, durable=durable))
         if (timeout_s := active.options.timeout_s) is not None:
             active.stop_in(_time_left(stored.run, timeout_s))
-        if is_root(stored.agent.type):
-            self._host.roots.publish(active, event)
-        else:
-            self._host.deliver_turn(Turn(_prompt(stored, active.key), active, run=active))
+
+        def start() -> None:
+            active.started_at = datetime.now(UTC)
+            if is_root(stored.agent.type):
+                self._host.roots.publish(active, event)
+            else:
+                self._host.deliver_turn(Turn(_prompt(stored, active.key), active, run=active))
+
+        if self._gate.enter(active, start):
+            start()
         return active
 
     def _note(self, active: ActiveRun) -> ActiveRun:
@@ -133,6 +148,11 @@ class RunBook:
                 flushing = self._flush_while_active()
                 self._flusher = self._tasks.spawn(flushing, name="flush run events")
         return active
+
+    @property
+    def waiting(self) -> int:
+        """How many runs wait because too many others are under way here."""
+        return len(self._gate)
 
     async def take_up(self, run_id: str) -> ActiveRun | Run:
         """Begin another attempt at a run of the Store; one that has ended is returned as it is.
@@ -322,7 +342,11 @@ class RunBook:
     async def _flush(self) -> None:
         # A run shorter than the interval is written once, at its end.
         due = datetime.now(UTC) - timedelta(seconds=FLUSH_S)
-        runs = [run for run in self._durable.values() if run.started_at <= due]
+        runs = [
+            run
+            for run in self._durable.values()
+            if run.started_at <= due and not self._gate.waits(run)
+        ]
         started = {run.run.id: run.started_at for run in runs if not run.marked}
         if started:
             await self._store.mark_running(started, self.host_id)
@@ -374,11 +398,14 @@ class RunBook:
                 await asyncio.sleep(_STORE_RETRY_S)
 
     def forget(self, active: ActiveRun) -> None:
-        """Take a run off the book."""
+        """Take a run off the book; the one that has waited for the longest may begin."""
         if self._active.get(active.run.id) is active:
             del self._active[active.run.id]
             self._durable.pop(active.run.id, None)
             self._host.parts.forget(active)
+        start = self._gate.leave(active)
+        if start is not None:
+            start()
 
     def keep_later(self, active: ActiveRun, run: Run, end: RunEnd) -> None:
         """Write a run that was not in the Store, in the background."""
@@ -398,6 +425,7 @@ class RunBook:
 
     async def close(self) -> None:
         """Let go of all runs; they stay unfinished in the Store, for another host."""
+        self._gate.close()
         for active in list(self._active.values()):
             active.lose()
         await self._tasks.close()

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from agentray import event_loop
+from agentray.config import Settings
 from agentray.context import Caller
 from agentray.errors import ManagerUnavailable
 from agentray.runtime.bridge import Bridge
@@ -103,7 +104,7 @@ async def _to_manager() -> AsyncGenerator[Caller]:
     from agentray.runtime import ray_adapter
 
     manager = await asyncio.to_thread(ray_adapter.RayManager.find)
-    channel = Channel(ray_adapter.RayConnector())
+    channel = Channel(ray_adapter.RayConnector(), batch=Settings().batch)
     watcher = SnapshotWatcher(manager, channel)
     try:
         try:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from agentray.config import MAX_STATE_BYTES
+from agentray.config import BATCH, MAX_STATE_BYTES, BatchLimits
 from agentray.context import Context, bind_process, release_process
 from agentray.core.room import Machine, Shortage, shortage_of
 from agentray.errors import ManagerUnavailable
@@ -57,12 +57,14 @@ class _RecordingHost(Host):
             max_state_bytes=runtime.max_state_bytes,
             threads=runtime.threads,
             blocked_warning_s=runtime.blocked_warning_s,
+            max_runs=runtime.max_runs,
+            batch=runtime.batch,
         )
         self._published = runtime.published
 
-    def publish(self, event: Event, context: Context) -> Event:
-        """See `Host.publish`."""
-        published = super().publish(event, context)
+    def send_event(self, event: Event, context: Context) -> Event:
+        """See `Host.send_event`."""
+        published = super().send_event(event, context)
         self._published.append(published)
         return published
 
@@ -186,6 +188,10 @@ class _Network:
         """See `ports.Connector`."""
         return await self._runtime.manager.seat(agent)
 
+    async def about(self, agent: AgentId, what: str) -> dict[str, Any] | None:
+        """See `ports.Connector`."""
+        return await self._runtime.manager.about(agent, what)
+
     async def create(self, host: HostRef, pool: PoolSpec) -> HostControl:
         """See `ports.HostFactory`."""
         made = self.hosts[host.id] = _LocalHost(host, self._runtime)
@@ -302,6 +308,8 @@ class LocalRuntime(SyncContext):
         threads: int | None = None,
         blocked_warning_s: float = 0.0,
         resources: Mapping[str, float] | None = None,
+        max_runs: int | None = None,
+        batch: BatchLimits = BATCH,
     ) -> None:
         """Make one.
 
@@ -315,6 +323,8 @@ class LocalRuntime(SyncContext):
             resources: of the one machine that this process pretends to be, by Ray's names, such as
                 `{"CPU": 4, "GPU": 0}`: pools that want more are pending. None: as much as anybody
                 wants. What pools say of `runtime_env` and `placement` has no effect here.
+            max_runs: that one host works on at once; None: any number.
+            batch: most that leaves together for one host.
         """
         self.max_state_bytes = max_state_bytes
         self.store: Store = store or MemoryStore()
@@ -322,6 +332,8 @@ class LocalRuntime(SyncContext):
         self.blocked_warning_s = blocked_warning_s
         self.published: list[Event] = []
         self.resources = resources
+        self.max_runs = max_runs
+        self.batch = batch
         self.network = _Network(self)
         self._wanted = hosts
         self.restarting = False
@@ -329,7 +341,7 @@ class LocalRuntime(SyncContext):
     async def __aenter__(self) -> ManagerClient:
         await self.store.open()
         self.manager = await self._start_manager()
-        self._channel = Channel(self.network)
+        self._channel = Channel(self.network, batch=self.batch)
         self._watcher = SnapshotWatcher(_LocalManager(self), self._channel)
         await self._watcher.start()
         bind_process(self._channel)

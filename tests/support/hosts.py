@@ -56,6 +56,9 @@ class Hosts:
         """No pool is isolated."""
         raise AssertionError(agent)
 
+    async def about(self, agent: AgentId, what: str) -> None:
+        raise AssertionError(f"{agent} is not isolated: {what}")
+
     async def start(self, count: int) -> list[Host]:
         """Start hosts; the first one leases everything."""
         for number in range(count):

@@ -48,6 +48,9 @@ class Wires:
     async def seat(self, agent: AgentId) -> Snapshot:
         raise AssertionError(f"{agent} has a host.")
 
+    async def about(self, agent: AgentId, what: str) -> None:
+        raise AssertionError(f"{agent} is not isolated: {what}")
+
 
 @dataclass
 class Bench:

@@ -26,6 +26,7 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.DeadlineExceeded: ("greeter/ada.greet", 1.5),
     errors.HostDied: ("greeter/ada", "host-1", "killed by the system"),
     errors.AgentMoved: ("greeter/ada", "it had to leave", "host-1"),
+    errors.MessageDropped: ("greeter/ada.greet", "Audit", "reply"),
     errors.Overloaded: ("greeter/ada", 2.5),
     errors.DeploymentStopped: ("greeter/ada", 3.0, "is starting"),
     errors.PoolPending: ("greeter/ada", "gpu", "a host needs 1 GPU", 4.0),

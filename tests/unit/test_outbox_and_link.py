@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentray import Agent, AgentId, AgentOptions, App, action
+from agentray.config import BATCH, BatchLimits
 from agentray.ids import SLOTS
 from agentray.protocol.codec import decode, encode, encode_arguments, error_of
 from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, Reply, ReplyKind
 from agentray.protocol.snapshot import HostRef, PoolView, Snapshot, TypeView
 from agentray.runtime.host import Host
-from agentray.runtime.link import MAX_BATCH, MAX_BATCH_BYTES, MAX_OPEN, WINDOW, Link
+from agentray.runtime.link import MAX_OPEN, WINDOW, Link
 from agentray.runtime.message import Message
 from agentray.runtime.outbox import COLLECT_S, NOTHING, Outbox, read_response
 from agentray.runtime.packing import pack_app
@@ -254,6 +255,9 @@ class Nowhere:
 
     async def seat(self, agent: AgentId) -> Snapshot:
         raise AssertionError(f"{agent} is not isolated")
+
+    async def about(self, agent: AgentId, what: str) -> None:
+        raise AssertionError(f"{agent} is not isolated: {what}")
 
     def connect(self, host: HostRef) -> HostPort:
         raise AssertionError(f"Nobody should ask for {host.id}.")
@@ -621,13 +625,18 @@ class HeldWire:
 class Bench:
     """A link on a held wire."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: BatchLimits = BATCH) -> None:
         self.wire = HeldWire()
         self.tasks = TaskSet("the test")
         self.moved: list[Message] = []
         self.sent = Sent()
         self.link = Link(
-            HOST, self.wire, self.tasks, on_moved=self.moved.append, on_gone=self.sent.on_gone
+            HOST,
+            self.wire,
+            self.tasks,
+            on_moved=self.moved.append,
+            on_gone=self.sent.on_gone,
+            batch=batch,
         )
 
     def send(self, number: int, payload: bytes | None = None) -> Message:
@@ -643,9 +652,9 @@ class Bench:
             await asyncio.sleep(0)
 
 
-def on_a_bench(scenario: Callable[[Bench], Awaitable[None]]) -> None:
+def on_a_bench(scenario: Callable[[Bench], Awaitable[None]], batch: BatchLimits = BATCH) -> None:
     async def whole() -> None:
-        bench = Bench()
+        bench = Bench(batch)
         await scenario(bench)
         await bench.tasks.close()
 
@@ -669,10 +678,11 @@ def test_an_idle_link_sends_at_once_and_a_busy_one_gathers() -> None:
 @settings(deadline=None, max_examples=30)
 @given(
     sizes=st.lists(st.sampled_from([0, 10, 1000, 300_000, 2_000_000]), max_size=12),
-    small=st.integers(0, 3 * MAX_BATCH),
+    small=st.integers(0, 1500),
+    batch=st.sampled_from([BatchLimits(), BatchLimits(1), BatchLimits(7, 2000), BatchLimits(900)]),
 )
 def test_batches_keep_their_limits_and_the_order_of_the_messages(
-    sizes: list[int], small: int
+    sizes: list[int], small: int, batch: BatchLimits
 ) -> None:
     async def scenario(bench: Bench) -> None:
         payloads = [*([b""] * small), *(bytes(size) for size in sizes)]
@@ -687,11 +697,11 @@ def test_batches_keep_their_limits_and_the_order_of_the_messages(
         assert [len(e.payload) for e in bench.wire.envelopes] == [len(p) for p in payloads]
         for frame in bench.wire.delivered:
             envelopes = frame.envelopes()
-            assert 1 <= len(envelopes) <= MAX_BATCH
+            assert 1 <= len(envelopes) <= batch.messages
             # The one that reaches the limit is the last one.
-            assert sum(len(e.payload) for e in envelopes[:-1]) < MAX_BATCH_BYTES
+            assert sum(len(e.payload) for e in envelopes[:-1]) < batch.bytes
 
-    on_a_bench(scenario)
+    on_a_bench(scenario, batch)
 
 
 def test_a_batch_is_repeated_with_the_same_number_until_it_arrives() -> None:

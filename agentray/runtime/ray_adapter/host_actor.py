@@ -55,6 +55,8 @@ class HostActor:
                 threads=options.threads,
                 blocked_warning_s=options.blocked_warning_s,
                 max_state_bytes=options.max_state_bytes,
+                max_runs=options.max_runs,
+                batch=options.batch,
             )
             bind_process(self._host.channel)
             self._server = SocketServer(self._host.deliver, self._host.collect)

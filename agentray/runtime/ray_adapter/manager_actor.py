@@ -75,6 +75,10 @@ class ManagerActor:
         """See `Manager.seat`."""
         return await (await self._running()).seat(agent)
 
+    async def about(self, agent: AgentId, what: str) -> dict[str, Any] | None:
+        """See `Manager.about`."""
+        return await (await self._running()).about(agent, what)
+
     async def stop_app(self, name: str) -> Snapshot:
         """See `Manager.stop_app`."""
         return await (await self._running()).stop_app(name)

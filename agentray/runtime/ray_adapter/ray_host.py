@@ -137,8 +137,15 @@ class RayConnector:
 
     async def seat(self, agent: AgentId) -> Snapshot:
         """Have a host started for an isolated agent; see `ports.Connector`."""
-        try:
-            manager = await asyncio.to_thread(RayManager.find)
-        except ClusterNotRunning as error:
-            raise ManagerUnavailable(str(error)) from error
-        return await manager.call("seat", agent)
+        return await (await _manager()).call("seat", agent)
+
+    async def about(self, agent: AgentId, what: str) -> dict[str, Any] | None:
+        """Say what there is to say of an agent without a host; see `ports.Connector`."""
+        return await (await _manager()).call("about", agent, what)
+
+
+async def _manager() -> RayManager:
+    try:
+        return await asyncio.to_thread(RayManager.find)
+    except ClusterNotRunning as error:
+        raise ManagerUnavailable(str(error)) from error

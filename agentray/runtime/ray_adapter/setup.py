@@ -12,7 +12,7 @@ from ray.exceptions import (
     RayError,
 )
 
-from agentray.config import MAX_STATE_BYTES
+from agentray.config import BATCH, MAX_STATE_BYTES, BatchLimits
 
 NAMESPACE = "agentray"
 
@@ -31,6 +31,8 @@ class Setup:
         max_state_bytes: of one agent's state.
         threads: most threads of a host for `run_sync`; None: as many as suit the machine.
         blocked_warning_s: a handler that blocks a host for longer is told; 0: none is.
+        max_runs: that one host works on at once; None: any number.
+        batch: most that leaves together for one host.
     """
 
     database_url: str
@@ -39,6 +41,8 @@ class Setup:
     max_state_bytes: int = MAX_STATE_BYTES
     threads: int | None = None
     blocked_warning_s: float = 0.0
+    max_runs: int | None = None
+    batch: BatchLimits = BATCH
 
 
 def reason_of(error: RayError) -> str:
