@@ -17,7 +17,6 @@ from agentray import (
     ManagerClient,
     Prompt,
     RunStatus,
-    TerminateEvent,
     on,
 )
 from agentray.patterns import DebounceAgent, Debouncer
@@ -34,7 +33,7 @@ class Saved(Event):
     text: str
 
 
-class Indexed(TerminateEvent):
+class Indexed(Event):
     text: str
 
 
@@ -147,7 +146,8 @@ def test_when_its_host_dies_the_run_is_tried_again() -> None:
         assert victim is not None
         await runtime.kill_host(victim)
         ended = await done
-        assert (ended.status, ended.result) == (RunStatus.SUCCEEDED, {"text": "2"})
+        assert (ended.status, ended.attempt) == (RunStatus.SUCCEEDED, 2)
+        assert Indexer.settled_at[-1][1] == "2"
 
     scenario(test)
 
