@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentray.core.lifecycle import TERMINAL
@@ -302,7 +303,7 @@ class RunBook:
         ends: dict[ActiveRun, asyncio.Future[None]] = {}
         for active in runs:
             end = ends[active] = loop.create_future()
-            active.on_end(lambda _, end=end: end.done() or end.set_result(None))
+            active.on_end(partial(_note_end, end))
         if ends:
             await asyncio.wait(ends.values(), timeout=wait_s)
         return [active for active, end in ends.items() if not end.done()]
@@ -433,6 +434,12 @@ class RunBook:
     async def write_rows(self) -> None:
         """Write what waits to be written in the background."""
         await self._late.flush()
+
+
+def _note_end(end: asyncio.Future[None], run: Run | None) -> None:
+    del run
+    if not end.done():
+        end.set_result(None)
 
 
 def same_places(one: Mapping[str, PoolView], other: Mapping[str, PoolView]) -> bool:

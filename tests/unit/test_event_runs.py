@@ -6,9 +6,17 @@ import asyncio
 
 import pytest
 
-from agentray import Agent, App, Event, TerminateEvent, on
-from agentray.errors import PayloadError, RunFailed
+from agentray import Agent, AgentId, AgentOptions, App, Event, Prompt, TerminateEvent, action, on
+from agentray.errors import (
+    DeadlineExceeded,
+    DeploymentStopped,
+    PayloadError,
+    RunFailed,
+    UnknownRun,
+)
 from agentray.testing import LocalRuntime
+from tests.support import virtual_time
+from tests.support.eventually import eventually_async
 
 
 class Submitted(Event):
@@ -172,3 +180,276 @@ async def test_an_endless_exchange_is_cancelled(durable: bool):
         await asyncio.sleep(0.1)
         assert (await run.cancel()).status == "cancelled"
         assert await manager.wait_idle(1)
+
+
+# TerminateEvent closes its own correlation
+
+
+class Stop(Event):
+    pass
+
+
+class Game(Event):
+    pass
+
+
+class Umpire(Agent):
+    """Begins an endless exchange, and ends it when it has gone on for a while."""
+
+    @on(Game)
+    async def begin(self, _: Game) -> Ping:
+        return Ping(left=10**9)
+
+    @on(Ping, key="correlation")
+    async def watch(self, ping: Ping) -> Report | None:
+        return Report(words=1) if ping.left < 10**9 - 100 else None
+
+
+@durability
+@pytest.mark.parametrize("hosts", [1, 2])
+async def test_a_terminate_event_ends_an_endless_exchange(durable: bool, hosts: int):
+    async with LocalRuntime(hosts=hosts) as manager:
+        await manager.deploy(App("hops", [Left, Right, Umpire]))
+        run = await manager.dispatch(Game(), durable=durable, events=False)
+        assert await run.result(timeout=60) == {"words": 1}
+
+
+class Slow(Agent):
+    """Publishes after its run has been terminated."""
+
+    @on(Submitted)
+    async def late(self, _: Submitted) -> list[Event]:
+        return [Report(words=1), Counted(words=2)]
+
+
+SEEN: list[int] = []
+
+
+class Watcher(Agent):
+    @on(Counted)
+    async def see(self, counted: Counted) -> None:
+        SEEN.append(counted.words)
+
+
+@durability
+async def test_what_comes_after_the_terminate_event_is_not_delivered(durable: bool):
+    SEEN.clear()
+    async with LocalRuntime() as manager:
+        await manager.deploy(App("late", [Slow, Watcher]))
+        run = await manager.dispatch(Submitted(text="x"), durable=durable)
+        assert await run.result() == {"words": 1}
+        assert SEEN == []
+        assert [type(e) async for e in run.events()] == [Submitted, Report]
+
+
+# Time
+
+
+async def _timed_out(durable: bool) -> None:
+    async with LocalRuntime() as manager:
+        await manager.deploy(App("hanging", [Hanging, Reporter]))
+        run = await manager.dispatch(Submitted(text="x"), durable=durable, timeout=5)
+        started = asyncio.get_running_loop().time()
+        ended = await run.wait()
+        assert ended.status == "timed_out"
+        assert 4.9 < asyncio.get_running_loop().time() - started < 6
+        with pytest.raises(RunFailed, match="longer than 5 s"):
+            await run.result()
+
+
+@durability
+def test_a_run_that_takes_too_long_is_timed_out(durable: bool):
+    virtual_time.run(_timed_out(durable))
+
+
+async def _deadline() -> None:
+    async with LocalRuntime() as manager:
+        await manager.deploy(App("hanging", [Hanging, Reporter]))
+        run = await manager.dispatch(Submitted(text="x"))
+        with pytest.raises(DeadlineExceeded):
+            await run.result(timeout=3)
+        assert not await manager.wait_idle(1)
+        assert run.status == "running"
+        await run.cancel()
+        assert await manager.wait_idle(1)
+
+
+def test_waiting_ends_at_its_timeout_and_the_run_goes_on():
+    virtual_time.run(_deadline())
+
+
+# Thousands at once
+
+
+class Mixed(Agent):
+    options = AgentOptions(concurrency=None, mailbox=10_000)
+
+    @on(Submitted, key="any:8")
+    async def take(self, submitted: Submitted) -> Counted | Report | None:
+        kind, _, number = submitted.text.partition(" ")
+        if kind == "bad":
+            raise ValueError(number)
+        if kind == "hang":
+            await asyncio.Event().wait()
+        if kind == "end":
+            return Report(words=int(number))
+        return Counted(words=int(number)) if kind == "go" else None
+
+
+@durability
+async def test_thousands_of_runs_at_once_end_each_in_its_own_way(durable: bool):
+    kinds = ("go", "end", "bad", "hang", "nothing")
+    async with LocalRuntime() as manager:
+        await manager.deploy(App("mixed", [Mixed, Reporter]))
+        runs = await asyncio.gather(
+            *(
+                manager.dispatch(Submitted(text=f"{kinds[n % 5]} {n}"), durable=durable)
+                for n in range(2000)
+            )
+        )
+        ends = [runs[n].cancel() if n % 5 == 3 else runs[n].wait() for n in range(2000)]
+        for n, run in enumerate(await asyncio.gather(*ends)):
+            match kinds[n % 5]:
+                case "go" | "end":
+                    assert (run.status, run.result) == ("succeeded", {"words": n})
+                case "bad":
+                    assert run.error is not None
+                    assert (run.status, run.error.message) == ("failed", str(n))
+                case "hang":
+                    assert run.status == "cancelled"
+                case _:
+                    assert (run.status, run.result) == ("succeeded", None)
+        assert await manager.wait_idle(0)
+
+
+# Hosts that die
+
+
+async def test_a_durable_run_survives_the_death_of_a_host():
+    STARTED.clear()
+    runtime = LocalRuntime(hosts=2)
+    async with runtime as manager:
+        await manager.deploy(App("hanging", [Once, Reporter]))
+        run = await manager.dispatch(Submitted(text="x"))
+        await eventually_async(lambda: manager.handle(Once, "1").begun())
+        host = runtime.host_of(AgentId("once", "1"))
+        assert host is not None
+        await runtime.kill_host(host)
+        assert (await run.result(timeout=30)) == {"words": 3}
+        assert (await run.wait()).attempt > 1
+
+
+async def test_a_run_that_is_not_durable_ends_with_a_typed_error_when_a_host_dies():
+    STARTED.clear()
+    runtime = LocalRuntime(hosts=2)
+    async with runtime as manager:
+        await manager.deploy(App("hanging", [Once, Reporter]))
+        run = await manager.dispatch(Submitted(text="x"), durable=False)
+        await eventually_async(lambda: manager.handle(Once, "1").begun())
+        host = runtime.host_of(AgentId("once", "1"))
+        assert host is not None
+        await runtime.kill_host(host)
+        with pytest.raises(RunFailed, match="HostDied") as failed:
+            await run.result(timeout=30)
+        assert failed.value.error_type == "HostDied"
+
+
+STARTED: list[str] = []
+
+
+class Once(Agent):
+    """Hangs the first time."""
+
+    options = AgentOptions(concurrency=None)
+
+    @on(Submitted, key="key:1")
+    async def take(self, submitted: Submitted) -> Counted:
+        if not STARTED:
+            STARTED.append(submitted.correlation_id)
+            HUNG.append(submitted.correlation_id)
+        if HUNG[-1] == submitted.correlation_id:
+            await asyncio.Event().wait()
+        return Counted(words=3)
+
+    @action
+    async def begun(self) -> bool:
+        return bool(STARTED)
+
+
+HUNG: list[str] = []
+
+
+# Stopping, agents that dispatch, the blocking manager
+
+
+async def test_stopping_with_draining_lets_runs_end_and_refuses_new_ones():
+    async with LocalRuntime() as manager:
+        await manager.deploy(APP)
+        runs = [await manager.dispatch(Submitted(text="a b")) for _ in range(20)]
+        await manager.stop("texts")
+        assert {run.status for run in runs} == {"succeeded"}
+        with pytest.raises(DeploymentStopped):
+            await manager.dispatch(Submitted(text="a b"))
+        assert await manager.deploy(APP) == "started"
+        assert await (await manager.dispatch(Submitted(text="a b"))).result() == {"words": 2}
+
+
+async def test_stopping_without_draining_cancels_runs():
+    async with LocalRuntime() as manager:
+        app = App("hanging", [Hanging, Reporter])
+        await manager.deploy(app)
+        run = await manager.dispatch(Submitted(text="x"))
+        await manager.stop("hanging", drain=False)
+        assert (await run.wait(10)).status == "cancelled"
+
+
+class Delegating(Agent):
+    @on(Game)
+    async def delegate(self, game: Game) -> Report:
+        run = await self.dispatch(Submitted(text="a b c"))
+        counted = await run.result(Report)
+        assert run.correlation_id != game.correlation_id
+        return Report(words=counted.words + 1)
+
+
+async def test_an_agent_dispatches_a_run_of_its_own():
+    async with LocalRuntime() as manager:
+        await manager.deploy(App("texts", [Counter, Reporter, Delegating]))
+        assert await (await manager.dispatch(Game())).result() == {"words": 4}
+
+
+def test_a_program_that_does_not_await_dispatches():
+    with LocalRuntime() as manager:
+        manager.deploy(APP)
+        run = manager.dispatch(Submitted(text="a b"))
+        assert run.result(Report).words == 2
+        assert [type(event) for event in run.events()] == [Submitted, Counted, Report]
+        assert manager.wait_idle(10)
+
+
+BEGUN: list[str] = []
+
+
+class Waiting(Agent):
+    @on(Prompt)
+    async def wait(self, prompt: Prompt) -> None:
+        BEGUN.append(prompt.text)
+        await asyncio.Event().wait()
+
+
+async def _begun() -> bool:
+    return bool(BEGUN)
+
+
+async def test_a_prompts_run_is_cancelled():
+    BEGUN.clear()
+    runtime = LocalRuntime()
+    async with runtime as manager:
+        await manager.deploy(App("waiting", [Waiting]))
+        prompted = asyncio.create_task(manager.prompt("x"))
+        await eventually_async(_begun)
+        (run,) = await runtime.store.list_runs()
+        assert (await manager.cancel_run(run.id)).status == "cancelled"
+        assert (await prompted).status == "cancelled"
+        with pytest.raises(UnknownRun):
+            await manager.cancel_run("run_unknown")
