@@ -8,8 +8,8 @@ import pytest
 
 from agentray.errors import PayloadError
 from agentray.ids import AgentId
-from agentray.protocol.runs import RunStatus
-from agentray.store.base import Store
+from agentray.protocol.runs import RunError, RunStatus
+from agentray.store.base import EndedRun, Store
 from tests.contract.samples import (
     ADA,
     T0,
@@ -270,3 +270,63 @@ async def test_events_are_read_from_any_offset_on(store: Store):
     for after in range(-1, 11):
         assert await store.run_events(run_id, after=after) == all_events[after + 1 :]
         assert await store.run_events(run_id, after=after, limit=2) == all_events[after + 1 :][:2]
+
+
+# Runs that are kept at their end only
+
+
+async def test_a_run_that_is_kept_at_its_end_is_there_with_its_events_and_errors(store: Store):
+    new = new_run(slot=7, owner="driver", input={"event": {"n": 1}})
+    error = RunError(type="ValueError", message="bad", agent="a/1", path=("X at a/1",))
+    failed = end(new.id, RunStatus.FAILED, result=None, error=error, errors=[error, error])
+
+    await store.keep_ended([EndedRun(new, failed, events(0, 3))])
+
+    stored = await store.get_run(new.id)
+    assert stored is not None
+    assert stored.run.status is RunStatus.FAILED
+    assert (stored.run.error, stored.run.errors) == (error, (error, error))
+    assert (stored.run.started_at, stored.run.finished_at) == (at(1), at(2))
+    assert (stored.input, stored.events, stored.slot) == ({"event": {"n": 1}}, 3, 7)
+    assert await store.run_events(new.id) == events(0, 3)
+    assert new.id not in {r.run.id for r in await store.unfinished_runs(created_before=at(9))}
+
+
+async def test_errors_of_a_run_that_succeeded_all_the_same_are_kept(store: Store):
+    new = new_run()
+    error = RunError(type="ValueError", message="bad")
+    await store.keep_ended([EndedRun(new, end(new.id, errors=[error]))])
+
+    stored = await store.get_run(new.id)
+    assert stored is not None
+    assert (stored.run.status, stored.run.error) == (RunStatus.SUCCEEDED, None)
+    assert stored.run.errors == (error,)
+    assert await store.run_events(new.id) == []
+
+
+async def test_a_run_that_is_known_stays_as_it_is(store: Store):
+    new = new_run()
+    await store.admit([new])
+    other = new_run()
+
+    await store.keep_ended(
+        [EndedRun(run, end(run.id), events(0, 1)) for run in (new, other, other)]
+    )
+
+    known, kept = await store.get_run(new.id), await store.get_run(other.id)
+    assert known is not None
+    assert kept is not None
+    assert (known.run.status, known.events) == (RunStatus.QUEUED, 0)
+    assert (kept.run.status, kept.events) == (RunStatus.SUCCEEDED, 1)
+
+
+async def test_what_has_not_ended_or_has_a_gap_is_not_kept(store: Store):
+    one, other = new_run(), new_run()
+    for ended in (
+        EndedRun(other, end(other.id, RunStatus.RUNNING)),
+        EndedRun(other, end(other.id), events(1, 1)),
+    ):
+        with pytest.raises(ValueError, match=other.id):
+            await store.keep_ended([EndedRun(one, end(one.id)), ended])
+    assert await store.get_run(one.id) is None
+    await store.keep_ended([])
