@@ -14,7 +14,7 @@ from agentray.events import Event
 from agentray.protocol.envelope import Failure, Outcome, Reply, ReplyKind
 from agentray.protocol.event_runs import OnError, Recording, RunKey, RunOptions, is_root
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
-from agentray.runtime.run_log import RunLog
+from agentray.runtime.run_log import RunLog, as_recorded
 from agentray.runtime.scope import Scope, failure_of
 from agentray.runtime.turn import Turn
 from agentray.store.base import Effects, RunEnd, StateWrite, StoredRun
@@ -79,6 +79,12 @@ class ActiveRun:
         if stored.events == 0:
             self.log.add("queued", {}, self.run.created_at)
         self.log.add("started", {"attempt": self.run.attempt, "host": book.host_id})
+
+    def given(self) -> Mapping[str, Any]:
+        """Return what it was given, as it is kept."""
+        if self.durable or self.event is None:
+            return self.stored.input
+        return self.options.as_input(as_recorded(self.event))
 
     # Events
 

@@ -416,7 +416,7 @@ class RunBook:
             stored.agent,
             stored.pool,
             stored.slot,
-            stored.input,
+            active.given(),
             run.correlation_id,
             run.created_at,
             stored.owner,

@@ -41,7 +41,7 @@ class LeftAgent(Agent):
     async def left(self, started: Started) -> Left:
         if started.number < 0:
             raise ValueError(f"negative: {started.number}")
-        while started.gate and not await self.run_sync(Path(started.gate).exists):
+        while started.gate and not await self.run_sync(Path(started.gate).exists):  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_EVERY_S)
         return Left(number=started.number)
 

@@ -8,6 +8,7 @@ import pytest
 
 from agentray import Agent, AgentId, AgentOptions, App, Event, Prompt, TerminateEvent, action, on
 from agentray.errors import (
+    ConfigurationError,
     DeadlineExceeded,
     DeploymentStopped,
     PayloadError,
@@ -144,6 +145,26 @@ async def test_events_are_read_after_the_end(durable: bool):
         seen = [event async for event in run.events()]
         assert [type(event) for event in seen] == [Submitted, Counted, Report]
         assert {event.correlation_id for event in seen} == {run.id}
+
+
+async def test_a_run_that_is_not_durable_is_kept_at_its_end():
+    runtime = LocalRuntime()
+    async with runtime as manager:
+        await manager.deploy(APP)
+        run = await manager.dispatch(Submitted(text="one two"), durable=False, events=False)
+        assert await runtime.store.get_run(run.id) is None
+        await run.wait()
+
+        async def kept() -> bool:
+            return await runtime.store.get_run(run.id) is not None
+
+        await eventually_async(kept)
+        stored = await runtime.store.get_run(run.id)
+        assert stored is not None
+        assert (stored.run.status, stored.run.result) == ("succeeded", {"words": 2})
+        assert stored.input["event"]["text"] == "one two"
+        with pytest.raises(ConfigurationError, match="events=True"):
+            await anext(run.events())
 
 
 class Hanging(Agent):
