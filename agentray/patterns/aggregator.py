@@ -28,6 +28,7 @@ from agentray.agent import Agent, action, on
 from agentray.errors import ConfigurationError, DeadlineExceeded, Incomplete
 from agentray.events import Event
 from agentray.patterns.branches import BranchFailed
+from agentray.patterns.declared import declares_nothing
 from agentray.patterns.emitted import emitted
 from agentray.patterns.gathering import Gathered, Gathering, GatheringStatus, Taken, needed
 
@@ -78,6 +79,9 @@ class AggregatorAgent(Agent):
     _give_up: ClassVar[Callable[..., Coroutine[Any, Any, Any]]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        if declares_nothing(cls):
+            super().__init_subclass__(**kwargs)
+            return
         cls._needs = needed(cls.__name__, cls.needs, cls.quorum)
         _check(cls)
         # Which events to handle is known here at the earliest, so each subclass gets a handler of

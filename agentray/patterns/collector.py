@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from agentray.agent import Agent, AgentOptions, action, on
 from agentray.events import Event
+from agentray.patterns.declared import declares_nothing
 
 
 class CollectorAgent(Agent):
@@ -34,6 +35,9 @@ class CollectorAgent(Agent):
     _collect: ClassVar[Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        if declares_nothing(cls):
+            super().__init_subclass__(**kwargs)
+            return
         cls._collect = on(*cls.events, key=cls.key)(_collecting_method())
         cls.options = cls.options.model_copy(update={"concurrency": None})
         super().__init_subclass__(**kwargs)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from agentray.agent import Agent, AgentOptions, on
 from agentray.errors import ConfigurationError
 from agentray.events import Event
+from agentray.patterns.declared import declares_nothing
 from agentray.patterns.emitted import emitted
 
 
@@ -92,6 +93,9 @@ class DebounceAgent(Agent):
     _debounce: ClassVar[Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        if declares_nothing(cls):
+            super().__init_subclass__(**kwargs)
+            return
         if cls.settled is DebounceAgent.settled:
             raise ConfigurationError(
                 f"{cls.__name__} does nothing: write `async def settled(self, event)`."

@@ -26,6 +26,7 @@ from agentray.agent import Agent, AgentOptions, action, on
 from agentray.errors import ConfigurationError, PayloadError
 from agentray.events import Event
 from agentray.ids import new_id
+from agentray.patterns.declared import declares_nothing
 from agentray.patterns.llm import LanguageModel
 
 P = TypeVar("P")
@@ -214,6 +215,9 @@ class ProblemSolver(Agent):
     _pursue: ClassVar[Any] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        if declares_nothing(cls):
+            super().__init_subclass__(**kwargs)
+            return
         if cls.step is ProblemSolver.step:
             raise ConfigurationError(
                 f"{cls.__name__} makes no steps: write `async def step(self, problem, steps)`."

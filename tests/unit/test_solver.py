@@ -299,7 +299,8 @@ def test_a_solver_without_results_of_its_own_publishes_what_ended() -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "complaint"), [({}, "no steps"), ({"step": count_up, "max_steps": 0}, "max_steps")]
+    ("members", "complaint"),
+    [({"max_steps": 3}, "no steps"), ({"step": count_up, "max_steps": 0}, "max_steps")],
 )
 def test_a_solver_is_checked_where_it_is_defined(members: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
