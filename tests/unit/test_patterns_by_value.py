@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import cloudpickle
 import pytest
 
-from agentray import Agent, App, Event, Prompt, TerminateEvent
+from agentray import Agent, App, Event, Handle, Prompt, TerminateEvent
 from agentray.patterns import (
     AggregatorAgent,
     CollectorAgent,
@@ -46,6 +46,9 @@ def classes() -> dict[str, type[Agent]]:
     def split(_: Prompt) -> list[Event]:
         return [Part(text="a"), Part(text="b"), Wanted(problem=1)]
 
+    def drop(part: Part) -> str:
+        return part.text
+
     class Join(AggregatorAgent):
         needs: ClassVar = {Part: 2}
         deadline_s = 10.0
@@ -77,7 +80,7 @@ def classes() -> dict[str, type[Agent]]:
         max_bytes = 100
 
     made = [Join, Calm, Kept, Easy, Notes, Volatile, agent_of(split, on=Prompt)]
-    made.append(sink_of(lambda _: None, on=Part, name="drop"))
+    made.append(sink_of(drop, on=Part))
     return {cls.agent_type.name: cls for cls in made}
 
 
@@ -98,7 +101,7 @@ def test_they_are_deployed_and_work() -> None:
             await manager.deploy(App("by_value", [*made.values(), ended]))
             done = await manager.prompt("go")
             assert done.result == {"text": "ab"}
-            kept = manager.handle("kept", "all")
+            kept: Handle[Any] = manager.handle("kept", "all")
             assert len(await kept.collected()) == 2
             assert (await manager.handle("easy", "e").solve(7)).answer == 7
             for kind in ("notes", "volatile"):
