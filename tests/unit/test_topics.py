@@ -353,7 +353,7 @@ async def test_an_event_that_nobody_wants_is_counted_and_kept_with_all_that_it_w
 
 def test_what_is_kept_in_memory_does_not_grow_with_the_topics_that_are_seen() -> None:
     async def scenario() -> None:
-        store = MemoryStore()
+        store: Any = MemoryStore()
         runtime = LocalRuntime(hosts=1, store=store)
         async with runtime as manager:
             await manager.deploy(App("topics", [Desk, OnDemand]))
