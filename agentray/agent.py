@@ -393,7 +393,11 @@ class Agent:
         return self.context.surroundings.turn(self.context)
 
     async def on_start(self) -> None:
-        """Prepare; the first message waits for it. An error here goes to the restart policy."""
+        """Prepare; the first message waits for it. An error here goes to the restart policy.
+
+        It may call who waits for it, such as the agent that launches this one. What it calls may
+        not call back: that gets a `StartCycle`.
+        """
 
     async def on_idle(self) -> None:
         """Called once no message has come for `idle_timeout_s`, before the agent leaves memory.

@@ -118,6 +118,9 @@ class Context:
 
     __slots__ = ("_envelope", "agent", "cause_id", "deadline", "event", "scope", "surroundings")
 
+    listens = False
+    """Whether `sent` is called; a class says so for all of its contexts."""
+
     def __init__(
         self,
         agent: AgentId,
@@ -174,6 +177,9 @@ class Context:
     def chain(self) -> tuple[AgentId, ...]:
         """The agents whose turns wait for this message, this one last."""
         return (*self._envelope.chain, self.agent)
+
+    def sent(self, message: Any) -> None:
+        """Hear of a message whose answer somebody waits for; nothing is done about it here."""
 
     def publish(self, event: Event, *, topic: TopicId | str | None = None) -> None:
         """Send an event to every agent that subscribes to its type or topic, now.

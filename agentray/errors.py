@@ -29,6 +29,7 @@
     │   │   └── PoolPending
     │   ├── AgentFailed
     │   ├── AgentStopped
+    │   ├── StartCycle
     │   ├── RunFailed
     │   ├── RemoteError
     │   └── ChannelClosed
@@ -333,6 +334,24 @@ class AgentStopped(CallError):
             "manager.launch(handle)."
         )
         self.agent = agent
+
+
+class StartCycle(CallError):
+    """An agent was called back by what its own `on_start` waits for: neither could go on.
+
+    Attributes:
+        agent: that is being started.
+        path: the agents that its `on_start` waits for, down to the one that called it back.
+    """
+
+    def __init__(self, agent: str, path: tuple[str, ...] = ()) -> None:
+        what = f"{' -> '.join(path)}, which calls it back" if path else "itself"
+        super().__init__(
+            f"{agent} is still being started: its on_start waits for {what}. An agent takes "
+            "messages when its on_start is done: make one of the two calls in a handler, a timer "
+            "or a loop."
+        )
+        self.agent, self.path = agent, path
 
 
 class RunFailed(CallError):

@@ -32,6 +32,7 @@ class Kind(IntEnum):
     STREAM = 12  # run an action that yields, reply with its chunks
     CREDIT = 13  # `name` is "id:n": of the stream `id`, all batches up to n are read; no reply
     INSPECT = 14  # reply with what `name` asks about the agent, without activating it
+    AWAITED = 15  # the turns in `payload` wait for the message whose id is in `name`; no reply
     STATE = 16  # load or delete the agent's state, between its handlers
     DISPATCH = 17  # admit a run of events, reply OPEN when it is kept, and at its end with the run
     DISPATCH_ONCE = 18  # the same for a run that is not kept before its end: never sent twice

@@ -15,13 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from agentray import context as contexts
 from agentray.agent import Agent, RestartPolicy
-from agentray.context import Context
 from agentray.core.supervision import Backoff
-from agentray.errors import ConfigurationError, Fenced, StateError, StoreUnavailable
+from agentray.errors import (
+    ConfigurationError,
+    Fenced,
+    StartCycle,
+    StateError,
+    StoreUnavailable,
+)
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, text_of
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.incarnation import Incarnation
+from agentray.runtime.start_chains import StartChains
 from agentray.runtime.tasks import being_cancelled
 from agentray.store.base import LaunchedAgent, StateWrite
 
@@ -40,8 +46,9 @@ _AGAIN_S = 1.0
 class Activator:
     """Starts the agents of a host."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, chains: StartChains) -> None:
         self._host = host
+        self._chains = chains
 
         async def load_states(batch: Sequence[AgentId]) -> Sequence[StateWrite | None]:
             states = await host.store.load_states(batch)
@@ -129,7 +136,7 @@ class Activator:
             backoff = backoff or _backoff_of(agent.type.options.restart)
             if isinstance(error, StoreUnavailable):
                 wait_s: float | None = _STORE_RETRY_S  # not the agent's fault
-            elif isinstance(error, ConfigurationError | StateError):
+            elif isinstance(error, ConfigurationError | StateError | StartCycle):
                 wait_s = None  # no attempt will go better
             else:
                 wait_s = backoff.failed(self._host.now(), random.random())  # noqa: S311 - jitter
@@ -157,11 +164,12 @@ class Activator:
         if agent.type.keeps_state:
             state = await self._states.submit(agent.id) or _state_of(instance, agent)
         agent.begin(instance, state)
-        token = contexts.current.set(Context(agent.id, self._host))
+        token = contexts.current.set(self._chains.enter(agent))
         try:
             await instance.on_start()
             agent.begun()
         finally:
+            self._chains.leave(agent)
             contexts.current.reset(token)
         agent.ready()
 

@@ -65,10 +65,10 @@ MAX_COMMITS = 256
 """Effects in one transaction: beyond it, the fsync is shared well enough."""
 
 _FOR_AGENTS = frozenset({int(Kind.CALL), int(Kind.TELL), int(Kind.EVENT), int(Kind.STREAM)})
-_UNANSWERED = frozenset({int(Kind.CANCEL), int(Kind.CREDIT)})
+_UNANSWERED = frozenset({int(Kind.CANCEL), int(Kind.CREDIT), int(Kind.AWAITED)})
 _RUNS = frozenset(map(int, (Kind.RUN, Kind.ADMIT, Kind.DISPATCH, Kind.DISPATCH_ONCE)))
 _LOAD = _FOR_AGENTS | _RUNS
-_CANCEL = int(Kind.CANCEL)
+_CANCEL, _AWAITED = int(Kind.CANCEL), int(Kind.AWAITED)
 
 _SWEEP_S = 1.0
 _OUTBOX_IDLE_S = 600.0
@@ -353,6 +353,10 @@ class Host:
                 sink.cancelled_before(int(message_id))
         elif envelope.kind == _CANCEL:
             self.cancel(turn)
+        elif envelope.kind == _AWAITED:
+            turn.awaited_by(envelope.payload)
+            if (agent := self._find(turn.envelope.target)) is not None:
+                agent.reconsider(turn)
         elif turn.writer is not None:
             turn.writer.read(int(parts))
 

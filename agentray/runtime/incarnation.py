@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -141,6 +142,11 @@ class Incarnation:
             "last_error": stats.last_error,
         }
 
+    @property
+    def early(self) -> Sequence[Turn]:
+        """What waits until it has been started."""
+        return self._early or ()
+
     # Start
 
     def configure(self, options: AgentOptions) -> None:
@@ -240,8 +246,16 @@ class Incarnation:
             turn.fail(self.refusal)
         elif self._early is None or (len(self._early) >= room and turn.envelope.kind):
             turn.fail(Overloaded(str(self.id)))
-        else:
+        elif not turn.envelope.chain or self.host.residents.starts.admits(self, turn):
             self._early.append(turn)
+
+    def reconsider(self, turn: Turn) -> None:
+        """Look at a message again for which more turns wait now, maybe one of its own."""
+        if self._early is not None and turn in self._early:
+            if not self.host.residents.starts.admits(self, turn):
+                self._early.remove(turn)
+        elif self.id in turn.envelope.chain and self._mailbox.withdraw(turn):
+            self.offer(turn)
 
     def withdraw(self, turn: Turn) -> None:
         """Take out a message that waits."""

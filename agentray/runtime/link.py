@@ -66,7 +66,7 @@ class AnyLink(Protocol):
         """
         ...
 
-    def tell_host(self, kind: int, message: Message, name: str) -> None:
+    def tell_host(self, kind: int, message: Message, name: str, payload: Any = None) -> None:
         """Send something about a message that is under way; no reply comes."""
         ...
 
@@ -151,9 +151,9 @@ class Link:
         self.tell_host(Kind.CANCEL, message, str(message.id))
         return True
 
-    def tell_host(self, kind: int, message: Message, name: str) -> None:
+    def tell_host(self, kind: int, message: Message, name: str, payload: Any = None) -> None:
         """Send something about a message, before all that waits."""
-        told = Message(int(kind), message.target, name, None)
+        told = Message(int(kind), message.target, name, payload)
         self._next_id += 1
         told.id = self._next_id  # not in _open: no reply comes
         self._queue.appendleft(told)

@@ -55,9 +55,9 @@ class LocalLink:
         self.tell_host(Kind.CANCEL, message, str(message.id))
         return True
 
-    def tell_host(self, kind: int, message: Message, name: str) -> None:
+    def tell_host(self, kind: int, message: Message, name: str, payload: Any = None) -> None:
         """Send something about a message that is under way."""
-        told = Envelope(0, int(kind), *message.target, name, None)
+        told = Envelope(0, int(kind), *message.target, name, payload)
         self._host.accept(told, self, self._host.now())
 
     def reply(

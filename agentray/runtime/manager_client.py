@@ -334,8 +334,10 @@ class ManagerClient:
         """Start several agents, all or none: `launch_batch([Launch(A), Launch(B, name="b")])`.
 
         All are registered before the first one is started, so each may be given the others'
-        `Launch.handle`, and may call them while it starts. When one fails, those that did not run
-        before are stopped, and forgotten when they are new.
+        `Launch.handle`, and may call them in its `on_start`: the call waits until the sibling has
+        started. Siblings whose `on_start`s wait for each other cannot start: a call that closes
+        the circle fails with `StartCycle`, and with it the batch. When one fails, those that did
+        not run before are stopped, and forgotten when they are new.
 
         Returns:
             Their handles, in the order given.

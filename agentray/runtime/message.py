@@ -120,6 +120,8 @@ def inherit(message: Message, context: Context) -> None:
         context.run,
     )
     message.deadline = context.deadline
+    if context.listens:
+        context.sent(message)
 
 
 class Post(Message):

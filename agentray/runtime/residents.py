@@ -13,6 +13,7 @@ from agentray.ids import AgentId
 from agentray.runtime.activation import Activator
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.sending_on import send_on
+from agentray.runtime.start_chains import StartChains
 from agentray.runtime.turn import Turn
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Residents:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._agents: OrderedDict[AgentId, Incarnation] = OrderedDict()
-        self._activator = Activator(host)
+        self.starts = StartChains(host)
+        self._activator = Activator(host, self.starts)
         self._leaving: dict[AgentId, set[asyncio.Task[None]]] = {}  # until they do nothing
         self._finishing: dict[Incarnation, asyncio.Future[None]] = {}  # within their grace
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from agentray.ids import AgentId
 from agentray.protocol.codec import encode_error
 from agentray.protocol.envelope import Envelope, Outcome, ReplyKind
 
@@ -84,6 +85,10 @@ class Turn:
     def fail(self, error: BaseException, outcome: Outcome | None = None) -> None:
         """Answer with an error."""
         self.reply(ReplyKind.ERROR, encode_error(error), outcome)
+
+    def awaited_by(self, chain: tuple[AgentId, ...]) -> None:
+        """Note that more turns wait for it than did when it was sent."""
+        self.envelope = self.envelope._replace(chain=chain)
 
     def drop(self) -> None:
         """End it without an answer: nobody waits for one."""

@@ -32,6 +32,7 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.PoolPending: ("greeter/ada", "gpu", "a host needs 1 GPU", 4.0),
     errors.AgentFailed: ("greeter/ada", "ValueError: no"),
     errors.AgentStopped: ("greeter/ada",),
+    errors.StartCycle: ("greeter/ada", ("greeter/bob",)),
     errors.RunFailed: ("run_1", "failed", "ValueError: no"),
     errors.RemoteError: ("OddError", "1 and 2", "Traceback …"),
     errors.PayloadError: ("The argument 1 of submit() cannot be serialised: it is a generator.",),
