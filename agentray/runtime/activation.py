@@ -89,6 +89,11 @@ class Activator:
         if task is not None and task is not asyncio.current_task():
             task.cancel()
 
+    async def until_started(self, agent: Incarnation, patience_s: float) -> None:
+        """Wait until a start that is under way has ended, at most for so long."""
+        if (task := self._starts.get(agent)) is not None:
+            await asyncio.wait((task,), timeout=patience_s)
+
     async def abort(self, agent: Incarnation) -> None:
         """Give up a start that is under way, and return when it has ended."""
         task = self._starts.get(agent)

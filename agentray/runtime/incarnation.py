@@ -174,7 +174,7 @@ class Incarnation:
                 self.offer(turn)
             else:
                 self.offer_own(turn)
-        if self.type.background and self.refusal is None:
+        if self.type.background and self.refusal is None and not self.leaving:
             self.host.background.start(self)
 
     def fail(self, reason: str) -> None:

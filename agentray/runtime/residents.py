@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentray.agent import AgentType
 from agentray.core.supervision import Backoff
 from agentray.ids import AgentId
+from agentray.protocol.envelope import Kind
 from agentray.runtime.activation import Activator
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.sending_on import send_on
@@ -20,11 +22,26 @@ if TYPE_CHECKING:
     from agentray.runtime.host import Host
 
 
+_EVENT = int(Kind.EVENT)
+
 _CANCEL_S = 1.0
 """How long a handler that was cancelled may take to end."""
 
 _ANEW_GRACE_S = 10.0
 """How long an agent whose slot is leased anew to its host may finish."""
+
+
+@dataclass(slots=True)
+class _Finishing:
+    """An agent that leaves, within its grace.
+
+    Attributes:
+        until: when its grace ends, in seconds of the event loop's clock.
+        left: is done when it has left, and must not write any more.
+    """
+
+    until: float
+    left: asyncio.Future[None]
 
 
 class Residents:
@@ -36,7 +53,8 @@ class Residents:
         self.starts = StartChains(host)
         self._activator = Activator(host, self.starts)
         self._leaving: dict[AgentId, set[asyncio.Task[None]]] = {}  # until they do nothing
-        self._finishing: dict[Incarnation, asyncio.Future[None]] = {}  # within their grace
+        self._late: set[Incarnation] = set()  # of these, who began for others that leave
+        self._finishing: dict[Incarnation, _Finishing] = {}  # within their grace
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -101,8 +119,8 @@ class Residents:
         """
         for agent in filter(which, self):
             self.leave(agent, grace_s)
-        finishing = [left for agent, left in self._finishing.items() if which(agent)]
-        if finishing:
+        # Who leaves may let others begin, which then leave with it.
+        while finishing := [f.left for agent, f in self._finishing.items() if which(agent)]:
             await asyncio.wait(finishing)
 
     def leave(self, agent: Incarnation, grace_s: float) -> None:
@@ -113,31 +131,77 @@ class Residents:
         agent.leaving = True
         loops = self._host.background.cancel(agent)
         self.let_go(agent)
-        self._finishing[agent] = asyncio.get_running_loop().create_future()
-        work = self._finish(agent, loops, grace_s)
-        task = self._host.tasks.spawn(work, name=f"drain {agent.id}")
+        self._finish(agent, grace_s, self._prepare_end(agent, loops))
+
+    def waits_for(self, turn: Turn) -> Incarnation | None:
+        """Return the agent for a message that one which leaves waits for, if it must be here.
+
+        Elsewhere the message would wait until that one has left, which waits for the message. So
+        an agent that leaves is called back here, and one that has not begun, and whose slot is
+        given up as well, begins here: it leaves after those that wait for it.
+        """
+        envelope = turn.envelope
+        waiting = [agent for agent in self._finishing if agent.id in envelope.chain]
+        if not waiting:
+            return None
+        target = envelope.target
+        leaving = next((agent for agent in self._finishing if agent.id == target), None)
+        if target in envelope.chain or leaving in self._late:
+            return leaving
+        begins = (
+            leaving is None
+            and envelope.kind != _EVENT  # nobody waits for one
+            and target not in self._leaving
+            and self._host.finishes(target)
+            and target.type in self._host.types
+        )
+        return self._begin_late(target, waiting) if begins else None
+
+    def _begin_late(self, agent_id: AgentId, waiting: list[Incarnation]) -> Incarnation:
+        """Bring an agent into memory that leaves again when others have left."""
+        agent_type = self._host.types[agent_id.type].type
+        agent = Incarnation(agent_id, agent_type, self._host, self._host.now())
+        agent.leaving = True
+        self._late.add(agent)
+        others = [self._finishing[other] for other in waiting]
+        grace_s = max(other.until for other in others) - self._host.now()
+        self._finish(agent, grace_s, self._until_left(agent, others, grace_s))
+        self._activator.start(agent)
+        return agent
+
+    def _finish(self, agent: Incarnation, grace_s: float, first: Coroutine[Any, Any, None]) -> None:
+        """Let an agent end within its grace.
+
+        Args:
+            agent: which.
+            grace_s: for what it does.
+            first: what must be over before it may end.
+        """
+        left = asyncio.get_running_loop().create_future()
+        self._finishing[agent] = _Finishing(self._host.now() + grace_s, left)
+        task = self._host.tasks.spawn(self._end(agent, first), name=f"drain {agent.id}")
         self._leaving.setdefault(agent.id, set()).add(task)
         task.add_done_callback(lambda task: self._left(agent, task))
 
-    def waits_for(self, turn: Turn) -> Incarnation | None:
-        """Return the leaving agent that waits for a message to itself, through others.
-
-        Elsewhere the message would wait until this agent has left, which waits for the message.
-        """
-        target = turn.envelope.target
-        if target not in turn.envelope.chain:
-            return None
-        return next((agent for agent in self._finishing if agent.id == target), None)
-
-    async def _finish(
-        self, agent: Incarnation, loops: set[asyncio.Task[None]], grace_s: float
-    ) -> None:
+    async def _prepare_end(self, agent: Incarnation, loops: set[asyncio.Task[None]]) -> None:
         await self._host.background.ended(agent, loops)
         await self.abort_start(agent)
-        await agent.until_idle(grace_s)
+
+    async def _until_left(
+        self, agent: Incarnation, others: list[_Finishing], grace_s: float
+    ) -> None:
+        await asyncio.wait([other.left for other in others])
+        await self._activator.until_started(agent, max(grace_s, _CANCEL_S))
+        await self.abort_start(agent)
+
+    async def _end(self, agent: Incarnation, first: Coroutine[Any, Any, None]) -> None:
+        await first
+        await agent.until_idle(max(self._finishing[agent].until - self._host.now(), _CANCEL_S))
         await agent.until_idle(_CANCEL_S)
         await agent.stop()
-        self._finishing.pop(agent).set_result(None)
+        self._late.discard(agent)
+        self._finishing.pop(agent).left.set_result(None)
+        send_on(agent.dismiss(), self._host.channel)
         while not agent.quiet:
             await agent.until_idle(_CANCEL_S)
 
@@ -146,8 +210,9 @@ class Residents:
         tasks.discard(task)
         if not tasks:
             del self._leaving[agent.id]
-        if (left := self._finishing.pop(agent, None)) is not None:
-            left.set_result(None)  # it was cut short
+        self._late.discard(agent)
+        if (finishing := self._finishing.pop(agent, None)) is not None:
+            finishing.left.set_result(None)  # it was cut short
 
     async def _follow(self, agent: Incarnation) -> None:
         """Begin an agent whose last self still leaves."""
