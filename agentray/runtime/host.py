@@ -44,7 +44,15 @@ from agentray.runtime.hooked_publishing import HookedPublishing
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.launching import Launching
 from agentray.runtime.local_link import LocalLink
-from agentray.runtime.outbox import COLLECT_S, GRACE_S, NOTHING, RUN_GRACE_S, Outbox
+from agentray.runtime.outbox import (
+    COLLECT_S,
+    FORGOTTEN,
+    GRACE_S,
+    NOTHING,
+    RUN_GRACE_S,
+    Outbox,
+    patience_s,
+)
 from agentray.runtime.ports import Connector
 from agentray.runtime.publishing import Publisher
 from agentray.runtime.residents import Residents
@@ -71,7 +79,9 @@ _LOAD = _FOR_AGENTS | _RUNS
 _CANCEL, _AWAITED = int(Kind.CANCEL), int(Kind.AWAITED)
 
 _SWEEP_S = 1.0
-_OUTBOX_IDLE_S = 600.0
+_FETCH_S = 1.0
+"""How long a host that has stopped waits for senders to fetch their last replies."""
+_FETCH_LOOK_S = 0.02
 _READER_GONE_S = 3 * COLLECT_S
 
 
@@ -255,6 +265,7 @@ class Host:
             self.runs.drain(grace_s, lambda _: True),
         )
         self.held.clear()
+        await self._until_fetched()
         self._close_surroundings()
         await self.runs.close()
         await self.channel.close()
@@ -262,6 +273,14 @@ class Host:
         await self.dead_letters.close()
         await self.tasks.close()
         await self.commits.close()
+
+    async def _until_fetched(self) -> None:
+        """Wait for the senders to fetch the replies that are there; the process ends after this."""
+        end = self.now() + _FETCH_S
+        while any(outbox.unfetched for outbox in self._outboxes.values()):
+            if self.now() > end:
+                return
+            await asyncio.sleep(_FETCH_LOOK_S)
 
     def _close_surroundings(self) -> None:
         self.background.close()
@@ -311,6 +330,8 @@ class Host:
     async def collect(self, packet: Packet) -> Packet:
         """Wait for replies; see `ports.HostPort.collect`."""
         request = Frame.unpack(packet)
+        if request.link not in self._outboxes:
+            return FORGOTTEN  # nobody fetches replies before something was delivered
         outbox = self._outbox(request)
         outbox.acknowledged(request)
         return outbox.take() if await outbox.until_ready(request.number) else NOTHING
@@ -499,7 +520,9 @@ class Host:
                 # their effects; nobody will read its streams, which wait for that.
                 for turn in [t for t in outbox.active.values() if t.writer is not None]:
                     self.cancel(turn)
-            if silent_s > _OUTBOX_IDLE_S and outbox.disposable:
+            if not outbox.disposable:
+                outbox.busy_at = now
+            elif min(silent_s, now - outbox.busy_at) > patience_s(outbox):
                 del self._outboxes[name]
 
     # What handlers ask (Surroundings)

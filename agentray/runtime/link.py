@@ -258,6 +258,8 @@ class Link:
             except HostGone as error:
                 self.close(str(error))
             else:
+                if sequence < 0:
+                    self._forgotten()
                 if replies:
                     self._acks.append(sequence)
                 return replies
@@ -324,6 +326,17 @@ class Link:
             if message is not None:
                 self._sent -= 1
                 self._on_gone(message, f"{type(error).__name__}: {error}", True)
+
+    def _forgotten(self) -> None:
+        """End what the host will never answer: it has not heard of this link for long."""
+        lost = [message for message in self._open.values() if message.sent]
+        for message in lost:
+            self._forget(message)
+            self._opened.discard(message.id)
+            self._settled.pop(message.id, None)
+            self._sent -= 1
+        for message in lost:
+            self._on_gone(message, "it had not heard of the sender for long, and forgot it", True)
 
     def close(self, reason: str) -> None:
         """End the link: what is open will not be answered here."""

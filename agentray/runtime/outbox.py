@@ -44,6 +44,7 @@ class Outbox:
         "_sequence",
         "_unacknowledged",
         "active",
+        "busy_at",
         "last_used",
     )
 
@@ -51,6 +52,8 @@ class Outbox:
         self.active: dict[int, Any] = {}
         """What is under way for this link, by message id: so that it can be cancelled."""
         self.last_used = now
+        self.busy_at = now
+        """When something was under way, as far as its owner has looked."""
         self._ready: list[tuple[Any, ...]] = []
         self._sequence = 0
         self._unacknowledged: dict[int, list[tuple[Any, ...]]] = {}
@@ -65,6 +68,11 @@ class Outbox:
     def disposable(self) -> bool:
         """Whether nothing is under way for it."""
         return not self.active and not self._delivering and self._collector is None
+
+    @property
+    def unfetched(self) -> bool:
+        """Whether there are replies that its sender has not taken."""
+        return bool(self._ready)
 
     def is_new(self, request: Frame) -> bool | None:
         """Remember a batch.
@@ -184,6 +192,21 @@ class Outbox:
 
 NOTHING = pack((0, []))
 """The response to a request that nobody waits for any more."""
+
+IDLE_S = 600.0
+"""How long the outbox of a silent sender is kept when all its replies have left."""
+
+UNFETCHED_S = 3600.0
+"""The same while there are some: it may be cut off, and will ask for them."""
+
+
+def patience_s(outbox: Outbox) -> float:
+    """Return how long an outbox is kept for a sender that is silent."""
+    return UNFETCHED_S if outbox.unfetched else IDLE_S
+
+
+FORGOTTEN = pack((-1, []))
+"""The response to a sender that comes back after so long that its replies were dropped."""
 
 
 def _finish(waiting: asyncio.Future[None]) -> None:

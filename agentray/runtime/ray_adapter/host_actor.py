@@ -34,11 +34,19 @@ class HostActor:
         self._host_id = host_id
         self._host: Host | None = None
         self._server: SocketServer | None = None
+        self._stops = False
 
     @property
     def _running(self) -> Host:
+        if self._stops:
+            raise HostUnreachable(f"{self._host_id} is being stopped.")
+        return self._answering
+
+    @property
+    def _answering(self) -> Host:
+        """Also while it stops: senders fetch the replies of what it finishes."""
         if self._host is None:
-            raise HostUnreachable(f"{self._host_id} has not been started yet.")
+            raise HostUnreachable(f"{self._host_id} does not run.")
         return self._host
 
     async def start(self, setup: bytes) -> dict[str, Any]:
@@ -66,11 +74,11 @@ class HostActor:
 
     async def deliver(self, frame: bytes, *parts: Any) -> Packet:
         """See `ports.HostPort`; parts that are large come through Ray's object store."""
-        return await self._running.deliver([frame, *parts] if parts else frame)
+        return await self._answering.deliver([frame, *parts] if parts else frame)
 
     async def collect(self, frame: bytes) -> Packet:
         """See `ports.HostPort`."""
-        return await self._running.collect(frame)
+        return await self._answering.collect(frame)
 
     async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
         """See `ports.HostControl`."""
@@ -106,8 +114,10 @@ class HostActor:
 
     async def stop(self, grace_s: float) -> None:
         """See `ports.HostControl`."""
-        host, self._host = self._running, None
+        host = self._running
+        self._stops = True
         await host.stop(grace_s)
+        self._host = None
         if self._server is not None:
             self._server.close()
         await host.store.close()
