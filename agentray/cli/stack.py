@@ -232,6 +232,7 @@ class Stack:
                 self._settings.blocked_warning_s,
                 self._settings.max_runs,
                 self._settings.batch,
+                "" if self._settings.database_url else str(self._settings.postgres_dir),
             )
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)

@@ -74,6 +74,14 @@ def remove_home(home: Path) -> None:
     shutil.rmtree(ray_dir(home), ignore_errors=True)
 
 
+def postmaster(home: Path) -> int:
+    """Return the main process of a home's database server; 0 while there is none."""
+    try:
+        return int((home / "postgres/cluster/postmaster.pid").read_text().splitlines()[0])
+    except (FileNotFoundError, IndexError, ValueError):
+        return 0
+
+
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Return the environment of a user with this home of agentray and nothing else set."""
     kept = {n: v for n, v in os.environ.items() if not n.startswith(_NOT_PASSED_ON)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from agentray import logs
@@ -18,12 +19,14 @@ from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.snapshot import Snapshot
 from agentray.protocol.topics import TopicSubscription
 from agentray.runtime.channel import Channel
+from agentray.runtime.database_keeper import DatabaseKeeper
 from agentray.runtime.manager import Manager
 from agentray.runtime.ray_adapter.host_factory import RayHostFactory
 from agentray.runtime.ray_adapter.ray_host import RayConnector
 from agentray.runtime.ray_adapter.setup import Setup
 from agentray.runtime.redrive import Redriver
 from agentray.store.base import DeadLetter, LaunchedAgent, LaunchedQuery, StateWrite
+from agentray.store.embedded import EmbeddedPostgres
 from agentray.store.postgres import PostgresStore
 
 
@@ -35,12 +38,18 @@ class ManagerActor:
         self._setup: Setup = decode(setup)
         self._manager: Manager | None = None
         self._starting = asyncio.Lock()
+        self._database: DatabaseKeeper | None = None
+        if self._setup.embedded_database:
+            server = EmbeddedPostgres(Path(self._setup.embedded_database))
+            self._database = DatabaseKeeper(server)
         logs.configure(self._setup.log_level, process="manager")
 
     async def _running(self) -> Manager:
         # After a restart by Ray nobody calls `start`: the first request does.
         async with self._starting:
             if self._manager is None:
+                if self._database is not None:
+                    await self._database.start()
                 store = PostgresStore(self._setup.database_url)
                 await store.open()
                 redriver = Redriver(store, Channel(RayConnector()))
@@ -161,3 +170,5 @@ class ManagerActor:
     async def shutdown(self, grace_s: float) -> None:
         """Stop the hosts; the actor itself is killed by who asked."""
         await (await self._running()).stop(grace_s)
+        if self._database is not None:
+            await self._database.close()

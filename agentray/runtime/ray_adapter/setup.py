@@ -33,6 +33,8 @@ class Setup:
         blocked_warning_s: a handler that blocks a host for longer is told; 0: none is.
         max_runs: that one host works on at once; None: any number.
         batch: most that leaves together for one host.
+        embedded_database: directory of the database server that the manager keeps alive; "": the
+            server is somebody else's.
     """
 
     database_url: str
@@ -43,6 +45,7 @@ class Setup:
     blocked_warning_s: float = 0.0
     max_runs: int | None = None
     batch: BatchLimits = BATCH
+    embedded_database: str = ""
 
 
 def reason_of(error: RayError) -> str:
