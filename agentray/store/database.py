@@ -32,6 +32,7 @@ _SESSION = {
 _UNAVAILABLE = (
     OSError,  # also TimeoutError
     asyncpg.InterfaceError,  # the connection or the pool is closed
+    asyncpg.InternalClientError,  # a connection was used in the moment in which it was lost
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # starting up, shutting down, cancelled by the operator
     asyncpg.InsufficientResourcesError,  # too many connections, disk full

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from agentray.errors import StoreUnavailable
+from agentray.ids import AgentId, new_id
 from agentray.runtime.database_keeper import DatabaseKeeper
-from agentray.store.base import AppRow
+from agentray.store.base import AppRow, NewRun
 from agentray.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from agentray.store.postgres import PostgresStore
 from tests.support.cluster import make_home, postmaster, remove_home
@@ -74,6 +75,65 @@ async def test_a_server_that_is_killed_is_started_again_with_all_that_was_commit
     finally:
         await keeper.close()
         await store.close()
+
+
+async def test_who_uses_it_meanwhile_is_told_that_it_is_away_and_nothing_else(
+    server: EmbeddedPostgres, home: Path
+):
+    keeper = DatabaseKeeper(server)
+    await keeper.start()
+    store = PostgresStore(server.url)
+    await store.open()
+    kept: set[str] = set()
+    away = 0
+
+    async def write() -> None:
+        nonlocal away
+        while True:
+            run_id = new_id("run")
+            try:
+                await store.admit([a_run(run_id)])
+                kept.add(run_id)
+            except StoreUnavailable:
+                away += 1
+                await asyncio.sleep(0.01)
+
+    writers = [asyncio.create_task(write()) for _ in range(12)]
+    try:
+        for _ in range(4):
+            before, killed = len(kept), postmaster(home)
+
+            async def goes_on(before: int = before, killed: int = killed) -> bool:
+                failed = [task for task in writers if task.done()]
+                assert not failed, failed
+                return len(kept) > before + 100 and postmaster(home) not in (0, killed)
+
+            os.kill(killed, signal.SIGKILL)
+            await eventually_async(goes_on, timeout_s=60)
+    finally:
+        for task in writers:
+            task.cancel()
+        await asyncio.gather(*writers, return_exceptions=True)
+        await keeper.close()
+    assert away
+    found = [await store.get_run(run_id) for run_id in kept]
+    await store.close()
+    assert None not in found
+
+
+def a_run(run_id: str) -> NewRun:
+    return NewRun(
+        id=run_id,
+        agent=AgentId("parrot", run_id),
+        pool="default",
+        slot=1,
+        input={"prompt": "x"},
+        correlation_id=run_id,
+        created_at=datetime.now(UTC),
+        owner="key",
+        idempotency_key=None,
+        digest="",
+    )
 
 
 async def test_it_is_not_among_the_first_to_go_when_memory_is_short(
