@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.peers.processes import free_port
 
 _LIMIT_S = 180.0
-_APP = "benchmarks.peers.systems.agentray_agents:app"
+_APP = "agentray.examples.text_analysis:app"
 
 
 @contextmanager
@@ -35,14 +35,14 @@ def cluster(extra: Mapping[str, str]) -> Generator[dict[str, str]]:
             "AGENTRAY_HOSTS": "1",
         }
         try:
-            _agentray(env, "up", "agentray.examples.text_analysis:app")
+            _agentray(env, "up", _APP)
             yield env
         finally:
             _agentray(env, "down")
 
 
 def _agentray(env: Mapping[str, str], *arguments: str) -> None:
-    command = [sys.executable, "-m", "agentray.cli.main", *arguments]
+    command = [str(Path(sys.executable).parent / "agentray"), *arguments]
     done = subprocess.run(  # noqa: S603 - our own command
         command, env=env, timeout=_LIMIT_S, check=False, capture_output=True, text=True
     )
