@@ -19,10 +19,15 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 STAMP := $(VENV)/.agentray-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help up down install check test unit format lock benchmark clean
+# What agentray is measured beside wants other versions of what it needs too: an environment apart.
+PEERS_VENV ?= .venv-peers
+PEERS_LOCK := benchmarks/peers/requirements.lock
+PEERS_STAMP := $(PEERS_VENV)/.peers-installed
+
+.PHONY: help up down install check test unit format lock benchmark bench-peers clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 up: $(STAMP) ## Install and start agentray with the example app (or APP=module:app)
 	$(BIN)/agentray up $(APP)
@@ -67,16 +72,30 @@ format: $(STAMP) ## Mend what ruff can mend
 benchmark: $(STAMP) ## Measure the running cluster
 	$(BIN)/agentray microbenchmark
 
+bench-peers: $(STAMP) $(PEERS_STAMP) ## Measure beside AutoGen, Academy and mojentic (ARGS="--quick --json FILE")
+	$(BIN)/python -m benchmarks.peers --peers-python $(PEERS_VENV)/bin/python $(ARGS)
+
+$(PEERS_STAMP): $(STAMP) $(PEERS_LOCK)
+	$(BIN)/python -m venv --clear $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+	  --require-hashes -r $(PEERS_LOCK)
+	@$(PEERS_VENV)/bin/python -m compileall -q -j 0 $(PEERS_VENV)/lib >/dev/null 2>&1 || true
+	@touch $@
+
 # The lock names no registry and holds for each supported Python and for Linux on x86-64 and arm64.
 # hatchling and editables are in it: the package itself is built without fetching anything.
 UV ?= $(or $(shell command -v uv),$(BIN)/uv)
+LOCKED := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-annotate --no-header $(if $(UPGRADE),--upgrade)
+EXTRA := import sys, tomllib; \
+  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")
 lock: ## Choose the versions of all dependencies anew (UPGRADE=1: the newest allowed)
 	@command -v $(UV) >/dev/null || { $(MAKE) install && $(PIP) install --quiet uv; }
-	printf 'hatchling>=1.27\neditables>=0.5\n' | $(UV) pip compile --quiet --universal --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
-	  --extra llm --extra dev --extra bench $(if $(UPGRADE),--upgrade) \
-	  pyproject.toml - --output-file requirements.lock
+	printf 'hatchling>=1.27\neditables>=0.5\n' | $(UV) pip compile $(LOCKED) \
+	  --extra llm --extra dev pyproject.toml - --output-file requirements.lock
+	{ $(PYTHON) -c '$(EXTRA)' bench; printf 'psutil>=6\nuvloop>=0.21\n'; } \
+	  | $(UV) pip compile $(LOCKED) - --output-file $(PEERS_LOCK)
 
 clean: ## Remove the environment and everything that tools left here
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
-	find agentray tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) $(PEERS_VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find agentray benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -43,7 +43,7 @@ def cluster(extra: Mapping[str, str]) -> Generator[dict[str, str]]:
 
 def _agentray(env: Mapping[str, str], *arguments: str) -> None:
     command = [str(Path(sys.executable).parent / "agentray"), *arguments]
-    done = subprocess.run(  # noqa: S603 - our own command
+    done = subprocess.run(
         command, env=env, timeout=_LIMIT_S, check=False, capture_output=True, text=True
     )
     if done.returncode:

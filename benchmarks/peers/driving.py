@@ -9,6 +9,7 @@ import json
 import os
 import random
 import statistics
+import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,8 +24,8 @@ from benchmarks.peers.work import DELIVERIES_PER_TEXT, SUBSCRIBERS, texts
 IN_FLIGHT = 64
 CREATED_AT_ONCE = 256
 
-_WARM_UP = 100
 _FIGURE_LIMIT_S = 60.0
+_STOP_LIMIT_S = 10.0
 _LEAST_GAP_S, _MOST_GAP_S = 0.02, 0.12  # longer than the period of any polling
 _FIRST_LOOK_S = 0.02
 
@@ -32,7 +33,7 @@ Measured = Mapping[str, list[float]]
 
 
 class System:
-    """A system under measurement, up between entering and leaving.
+    """A system under measurement, up from `start` to `stop`.
 
     Attributes:
         figures: those that it has.
@@ -45,17 +46,16 @@ class System:
     figures: ClassVar[tuple[str, ...]] = ()
     burst: int = 250
     texts: int = 2_000
-    agents: int = 4_000
+    agents: int = 1_000
 
     def __init__(self) -> None:
         self.tally = Tally.here()
 
-    async def __aenter__(self) -> System:
-        """Start it."""
-        return self
+    async def start(self) -> None:
+        """Put it up; what is measured later has been called once."""
 
-    async def __aexit__(self, *_: object) -> None:
-        """Stop it."""
+    async def stop(self) -> None:
+        """Take it down."""
 
     async def call(self) -> None:
         """Call one agent with one number, and get it back."""
@@ -122,7 +122,8 @@ async def _new_agents(system: System, seconds: float) -> Measured:
     async def create() -> None:
         await system.create(next(numbers))
 
-    await asyncio.gather(*(create() for _ in range(_WARM_UP)))
+    # What so many at once need besides, such as buffers, is there before memory is looked at.
+    await _per_second(create, CREATED_AT_ONCE, 0, system.agents // 4)
     before = _private_bytes(system)
     per_s, made = await _per_second(create, CREATED_AT_ONCE, seconds, system.agents)
     grown = _private_bytes(system) - before
@@ -195,18 +196,35 @@ async def drive(system: System, asked: list[str], seconds: float, results: Path)
         with results.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    async with system:
-        for name in asked:
-            if name not in system.figures:
-                continue
-            try:
-                async with asyncio.timeout(_FIGURE_LIMIT_S):
-                    write(await _MEASUREMENTS[name](system, seconds))
-            except TimeoutError:
-                write({"failed": name, "why": f"no end within {_FIGURE_LIMIT_S:.0f} s"})
-            except Exception as error:  # noqa: BLE001 - a peer's failure is a result too
-                traceback.print_exc()
-                write({"failed": name, "why": f"{type(error).__name__}: {error}"})
+    await system.start()
+    for name in asked:
+        if name not in system.figures:
+            continue
+        why = await _within(_FIGURE_LIMIT_S, _written(write, name, system, seconds))
+        if why is not None:
+            write({"failed": name, "why": why})
+    why = await _within(_STOP_LIMIT_S, system.stop())
+    if why is not None:
+        write({"failed": "stop", "why": why})
+
+
+async def _written(
+    write: Callable[[Measured], None], name: str, system: System, seconds: float
+) -> None:
+    write(await _MEASUREMENTS[name](system, seconds))
+
+
+async def _within(limit_s: float, work: Awaitable[None]) -> str | None:
+    """Await something; return why it failed, which is a result too."""
+    try:
+        async with asyncio.timeout(limit_s):
+            await work
+    except TimeoutError:
+        return f"no end within {limit_s:.0f} s"
+    except Exception as error:  # noqa: BLE001 - whatever a peer raises
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def main(make: Callable[[], System], run: Callable[[Any], Any]) -> None:
@@ -226,6 +244,9 @@ def main(make: Callable[[], System], run: Callable[[Any], Any]) -> None:
         await drive(make(), given.measurements, given.seconds, given.results)
 
     run(measure())
+    # All is written. What a peer has left running must not keep this process: its starter ends it.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def option(name: str, default: str) -> str:

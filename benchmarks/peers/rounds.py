@@ -161,14 +161,15 @@ class Rounds:
 def _run(command: Sequence[str], env: Mapping[str, str], out: Any, limit_s: float) -> str | None:
     """Run a driver; return why it failed. All that it started has ended afterwards."""
     # A session of its own: what it started is ended with it, and nothing else.
-    driver = subprocess.Popen(  # noqa: S603 - our own command
+    driver = subprocess.Popen(
         command, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
     )
     try:
         code = driver.wait(limit_s)
-        return f"it ended with {code}" if code else None
     except subprocess.TimeoutExpired:
         return f"no end within {limit_s:.0f} s"
+    else:
+        return f"it ended with {code}" if code else None
     finally:
         with suppress(ProcessLookupError):
             os.killpg(driver.pid, signal.SIGKILL)

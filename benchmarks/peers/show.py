@@ -33,7 +33,7 @@ def versions(peers: str) -> str:
         peers: Python that has the peers.
     """
     program = "import sys, importlib.metadata as m; print(*(m.version(n) for n in sys.argv[1:]))"
-    found = subprocess.run(  # noqa: S603 - our own command
+    found = subprocess.run(
         [peers, "-c", program, *_PEERS], check=True, capture_output=True, text=True
     ).stdout.split()
     theirs = ", ".join(f"{name} {number}" for name, number in zip(_PEERS, found, strict=True))
@@ -54,7 +54,7 @@ def _cell(samples: Samples, system: str, figure: Figure) -> str:
     value = samples.value(system, figure)
     failed = samples.failure(system, figure) is not None
     if value is None:
-        return "failed" if failed else "–"
+        return "failed" if failed else "-"
     return number(value) + ("*" if failed else "")
 
 

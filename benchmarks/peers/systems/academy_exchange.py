@@ -127,7 +127,7 @@ class Academy(System):
     texts = 100
     agents = 200
 
-    async def __aenter__(self) -> System:
+    async def start(self) -> None:
         self._up = AsyncExitStack()
         exchange = _redis if option("EXCHANGE", "redis") == "redis" else _http
         factory, broker = await self._up.enter_async_context(exchange())
@@ -149,9 +149,8 @@ class Academy(System):
             for slot in range(SUBSCRIBERS)
         ]
         await self.call()
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def stop(self) -> None:
         await self._up.aclose()
 
     async def call(self) -> None:

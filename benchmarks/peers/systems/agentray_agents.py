@@ -83,13 +83,14 @@ class Subscriber(Agent):
         """Open the tally."""
         self._tally = Tally.here()
 
-    async def _note(self, _: Noted) -> None:
+    async def counted(self, _: Noted) -> None:
+        """Count one."""
         self._tally.add(self.slot)
 
 
 def _subscriber(slot: int) -> type[Subscriber]:
     async def note(self: Subscriber, noted: Noted) -> None:
-        await self._note(noted)
+        await self.counted(noted)
 
     body = {
         "slot": slot,

@@ -22,7 +22,7 @@ class Agentray(System):
         super().__init__()
         self._hosts = hosts
 
-    async def __aenter__(self) -> System:
+    async def start(self) -> None:
         self._up = AsyncExitStack()
         self._manager = await self._up.enter_async_context(agentray.connect())
         pools = {POOL: self._hosts, PUBLISHERS: 1}
@@ -32,9 +32,8 @@ class Agentray(System):
         self._echo = self._manager.handle(Echo, "one")
         self._publisher = self._manager.handle(Publisher, "one")
         await self.call()
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def stop(self) -> None:
         await self._up.aclose()
 
     async def call(self) -> None:

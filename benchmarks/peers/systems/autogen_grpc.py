@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 import uvloop
 from autogen_ext.runtimes.grpc import GrpcWorkerAgentRuntime, GrpcWorkerAgentRuntimeHost
 
-from benchmarks.peers.driving import System, main
+from benchmarks.peers.driving import main
 from benchmarks.peers.processes import free_port, module, process, ready
 from benchmarks.peers.systems.autogen_agents import know_messages, register
 from benchmarks.peers.systems.autogen_system import AutoGen
@@ -20,7 +20,9 @@ _WORKERS = 2
 class Grpc(AutoGen):
     """One client only: with a second, replies go to the wrong one."""
 
-    async def __aenter__(self) -> System:
+    agents = 8_000
+
+    async def start(self) -> None:
         self._processes = AsyncExitStack()
         address = f"127.0.0.1:{free_port()}"
         self._pids = [await self._start("host", address)]
@@ -36,7 +38,7 @@ class Grpc(AutoGen):
         command = module("benchmarks.peers.systems.autogen_grpc", *arguments)
         return await self._processes.enter_async_context(process(*command))
 
-    async def __aexit__(self, *_: object) -> None:
+    async def stop(self) -> None:
         try:
             await self._runtime.stop()
         finally:

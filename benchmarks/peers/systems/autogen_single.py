@@ -8,7 +8,7 @@ import os
 import uvloop
 from autogen_core import SingleThreadedAgentRuntime
 
-from benchmarks.peers.driving import System, main
+from benchmarks.peers.driving import main
 from benchmarks.peers.systems.autogen_agents import register
 from benchmarks.peers.systems.autogen_system import AutoGen
 
@@ -16,14 +16,15 @@ from benchmarks.peers.systems.autogen_system import AutoGen
 class SingleThreaded(AutoGen):
     """The runtime that delivers by reference."""
 
-    async def __aenter__(self) -> System:
+    agents = 8_000
+
+    async def start(self) -> None:
         self.runtime = self._runtime = SingleThreadedAgentRuntime()
         await register(self._runtime, 0, 1)
         self._runtime.start()
         await self.warm_up()
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def stop(self) -> None:
         await self._runtime.stop()
 
     def serving(self) -> list[int]:

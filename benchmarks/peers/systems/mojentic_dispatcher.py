@@ -109,11 +109,10 @@ class Mojentic(System):
         if batch <= DEFAULT_BATCH:  # 50 events a second
             self.burst, self.texts = 50, 30
 
-    async def __aenter__(self) -> System:
+    async def start(self) -> None:
         await self._dispatcher.start()
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def stop(self) -> None:
         await self._dispatcher.stop()
 
     async def publish(self, count: int) -> None:
