@@ -32,6 +32,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round; the figures scatter")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="in a system's name")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
     return parser.parse_args()
 
 
@@ -59,6 +60,8 @@ def main() -> int:
         about = {"machine": machine, "versions": versions, "remarks": remarks}
         figured = figures.as_json(rounds.samples, names)
         given.json.write_text(json.dumps({**about, **figured}, indent=2) + "\n")
+    if given.markdown is not None:
+        given.markdown.write_text(show.markdown(rounds.samples, names))
     return 0
 
 

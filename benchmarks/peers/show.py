@@ -58,6 +58,14 @@ def _cell(samples: Samples, system: str, figure: Figure) -> str:
     return number(value) + ("*" if failed else "")
 
 
+def markdown(samples: Samples, systems: Sequence[str]) -> str:
+    """Return the same as a table in Markdown."""
+    heads = [f"{' '.join(figure.title.split())}, {figure.unit}" for figure in FIGURES]
+    rows = [["system", *heads], ["---", *(["--:"] * len(FIGURES))]]
+    rows += [[name, *(_cell(samples, name, figure) for figure in FIGURES)] for name in systems]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
 def notes(samples: Samples) -> list[str]:
     """Return what failed, a line each."""
     return [f"{system}, {name}: {why}" for (system, name), why in samples.failed.items()]

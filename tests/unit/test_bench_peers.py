@@ -101,6 +101,13 @@ class TestShown:
             "theirs, sequential: Reset",
         ]
 
+    def test_markdown_has_a_row_for_each_system(self):
+        lines = show.markdown(filled(), ["ours", "theirs"]).splitlines()
+        assert len(lines) == 4
+        assert lines[0].startswith("| system | call p50, ms | calls, 64 in flight, /s |")
+        assert lines[2].startswith("| ours | - | 20.00 |")
+        assert {line.count("|") for line in lines} == {len(figures.FIGURES) + 2}
+
     def test_json_has_the_samples_and_what_became_of_the_targets(self):
         told = json.loads(json.dumps(figures.as_json(filled(), ["ours", "theirs"])))
         assert told["figures"][0] == {
