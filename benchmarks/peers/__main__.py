@@ -52,10 +52,10 @@ def main() -> int:
             remarks = [f"agentray's cluster, idle meanwhile: {_idle_cpu(str(path)):.1%} of a core"]
             all_of_them = entrants(sys.executable, given.peers_python, env)
             taking_part = _prepared(rounds, _chosen(all_of_them, given.only))
-            rounds.run(taking_part, given.rounds)
+            done = rounds.run(taking_part, given.rounds)
     remarks += [f"{entrant.name}: {entrant.remark}" for entrant in taking_part if entrant.remark]
     names = [entrant.name for entrant in taking_part]
-    _print(rounds.samples, names, [machine, versions, *remarks], given.rounds)
+    _print(rounds.samples, names, [machine, versions, *remarks], done)
     if given.json is not None:
         about = {"machine": machine, "versions": versions, "remarks": remarks}
         figured = figures.as_json(rounds.samples, names)
@@ -108,7 +108,7 @@ def _idle_cpu(mark: str) -> float:
 def _print(
     samples: figures.Samples, names: Sequence[str], about: Sequence[str], rounds: int
 ) -> None:
-    title = f"agentray and its peers, medians of {rounds} rounds in turn"
+    title = f"agentray and its peers, taken in turn, medians (whole rounds: {rounds})"
     _out.print(show.table(samples, names, title))
     for line in [*about, *show.notes(samples)]:
         _out.print(line, highlight=False)

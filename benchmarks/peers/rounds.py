@@ -23,6 +23,7 @@ _BATCHES = (50, 500, 2_000, 10_000, 50_000)
 # What agents were made for stays in memory, so they are made in processes of their own; what the
 # other measurements left there, freed but kept, would hide what an agent takes.
 _TOGETHER = (("sequential", "in_flight", "fan_out", "pattern", "idle"), ("new_agents",))
+_EVENTS_ONLY = (("fan_out", "pattern", "idle"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Entrant:
         module: that drives it.
         python: whose environment has it.
         options: of the module, in the environment.
+        measurements: that it has; those of each tuple in one process.
         remark: under the table.
     """
 
@@ -41,6 +43,7 @@ class Entrant:
     module: str
     python: str
     options: Mapping[str, str]
+    measurements: tuple[tuple[str, ...], ...] = _TOGETHER
     remark: str = ""
 
     def with_option(self, name: str, value: str, remark: str) -> Entrant:
@@ -63,7 +66,7 @@ def entrants(ours: str, peers: str, env: Mapping[str, str]) -> list[Entrant]:
 
     def mojentic(name: str, **options: str) -> Entrant:
         named = {_variable(key): value for key, value in options.items()}
-        return Entrant(name, "mojentic_dispatcher", peers, named)
+        return Entrant(name, "mojentic_dispatcher", peers, named, _EVENTS_ONLY)
 
     return [
         agentray(figures.AGENTRAY_2, 2),
@@ -99,13 +102,27 @@ class Rounds:
         self._seconds = seconds
         self._report = report
 
-    def run(self, taking_part: Sequence[Entrant], rounds: int) -> None:
-        """Measure all in turn, that many times."""
-        for number in range(1, rounds + 1):
-            for entrant in taking_part:
-                self._report(f"round {number} of {rounds}: {entrant.name}")
-                for measurements in _TOGETHER:
-                    self.samples.add(entrant.name, self._measure(entrant, measurements))
+    def run(self, taking_part: Sequence[Entrant], rounds: int) -> int:
+        """Measure all in turn, that many times.
+
+        Interrupted, it ends early: what was measured so far is not lost.
+
+        Returns:
+            How many rounds were whole.
+        """
+        for number in range(rounds):
+            try:
+                self._round(taking_part, f"round {number + 1} of {rounds}")
+            except KeyboardInterrupt:
+                self._report("interrupted")
+                return number
+        return rounds
+
+    def _round(self, taking_part: Sequence[Entrant], name: str) -> None:
+        for entrant in taking_part:
+            self._report(f"{name}: {entrant.name}")
+            for measurements in entrant.measurements:
+                self.samples.add(entrant.name, self._measure(entrant, measurements))
 
     def with_exchange(self, academy: Entrant) -> Entrant:
         """Return Academy with the exchange that is faster here: both are tried once."""

@@ -176,7 +176,7 @@ class TestRounds:
         tally = tmp_path / "tally"
         Tally.create(tally)
         rounds = Rounds({VARIABLE: str(tally)}, 0.01, told.append)
-        rounds.run([Entrant("nobody", "no_such_system", sys.executable, {})], 1)
+        assert rounds.run([Entrant("nobody", "no_such_system", sys.executable, {})], 1) == 1
         assert rounds.samples.failed["nobody", "sequential"] == "it ended with 1"
         assert "No module named" in told[-1]
         assert not rounds.samples.taken
