@@ -22,7 +22,7 @@ from agentray.protocol.codec import decode, encode, encode_arguments, error_of
 from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, Reply, ReplyKind
 from agentray.protocol.snapshot import HostRef, PoolView, Snapshot, TypeView
 from agentray.runtime.host import Host
-from agentray.runtime.link import MAX_OPEN, WINDOW, Link
+from agentray.runtime.link import HALVED, MAX_OPEN, WINDOW, Link
 from agentray.runtime.message import Message
 from agentray.runtime.outbox import COLLECT_S, NOTHING, Outbox, read_response
 from agentray.runtime.packing import pack_app
@@ -671,6 +671,24 @@ def test_an_idle_link_sends_at_once_and_a_busy_one_gathers() -> None:
         bench.wire.answer()
         await bench.settle()
         assert [len(frame.messages) for frame in bench.wire.delivered] == [1, 1, 4]
+
+    on_a_bench(scenario)
+
+
+@pytest.mark.parametrize(("messages", "batches"), [(HALVED - 1, [31]), (HALVED, [16, 16])])
+def test_an_idle_host_gets_many_messages_in_two_halves(messages: int, batches: list[int]) -> None:
+    async def scenario(bench: Bench) -> None:
+        for number in range(messages):
+            bench.send(number)
+        await bench.settle()
+        assert [len(frame.messages) for frame in bench.wire.delivered] == batches
+        for number in range(messages):
+            bench.send(messages + number)
+        bench.wire.answer()
+        await bench.settle()
+        # It works on the other half, or there are few: they go together.
+        sizes = [len(frame.messages) for frame in bench.wire.delivered]
+        assert sizes == [*batches, messages]
 
     on_a_bench(scenario)
 
