@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
+import sys
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +15,8 @@ from agentray.errors import ConfigurationError
 
 SLOTS = 256
 """Slots of a pool's key space; each is leased to one host."""
+
+_STOCK = 256
 
 _TYPE_NAME = re.compile(r"[A-Za-z_][\w.\-]*")
 _TOPIC_TYPE = re.compile(r"[\w.\-:=]+")
@@ -170,6 +173,24 @@ def slot_of(agent: AgentId) -> int:
     return crc32(f"{agent.type}/{agent.key}".encode()) % SLOTS
 
 
+_random: list[str] = []
+"""Random 64-bit numbers in hex, each used once. Asking the system for one at a time would make an
+id take twice as long, which shows in events: each has one."""
+
+
+def _more_random() -> str:
+    """Fill the stock; return one that is not in it."""
+    digits = os.urandom(_STOCK * 8).hex()
+    numbers = [digits[at : at + 16] for at in range(0, len(digits), 16)]
+    _random.extend(numbers[1:])
+    return numbers[0]
+
+
+if sys.platform != "win32":
+    # Two processes must not draw from the same stock.
+    os.register_at_fork(after_in_child=_random.clear)
+
+
 def new_id(prefix: str) -> str:
     """Make a unique id that sorts by the time of its making.
 
@@ -180,4 +201,8 @@ def new_id(prefix: str) -> str:
         `prefix_` and 28 hex digits: 48 bits of milliseconds since 1970, 64 random bits. In the
         order of time, so that the newest rows of an index lie together.
     """
-    return f"{prefix}_{time.time_ns() // 1_000_000:012x}{secrets.token_hex(8)}"
+    try:
+        random = _random.pop()
+    except IndexError:
+        random = _more_random()
+    return "%s_%012x%s" % (prefix, time.time_ns() // 1_000_000, random)  # noqa: UP031 - quicker
