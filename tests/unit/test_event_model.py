@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from agentray import ConfigurationError, Event, PayloadError, TerminateEvent, TopicId
 from agentray.errors import UnknownEventType
@@ -178,3 +178,47 @@ def test_an_event_takes_a_topic_as_itself_or_as_text() -> None:
         assert Weighed(kilos=1).on_topic(topic).topic == "orders/eu"
     assert Weighed(kilos=1, topic="orders").topic == "orders/default"
     assert "topic" not in Weighed(kilos=1, topic="orders").content()
+
+
+# Publishing
+
+
+class Secretive(Event):
+    model_config = ConfigDict(extra="allow")
+
+    said: list[str]
+    _kept: int = PrivateAttr(default=0)
+
+
+def _published(event: Event) -> Event:
+    return event.caused_by(correlation_id="c", causation_id="e", source="a/b")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Weighed(kilos=1),
+        Reordered(customer="ada"),
+        Secretive.model_validate({"said": ["x"], "more": 2}),
+    ],
+)
+def test_what_is_published_is_a_copy_as_pydantic_makes_it(event: Event) -> None:
+    update = {"correlation_id": "c", "causation_id": "e", "source": "a/b"}
+    expected = event.model_copy(update=update)
+    before = event.model_dump()
+    published = _published(event)
+    assert published == expected
+    assert type(published) is type(event)
+    assert published.model_fields_set == expected.model_fields_set
+    assert published.model_extra == expected.model_extra
+    assert published.__pydantic_private__ == expected.__pydantic_private__
+    assert pickle.loads(pickle.dumps(published)) == expected
+    assert event.model_dump() == before
+    assert "source" not in event.model_fields_set
+    with pytest.raises(ValidationError):
+        published.source = "other"
+
+
+def test_what_is_published_again_is_the_same_event() -> None:
+    published = _published(Weighed(kilos=1))
+    assert _published(published) is published
