@@ -273,7 +273,8 @@ class Channel:
 
     def post(self, message: Message) -> None:
         """Send a message; what becomes of it reaches its callbacks."""
-        self._deadlines.add(message, self.loop.time())
+        if message.deadline is not None:
+            self._deadlines.add(message, self.loop.time())
         self._route(message, attempt=0)
 
     def post_to(self, host_id: str, message: Message) -> None:
@@ -321,7 +322,7 @@ class Channel:
             view = self.snapshot.view(message.target.type)
             if view is not None and not view.stopped:
                 self._routes[message.target] = link
-        if isinstance(message.payload, Event | tuple) and isinstance(link, Link):
+        if isinstance(link, Link) and isinstance(message.payload, Event | tuple):
             try:
                 message.payload = _for_the_wire(message)
             except AgentrayError as error:

@@ -39,7 +39,7 @@ from agentray.protocol.codec import (
 from agentray.protocol.envelope import Envelope, Failure, Kind, Large, Outcome, ReplyKind
 from agentray.runtime import passage
 from agentray.runtime.own_turn import OWN, Unheard
-from agentray.runtime.scope import Scope, scope_of
+from agentray.runtime.scope import EMPTY, Scope, scope_of
 from agentray.runtime.streams import PartWriter
 from agentray.runtime.tasks import being_cancelled
 from agentray.runtime.turn import Turn
@@ -273,7 +273,7 @@ async def _handle_event(
         turn.drop()
         return
     await agent.commit_state(turn)
-    turn.ends_with(scope, lambda outcome: turn.reply(_VALUE, None, _along(outcome, envelope)))
+    turn.ends_with(scope, lambda outcome: _acknowledge(turn, outcome))
     scope.release()
 
 
@@ -337,7 +337,7 @@ def _failed(
     if scope.idle:
         scope.hold()  # it failed before its handler was called
     scope.fail(Failure(type(error).__name__, text_of(error), str(agent.id), ()))
-    turn.ends_with(scope, lambda outcome: turn.reply(_VALUE, None, _along(outcome, envelope)))
+    turn.ends_with(scope, lambda outcome: _acknowledge(turn, outcome))
     scope.release()
 
 
@@ -358,6 +358,12 @@ def _trace(
         size,
         error,
     )
+
+
+def _acknowledge(turn: Turn, outcome: Outcome) -> None:
+    """Tell the sender of an event that it and all that it set off is done."""
+    # Most came to nothing worth telling, which has the shorter way.
+    turn.reply(_VALUE, None, None if outcome is EMPTY else _along(outcome, turn.envelope))
 
 
 def _along(outcome: Outcome, envelope: Envelope) -> Outcome:
