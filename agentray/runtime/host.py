@@ -62,6 +62,7 @@ from agentray.runtime.run_roots import RunRoots
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.threads import Threads
 from agentray.runtime.turn import ReplySink, Turn
+from agentray.runtime.turn_tasks import TurnTasks
 from agentray.runtime.watchdog import Watchdog
 from agentray.store.base import CommitOutcome, Effects, StateWrite, Store
 
@@ -141,7 +142,7 @@ class Host:
         self.dropped = 0  # messages, events and replies, by middleware
         self.control = Control(self)
         self.loop = asyncio.get_running_loop()
-        self.turns: dict[asyncio.Task[None], Incarnation] = {}  # what handles messages
+        self.turns = TurnTasks(self.loop)  # what handles messages
         self._handled = 0  # messages
         self._requests = 0  # that brought them, or fetched replies
         self.tasks.spawn(self._sweep(), name="sweep")
@@ -269,7 +270,7 @@ class Host:
         self._close_surroundings()
         await self.runs.close()
         await self.channel.close()
-        await self._end_turns()
+        await self.turns.close()
         await self.dead_letters.close()
         await self.tasks.close()
         await self.commits.close()
@@ -295,15 +296,9 @@ class Host:
         self._close_surroundings()
         await self.runs.close()
         await self.channel.close()
-        await self._end_turns()
+        await self.turns.close()
         await self.dead_letters.abandon()
         await self.tasks.close()
-
-    async def _end_turns(self) -> None:
-        turns = list(self.turns)
-        for task in turns:
-            task.cancel()
-        await asyncio.gather(*turns, return_exceptions=True)
 
     # Messages from other processes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from agentray import context as contexts
 from agentray.agent import Agent, AgentOptions, AgentType, bind
@@ -223,9 +223,7 @@ class Incarnation:
             turn.sink.reply(envelope.id, _VALUE, None)
         if offer is _RUN:
             self._busy += 1
-            turns = self._turns(turn, reentrant=reentrant)
-            # Not through a `TaskSet`: its bookkeeping would cost as much as a short turn.
-            self.host.turns[self.host.loop.create_task(turns)] = self
+            self.host.turns.run(self, turn, reentrant=reentrant)
 
     def offer_own(self, turn: Turn) -> None:
         """Take a turn of the agent's own; it waits as messages do, and is never refused."""
@@ -235,8 +233,7 @@ class Incarnation:
             self._early.append(turn)
         elif self._mailbox.offer(turn, own=True) is _RUN:
             self._busy += 1
-            turns = self._turns(turn, reentrant=False)
-            self.host.turns[self.host.loop.create_task(turns)] = self
+            self.host.turns.run(self, turn, reentrant=False)
 
     def _offer_early(self, turn: Turn) -> None:
         """Take a message while it is being started or ended, or has failed."""
@@ -264,10 +261,9 @@ class Incarnation:
         else:
             self._mailbox.withdraw(turn)
 
-    async def _turns(self, first: Turn, *, reentrant: bool) -> None:
-        """Handle a message, and after it those that wait, one after the other in one task."""
+    async def take(self, first: Turn, task: asyncio.Task[Any], *, reentrant: bool) -> None:
+        """Handle a message, and after it those that wait, one after the other in this task."""
         turn: Turn | None = first
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
         mailbox = self._mailbox
         handled = 0
         # Only state is committed. Without any, a turn is not held for longer than it takes.
@@ -293,7 +289,6 @@ class Incarnation:
                 if handled % _TURNS_BEFORE_YIELD == 0:
                     await asyncio.sleep(0)
         finally:
-            del self.host.turns[task]
             self._savepoints = self._savepoints and self._savepoints.without(first)
             self._rest(asked)
 
@@ -434,13 +429,13 @@ class Incarnation:
         """Wait until it does nothing, at most for the grace; then cancel what it does."""
         if not self._busy:
             return
-        await asyncio.sleep(0)  # a task that is cancelled before it began answers nobody
+        # What is cancelled before it began answers nobody; a few turns of the loop, and it has.
+        while self.host.turns.waits(self):  # noqa: ASYNC110
+            await asyncio.sleep(0)
         try:
             await asyncio.wait_for(self.until_quiet(), grace_s)
         except TimeoutError:
-            for task, agent in self.host.turns.items():
-                if agent is self:
-                    task.cancel()
+            self.host.turns.cancel(self)
 
     async def stop(self) -> None:
         """Run the agent's own clean-up, once; an error there is logged and ends nothing."""

@@ -28,9 +28,9 @@ makes the batches smaller."""
 
 HALVED = 32
 """So many messages, or more, go to an idle host in two batches: it works on the first half while
-the second is being packed, and this side sends anew while the host works on that. In one, each
-side would wait for the other: 64 calls in flight are 60 % more per second so, 512 to as many agents
-75 %."""
+the second is being packed, and this side sends anew while the host works on the second. In one,
+each side would wait for the other: 64 calls in flight are 60 % more per second so, 512 calls to as
+many agents 75 %."""
 
 LARGE_BATCH_BYTES = 1 << 20
 """A batch of so many bytes may go another way than small ones, and travels alone."""

@@ -1,0 +1,106 @@
+"""The tasks in which a host's agents take their turns; each is used again and again.
+
+A task per message would take longer to make than a short handler runs: with these, calls to many
+agents cost their host a quarter less. What is ready in one turn of the event loop is handled by one
+task, one after the other. When a handler waits, its task waits with it, and another task goes on
+with the rest in the next turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from agentray.runtime.incarnation import Incarnation
+    from agentray.runtime.turn import Turn
+
+_AT_ONCE = 32
+"""Agents that get a turn before the event loop does other things."""
+
+_MOST_IDLE = 256
+"""Tasks that are kept for later while they have nothing to do."""
+
+
+class TurnTasks:
+    """Runs turns as soon as the event loop comes to it, in the order in which they came."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._context = copy_context()  # agents see nothing of what a sender has in its own
+        self._ready: deque[tuple[Incarnation, Turn, bool]] = deque()
+        self._tasks: dict[asyncio.Task[Any], Incarnation | None] = {}  # and whose turn each runs
+        self._idle: list[asyncio.Future[None]] = []
+        self._called = False  # a task, or `_go_on`, will look at what is ready; true while any is
+        self._round = 0
+
+    def run(self, agent: Incarnation, turn: Turn, *, reentrant: bool) -> None:
+        """Let an agent take a turn, and those that wait behind it; see `Incarnation.take`."""
+        self._ready.append((agent, turn, reentrant))
+        if not self._called:
+            self._called = True
+            self._call()
+
+    def _call(self) -> None:
+        """Let a task look at what is ready."""
+        if self._idle:
+            self._idle.pop().set_result(None)
+        else:
+            task = self._context.copy().run(self._loop.create_task, self._work())
+            self._tasks[task] = None
+
+    async def _work(self) -> None:
+        task = cast("asyncio.Task[Any]", asyncio.current_task(self._loop))
+        try:
+            while await self._take_round(task):
+                if len(self._idle) >= _MOST_IDLE:
+                    return
+                called = self._loop.create_future()
+                self._idle.append(called)
+                await called
+        finally:
+            del self._tasks[task]
+
+    async def _take_round(self, task: asyncio.Task[Any]) -> bool:
+        """Run what is ready; return whether the task is as it was before, and can be used again."""
+        self._loop.call_soon(self._go_on)
+        ready, this_round = self._ready, self._round
+        for _ in range(_AT_ONCE):
+            if not ready or self._round != this_round:
+                break  # in a later one, another task has been called
+            agent, turn, reentrant = ready.popleft()
+            self._tasks[task] = agent
+            await agent.take(turn, task, reentrant=reentrant)
+            self._tasks[task] = None
+            # Neither a cancellation nor what a handler left in its context may reach the next one.
+            if task.cancelling() or copy_context() != self._context:
+                return False
+        return True
+
+    def _go_on(self) -> None:
+        """Call the next task when the last one waits, or has done enough at once."""
+        self._round += 1
+        self._called = bool(self._ready)
+        if self._called:
+            self._call()
+
+    def waits(self, agent: Incarnation) -> bool:
+        """Whether a turn of an agent is ready, and has not begun."""
+        return any(entry[0] is agent for entry in self._ready)
+
+    def cancel(self, agent: Incarnation) -> None:
+        """Cancel the turns of an agent that have begun."""
+        for task, whose in self._tasks.items():
+            if whose is agent:
+                task.cancel()
+
+    async def close(self) -> None:
+        """Cancel everything, and return when it has ended."""
+        self._ready.clear()
+        self._idle.clear()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
