@@ -272,7 +272,8 @@ async def _handle_event(
         await agent.end_run(run, scope.outcome())
         turn.drop()
         return
-    await agent.commit_state(turn)
+    if agent.type.keeps_state:
+        await agent.commit_state(turn)
     turn.ends_with(scope, lambda outcome: _acknowledge(turn, outcome))
     scope.release()
 
@@ -283,8 +284,8 @@ async def _emit_all(agent: Incarnation, result: Any, context: Context) -> None:
         async for item in cast("AsyncIterator[Any]", result):
             _emit(agent, item, context)
         return
-    if inspect.isawaitable(result):
-        result = await result
+    if type(result) is CoroutineType or inspect.isawaitable(result):
+        result = cast("object", await result)
     if result is None:
         return
     if isinstance(result, list | tuple) or inspect.isgenerator(result):
