@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from agentray import context as contexts
 from agentray.config import BATCH, BatchLimits
@@ -29,7 +29,7 @@ from agentray.errors import (
 from agentray.events import Event
 from agentray.ids import AgentId
 from agentray.protocol.buffers import encode_call
-from agentray.protocol.codec import NO_ARGUMENTS, PLAIN, decode, encode
+from agentray.protocol.codec import NO_ARGUMENTS, PLAIN, decode, encode, goes_as_it_is
 from agentray.protocol.envelope import Kind, Large, Reply, ReplyKind, RunMode
 from agentray.protocol.snapshot import HostRef, Snapshot, TypeView
 from agentray.runtime.deadlines import Deadlines
@@ -63,6 +63,9 @@ _CALL = int(Kind.CALL)
 
 CANCEL_GRACE_S = 2.0
 """How long a cancelled call waits to hear that the handler, and all that it called, has ended."""
+
+_FEW = 8
+"""Arguments, of which each is small: batches are limited by what their payloads have in bytes."""
 
 _MAX_ROUTES = 65_536
 """Agents whose way is remembered."""
@@ -158,7 +161,7 @@ class Channel:
         """
         if not args and not kwargs:
             payload: Any = NO_ARGUMENTS
-        elif self._local is not None and not kwargs and self._stays_here(target, args):
+        elif not kwargs and self._go_as_they_are(target, args):
             payload = args
         else:
             payload = encode_call(args, kwargs, action)
@@ -169,11 +172,14 @@ class Channel:
             await self._give_up(message)
             raise
 
-    def _stays_here(self, target: AgentId, args: tuple[Any, ...]) -> bool:
-        """Whether arguments may go to an agent of this process as they are."""
-        if self._routes.get(target) is not cast("Local", self._local).link:
-            return False
-        return all(type(arg) in PLAIN for arg in args)
+    def _go_as_they_are(self, target: AgentId, args: tuple[Any, ...]) -> bool:
+        """Whether arguments need no pickle of their own."""
+        if self._local is not None and self._routes.get(target) is self._local.link:
+            return all(type(arg) in PLAIN for arg in args)
+        context = contexts.current.get()
+        if len(args) > _FEW or (context is not None and context.root is not None):
+            return False  # the trace of a run tells how many bytes they had
+        return all(map(goes_as_it_is, args))
 
     async def tell(
         self, target: AgentId, action: str, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -34,6 +34,7 @@ from agentray.protocol.codec import (
     as_json,
     decode,
     encode_error,
+    goes_as_it_is,
     text_of,
 )
 from agentray.protocol.envelope import Envelope, Failure, Kind, Large, Outcome, ReplyKind
@@ -142,8 +143,8 @@ async def _handle_call(
     # The exact type first: the general test takes as long as a short handler.
     if type(value) is CoroutineType or inspect.isawaitable(value):
         value = cast("object", await value)
-    if turn.sink is agent.host.link and type(value) in PLAIN:
-        result = value  # to this very process
+    if goes_as_it_is(value) or (turn.sink is agent.host.link and type(value) in PLAIN):
+        result = value
     else:
         result = encode_result(value, name)
     if agent.type.keeps_state:
