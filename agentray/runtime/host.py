@@ -268,6 +268,7 @@ class Host:
         self.held.clear()
         await self._until_fetched()
         self._close_surroundings()
+        await self.runs.write_rows()
         await self.runs.close()
         await self.channel.close()
         await self.turns.close()

@@ -49,6 +49,7 @@ A host's death can cost a run two: one for the death, one when the replacement t
 
 _STORE_RETRY_S = 0.5
 _MAX_EVENTS = 1000  # in one answer
+_LAST_ROWS_S = 5.0
 
 
 class RunBook:
@@ -432,8 +433,12 @@ class RunBook:
         await self._tasks.close()
 
     async def write_rows(self) -> None:
-        """Write what waits to be written in the background."""
-        await self._late.flush()
+        """Write what waits to be written in the background, unless the Store is away for long."""
+        try:
+            async with asyncio.timeout(_LAST_ROWS_S):
+                await self._late.flush()
+        except TimeoutError:
+            logger.error("rows of ended runs are lost", extra={"action": "rows_lost"})  # noqa: TRY400
 
 
 def _note_end(end: asyncio.Future[None], run: Run | None) -> None:

@@ -167,6 +167,17 @@ async def test_a_run_that_is_not_durable_is_kept_at_its_end():
             await anext(run.events())
 
 
+async def test_a_host_that_stops_writes_the_rows_that_wait():
+    runtime = LocalRuntime()
+    async with runtime as manager:
+        await manager.deploy(APP)
+        run = await manager.dispatch(Submitted(text="one two"), durable=False)
+        await run.wait()
+    stored = await runtime.store.get_run(run.id)
+    assert stored is not None
+    assert stored.run.status == "succeeded"
+
+
 class Hanging(Agent):
     @on(Submitted)
     async def hang(self, submitted: Submitted) -> None:
