@@ -203,12 +203,17 @@ class Host:
         self.held.give_up(leases)
         self.launching.leases_changed()
         try:
-            await asyncio.gather(
-                self.residents.drain(grace_s, lambda agent: self._lease_of(agent.id) in leases),
-                self.runs.drain(grace_s, lambda root: self._lease_of(root) in leases),
-            )
+            await self._drain(grace_s, lambda agent: self._lease_of(agent) in leases)
         finally:
             self.held.end(leases)
+
+    async def _drain(self, grace_s: float, leaves: Callable[[AgentId], bool]) -> None:
+        """Let agents and event runs end that leave this host."""
+        runs = self.tasks.spawn(self.runs.drain(grace_s, leaves), name="drain runs")
+        # Not in a task: who leaves is marked before anything else is let in, such as a snapshot
+        # without the leases, which would cut off what may still end.
+        await self.residents.drain(grace_s, lambda agent: leaves(agent.id))
+        await runs
 
     async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
         """Wait until the runs of an app have ended here; return how many have not.
@@ -261,10 +266,7 @@ class Host:
         """Finish what is under way within the grace, then let go of everything."""
         self.held.give_up(list(self.held.held))
         self.launching.leases_changed()
-        await asyncio.gather(
-            self.residents.drain(grace_s, lambda _: True),
-            self.runs.drain(grace_s, lambda _: True),
-        )
+        await self._drain(grace_s, lambda _: True)
         self.held.clear()
         await self._until_fetched()
         self._close_surroundings()

