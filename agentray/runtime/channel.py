@@ -116,6 +116,7 @@ class Channel:
         self.loop = asyncio.get_running_loop()
         self._tasks = TaskSet("channel")
         self._links: dict[str, Link] = {}
+        self._last_event: tuple[Event | None, bytes] = (None, b"")  # and how it travels
         self._routes: dict[AgentId, AnyLink] = {}  # by agent, for the present snapshot
         self._parked: list[tuple[Message, int]] = []
         self._asking: set[AgentId] = set()  # isolated agents for which a host is asked for
@@ -330,11 +331,24 @@ class Channel:
                 self._routes[message.target] = link
         if isinstance(link, Link) and isinstance(message.payload, Event | tuple):
             try:
-                message.payload = _for_the_wire(message)
+                message.payload = self._for_the_wire(message)
             except AgentrayError as error:
                 self._fail(message, error)
                 return
         link.send(message)
+
+    def _for_the_wire(self, message: Message) -> bytes | Large:
+        """Serialise a payload that might have stayed in this process.
+
+        The recipients of one event follow each other: it is serialised once for all of them, and
+        once in each frame, since pickle knows one object from an equal one.
+        """
+        payload = message.payload
+        if not isinstance(payload, Event):
+            return encode_call(payload, {}, message.name)
+        if payload is not self._last_event[0]:
+            self._last_event = (payload, encode(payload, f"event {message.name}"))
+        return self._last_event[1]
 
     def _find_link(self, message: Message, *, last_chance: bool) -> AnyLink | None:
         """Return the way to a message's agent; None: there is none at the moment."""
@@ -498,10 +512,3 @@ def _from_outside(message: Message) -> bool:
     """Whether a message is none that an agent sends, nor a part of an accepted run."""
     origin = message.origin
     return origin.sender is None and origin.run is None and message.kind != Kind.STATE
-
-
-def _for_the_wire(message: Message) -> bytes | Large:
-    """Serialise a payload that might have stayed in this process."""
-    if isinstance(message.payload, Event):
-        return encode(message.payload, f"event {message.name}")
-    return encode_call(message.payload, {}, message.name)

@@ -250,7 +250,7 @@ async def _handle_event(
     envelope = turn.envelope
     event = envelope.payload
     if isinstance(event, bytes):
-        event = decode(event)
+        event = agent.host.read_event(event)
     handler = agent.type.handlers.get(envelope.name)
     if handler is None and isinstance(event, Event):
         handler = agent.type.handler_of(event)

@@ -28,6 +28,7 @@ from agentray.errors import (
 from agentray.event_run import DispatchOptions, EventRun
 from agentray.events import Event
 from agentray.ids import AgentId, slot_of
+from agentray.protocol.codec import decode
 from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, ReplyKind
 from agentray.protocol.event_runs import is_root
 from agentray.protocol.runs import RunStatus
@@ -78,6 +79,9 @@ _UNANSWERED = frozenset({int(Kind.CANCEL), int(Kind.CREDIT), int(Kind.AWAITED)})
 _RUNS = frozenset(map(int, (Kind.RUN, Kind.ADMIT, Kind.DISPATCH, Kind.DISPATCH_ONCE)))
 _LOAD = _FOR_AGENTS | _RUNS
 _CANCEL, _AWAITED = int(Kind.CANCEL), int(Kind.AWAITED)
+
+_EVENTS_READ = 64
+"""Events from other processes, the last ones, that are read once for all of their recipients."""
 
 _SWEEP_S = 1.0
 _FETCH_S = 1.0
@@ -143,6 +147,7 @@ class Host:
         self.control = Control(self)
         self.loop = asyncio.get_running_loop()
         self.turns = TurnTasks(self.loop)  # what handles messages
+        self._events_read: dict[bytes, Any] = {}  # the last ones, by what came
         self._handled = 0  # messages
         self._requests = 0  # that brought them, or fetched replies
         self.tasks.spawn(self._sweep(), name="sweep")
@@ -522,6 +527,18 @@ class Host:
                 outbox.busy_at = now
             elif min(silent_s, now - outbox.busy_at) > patience_s(outbox):
                 del self._outboxes[name]
+
+    def read_event(self, pickled: bytes) -> Any:
+        """Return an event that came from another process.
+
+        Its recipients here share it, as those in its own process do: events do not change.
+        """
+        event = self._events_read.get(pickled)
+        if event is None:
+            event = self._events_read[pickled] = decode(pickled)
+            if len(self._events_read) > _EVENTS_READ:
+                del self._events_read[next(iter(self._events_read))]
+        return event
 
     # What handlers ask (Surroundings)
 

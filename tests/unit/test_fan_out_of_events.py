@@ -1,0 +1,85 @@
+"""An event with many recipients: serialised once by its sender, and read once by each host."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import ClassVar
+
+from pydantic import ConfigDict
+
+from agentray import Agent, App, Event, action, on, payloads
+from agentray.testing import LocalRuntime
+from tests.support.eventually import eventually_async
+
+RECIPIENTS = 12
+counted: Counter[str] = Counter()
+
+
+class Cargo:
+    """Counts how often it is loaded and unloaded."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _load(cargo: Cargo) -> str:
+    counted[f"loaded {cargo.name}"] += 1
+    return cargo.name
+
+
+def _unload(name: str) -> Cargo:
+    counted[f"unloaded {name}"] += 1
+    return Cargo(name)
+
+
+payloads.register(Cargo, encode=_load, decode=_unload)
+
+
+class Shipped(Event):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    cargo: Cargo
+
+
+class Ship(Agent):
+    @action
+    async def leave(self, *cargo: str) -> None:
+        for name in cargo:
+            self.context.publish(Shipped(cargo=Cargo(name)))
+
+
+class Port(Agent):
+    arrived: ClassVar[list[tuple[str, str, int]]] = []
+
+    async def note(self, shipped: Shipped) -> None:
+        self.arrived.append((self.id.key, shipped.cargo.name, id(shipped)))
+
+
+def port(number: int) -> type[Agent]:
+    async def note(self: Port, shipped: Shipped) -> None:
+        await Port.note(self, shipped)
+
+    note.__name__ = "arrive"
+    body = {"arrive": on(Shipped, key=f"key:{number}")(note), "__module__": __name__}
+    return type(f"Port{number}", (Port,), body)
+
+
+async def test_it_is_serialised_once_and_read_once_by_each_host() -> None:
+    Port.arrived.clear()
+    counted.clear()
+    ports = [port(number) for number in range(RECIPIENTS)]
+    async with LocalRuntime(hosts=3) as manager:
+        await manager.deploy(App("harbour", [Ship, *ports]))
+        await manager.handle(Ship, "s").leave("tea", "wool")
+
+        async def there() -> bool:
+            return len(Port.arrived) == 2 * RECIPIENTS
+
+        await eventually_async(there)
+    for cargo in ("tea", "wool"):
+        assert counted[f"loaded {cargo}"] == 1
+        assert counted[f"unloaded {cargo}"] <= 2  # not by the host that sent it
+        assert {key for key, name, _ in Port.arrived if name == cargo} == {
+            str(number) for number in range(RECIPIENTS)
+        }
+        assert len({event for _, name, event in Port.arrived if name == cargo}) <= 3
