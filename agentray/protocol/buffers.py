@@ -11,9 +11,8 @@ import pickle
 from collections.abc import Iterable
 from typing import Any, cast
 
-import cloudpickle
-
 from agentray.errors import PayloadError
+from agentray.protocol import by_value
 from agentray.protocol.codec import encode_arguments, refused, unreadable
 from agentray.protocol.envelope import Large
 
@@ -112,9 +111,7 @@ def encode_oob(value: Any, what: str = "value") -> tuple[bytes, list[pickle.Pick
         return data, buffers
     buffers.clear()
     try:
-        data = cloudpickle.dumps(  # pyright: ignore[reportUnknownMemberType]
-            lifted, protocol=5, buffer_callback=in_band
-        )
+        data = by_value.dumps(lifted, in_band)
     except Exception as error:
         raise refused(value, what, error) from error
     return data, buffers

@@ -12,11 +12,10 @@ import pickle
 import traceback
 from typing import Any, cast
 
-import cloudpickle
 from pydantic_core import to_jsonable_python
 
 from agentray.errors import PayloadError, RemoteError
-from agentray.protocol import blame
+from agentray.protocol import blame, by_value
 from agentray.protocol.envelope import Large, Reply
 
 NO_ARGUMENTS = pickle.dumps(((), {}), protocol=5)
@@ -43,7 +42,7 @@ def encode(value: Any, what: str = "value") -> bytes:
 
 def _encode_by_value(value: Any, what: str) -> bytes:
     try:
-        return cloudpickle.dumps(value, protocol=5)  # pyright: ignore[reportUnknownMemberType]
+        return by_value.dumps(value)
     except Exception as error:
         raise refused(value, what, error) from error
 
@@ -56,7 +55,7 @@ def refused(value: object, what: str, error: Exception) -> PayloadError:
 
 def _why_not(value: object) -> Exception | None:
     try:
-        cloudpickle.dumps(value, protocol=5)  # pyright: ignore[reportUnknownMemberType]
+        by_value.dumps(value)
     except Exception as error:  # noqa: BLE001 - a value's own __reduce__ may raise anything
         return error
     return None

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from agentray.agent import Agent, AgentType
 from agentray.app import App
+from agentray.protocol import by_value
 from agentray.protocol.codec import encode
 from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
 from agentray.runtime.pool_packing import pack_pool
@@ -35,6 +36,7 @@ def pack_app(app: App, import_string: str = "") -> AppSpec:
         PayloadError: something in the classes of a script, or a function given to `@on`, cannot be
             serialised, or the directories of a pool are too large.
     """
+    by_value.forget()  # a class may have been changed since it was sent
     types = app.types.values()
     pools = tuple(pack_pool(pool) for pool in app.pools)
     return AppSpec(
