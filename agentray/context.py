@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, Unpack
@@ -209,7 +209,16 @@ class Context:
     def log(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger that adds the agent and the correlation id to each record."""
         extra = {"agent": str(self.agent), "correlation_id": self.correlation_id}
-        return logging.LoggerAdapter(logging.getLogger(f"agentray.agents.{self.agent.type}"), extra)
+        return _AgentLog(logging.getLogger(f"agentray.agents.{self.agent.type}"), extra)
+
+
+class _AgentLog(logging.LoggerAdapter[logging.Logger]):
+    """Adds its fields to those of a record; Python 3.11's own drops the record's."""
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        return msg, {**kwargs, "extra": {**(self.extra or {}), **(kwargs.get("extra") or {})}}
 
 
 class LoopContext(Context):

@@ -36,6 +36,10 @@ class RunError(BaseModel):
     )
 
 
+def _is_empty(errors: tuple[RunError, ...]) -> bool:
+    return not errors
+
+
 class Run(BaseModel):
     """One accepted piece of work."""
 
@@ -46,14 +50,16 @@ class Run(BaseModel):
     agent: str = Field(description="The agent that the work was given to, as type/key.")
     result: Any = None
     error: RunError | None = None
-    errors: tuple[RunError, ...] = Field(
-        default=(), description="All that went wrong, also in a run that succeeded all the same."
-    )
     attempt: int = Field(default=1, description="1 for the first; a crash of the host adds one.")
     correlation_id: str
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    errors: tuple[RunError, ...] = Field(
+        exclude_if=_is_empty,
+        default=(),
+        description="All that went wrong, also in a run that succeeded all the same.",
+    )
 
 
 class RunEvent(BaseModel):

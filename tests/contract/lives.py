@@ -64,7 +64,7 @@ class Drawer(BaseModel):
     things: dict[str, Any] = {}
 
 
-class Clerk(Agent):
+class Registrar(Agent):
     """Keeps things, and says who it is."""
 
     options = AgentOptions(restart=RestartPolicy(max_restarts=0))
@@ -100,15 +100,15 @@ class Clerk(Agent):
         raise ValueError("as told")
 
 
-class Office(Agent):
-    """Launches clerks."""
+class Registry(Agent):
+    """Launches registrars."""
 
     @action
-    async def hire(self, name: str, *, owned: bool) -> Handle[Clerk]:
-        return await self.launch(Clerk, args=("hired",), name=name, owned=owned)
+    async def hire(self, name: str, *, owned: bool) -> Handle[Registrar]:
+        return await self.launch(Registrar, args=("hired",), name=name, owned=owned)
 
 
-class Made(Agent):
+class Crafted(Agent):
     """Comes from a factory that sees its id."""
 
     def __init__(self, mark: str) -> None:
@@ -119,12 +119,12 @@ class Made(Agent):
         return self.mark
 
 
-async def make(agent_id: AgentId) -> Made:
+async def make(agent_id: AgentId) -> Crafted:
     await asyncio.sleep(0)
-    return Made(f"for {agent_id.key}")
+    return Crafted(f"for {agent_id.key}")
 
 
-class Scribe(Agent):
+class Copyist(Agent):
     """Yields, and takes whatever it is given."""
 
     options = AgentOptions(concurrency=None)
@@ -163,7 +163,7 @@ class Scribe(Agent):
         return {"deep": [threading.Lock()]}
 
 
-LIVES = App("lives", [Clerk, Office, Made, Scribe], factories={Made: make})
+LIVES = App("lives", [Registrar, Registry, Crafted, Copyist], factories={Crafted: make})
 
 
 class LivesContract:
@@ -175,63 +175,65 @@ class LivesContract:
         self, lives: ManagerClient
     ) -> None:
         tag = new_id("tag")
-        clerk = await lives.launch(
-            Clerk, args=("window",), kwargs={"sits": False}, labels={"tag": tag}
+        registrar = await lives.launch(
+            Registrar, args=("window",), kwargs={"sits": False}, labels={"tag": tag}
         )
-        assert await clerk.place() == ("window", False)
-        found = await lives.find(type=Clerk, labels={"tag": tag}, action="place")
-        assert [record.handle.id for record in found] == [clerk.id]
-        assert clerk.id in await lives.running()
+        assert await registrar.place() == ("window", False)
+        found = await lives.find(type=Registrar, labels={"tag": tag}, action="place")
+        assert [record.handle.id for record in found] == [registrar.id]
+        assert registrar.id in await lives.running()
         again = await lives.launch(
-            Clerk, args=("window",), kwargs={"sits": False}, name=clerk.id.key
+            Registrar, args=("window",), kwargs={"sits": False}, name=registrar.id.key
         )
-        assert again.id == clerk.id
+        assert again.id == registrar.id
         with pytest.raises(ConfigurationError, match="other arguments"):
-            await lives.launch(Clerk, args=("door",), name=clerk.id.key)
+            await lives.launch(Registrar, args=("door",), name=registrar.id.key)
 
     async def test_an_instance_can_be_launched(self, lives: ManagerClient) -> None:
-        clerk = await lives.launch(Clerk("corner", sits=False))
-        assert await clerk.place() == ("corner", False)
+        registrar = await lives.launch(Registrar("corner", sits=False))
+        assert await registrar.place() == ("corner", False)
 
     async def test_a_registered_agent_starts_with_its_first_message(
         self, lives: ManagerClient
     ) -> None:
-        clerk = await lives.register(Clerk, args=("later",))
-        assert clerk.id not in await lives.running()
-        assert await (await lives.get_handle(clerk.id)).place() == ("later", True)
+        registrar = await lives.register(Registrar, args=("later",))
+        assert registrar.id not in await lives.running()
+        assert await (await lives.get_handle(registrar.id)).place() == ("later", True)
         with pytest.raises(UnknownAgent):
-            await lives.get_handle(AgentId("clerk", new_id("nobody")))
+            await lives.get_handle(AgentId("registrar", new_id("nobody")))
 
     async def test_a_batch_is_launched_as_a_whole_or_not_at_all(self, lives: ManagerClient) -> None:
-        good, bad = Launch(Clerk, args=("a",)), Launch(Clerk, args=("broken",))
+        good, bad = Launch(Registrar, args=("a",)), Launch(Registrar, args=("broken",))
         with pytest.raises(AgentFailed, match="the desk is broken"):
             await lives.launch_batch([good, bad])
         for launch in (good, bad):
             with pytest.raises(UnknownAgent):
                 await lives.get_handle(launch.id)
-        handles = await lives.launch_batch([Launch(Clerk, args=("a",)), Launch(Clerk, args=("b",))])
+        handles = await lives.launch_batch(
+            [Launch(Registrar, args=("a",)), Launch(Registrar, args=("b",))]
+        )
         assert [await handle.place() for handle in handles] == [("a", True), ("b", True)]
 
     async def test_a_shut_down_agent_refuses_its_callers_until_it_is_launched(
         self, lives: ManagerClient
     ) -> None:
-        clerk = await lives.launch(Clerk, args=("desk",))
-        waiting = asyncio.create_task(lives.wait([clerk], timeout=60.0))
-        await lives.shutdown(clerk)
+        registrar = await lives.launch(Registrar, args=("desk",))
+        waiting = asyncio.create_task(lives.wait([registrar], timeout=60.0))
+        await lives.shutdown(registrar)
         ended, others = await waiting
         assert (len(ended), len(others)) == (1, 0)
         with pytest.raises(AgentStopped):
-            await clerk.place()
-        await lives.launch(clerk)
-        assert await clerk.place() == ("desk", True)
+            await registrar.place()
+        await lives.launch(registrar)
+        assert await registrar.place() == ("desk", True)
 
     async def test_an_owned_agent_ends_with_its_owner_and_another_does_not(
         self, lives: ManagerClient
     ) -> None:
-        office = await lives.launch(Office)
-        own = await office.hire(new_id("own"), owned=True)
-        free = await office.hire(new_id("free"), owned=False)
-        await lives.shutdown(office)
+        registry = await lives.launch(Registry)
+        own = await registry.hire(new_id("own"), owned=True)
+        free = await registry.hire(new_id("free"), owned=False)
+        await lives.shutdown(registry)
         with pytest.raises(AgentStopped):
             await own.place()
         assert await free.place() == ("hired", True)
@@ -241,23 +243,23 @@ class LivesContract:
     async def test_a_factory_makes_each_agent_once_and_knows_its_id(
         self, lives: ManagerClient
     ) -> None:
-        key = new_id("made")
-        marks = await asyncio.gather(*(lives.handle(Made, key).made_as() for _ in range(20)))
+        key = new_id("crafted")
+        marks = await asyncio.gather(*(lives.handle(Crafted, key).made_as() for _ in range(20)))
         assert set(marks) == {f"for {key}"}
 
     # Looking at agents
 
     async def test_an_agent_can_be_looked_at(self, lives: ManagerClient) -> None:
-        clerk = lives.handle(Clerk, new_id("clerk"))
-        assert await clerk.ping() >= 0.0
-        assert (await clerk.status())["status"] == "not in memory"
-        await clerk.place()
+        registrar = lives.handle(Registrar, new_id("registrar"))
+        assert await registrar.ping() >= 0.0
+        assert (await registrar.status())["status"] == "not in memory"
+        await registrar.place()
         with pytest.raises(ValueError, match="as told"):
-            await clerk.fail()
-        stats = await clerk.stats()
+            await registrar.fail()
+        stats = await registrar.stats()
         assert (stats["completed"], stats["failed"]) == (1, 1)
         assert "as told" in stats["last_error"]
-        described = await clerk.describe()
+        described = await registrar.describe()
         assert described["actions"]["place"]["doc"] == "Return where it sits."
 
     # Streams
@@ -265,12 +267,12 @@ class LivesContract:
     async def test_a_stream_gives_what_is_yielded_in_order_and_its_error_last(
         self, lives: ManagerClient
     ) -> None:
-        scribe = lives.handle(Scribe, new_id("scribe"))
-        assert [n async for n in scribe.count(1000)] == list(range(1000))
+        copyist = lives.handle(Copyist, new_id("copyist"))
+        assert [n async for n in copyist.count(1000)] == list(range(1000))
         seen: list[int] = []
 
         async def read() -> None:
-            async for number in scribe.count(10, fail_at=3):
+            async for number in copyist.count(10, fail_at=3):
                 seen.append(number)  # noqa: PERF401 - a list of all would be lost with the error
 
         with pytest.raises(ValueError, match="out of ink"):
@@ -278,53 +280,53 @@ class LivesContract:
         assert seen == [0, 1, 2]
 
     async def test_leaving_a_stream_ends_it_at_the_agent(self, lives: ManagerClient) -> None:
-        scribe = lives.handle(Scribe, new_id("scribe"))
-        async for number in scribe.count(1_000_000_000):
+        copyist = lives.handle(Copyist, new_id("copyist"))
+        async for number in copyist.count(1_000_000_000):
             if number == 5:
                 break
 
         async def left() -> bool:
-            return await scribe.times_left() == 1
+            return await copyist.times_left() == 1
 
         await eventually_async(left)
 
     # State
 
     async def test_an_older_state_is_migrated(self, lives: ManagerClient) -> None:
-        clerk = lives.handle(Clerk, new_id("clerk"))
-        await lives.import_state("lives", [StateRecord(clerk.id, {"pen": "blue"}, 1)])
-        assert await clerk.kept() == {"from": 1, "pen": "blue"}
+        registrar = lives.handle(Registrar, new_id("registrar"))
+        await lives.import_state("lives", [StateRecord(registrar.id, {"pen": "blue"}, 1)])
+        assert await registrar.kept() == {"from": 1, "pen": "blue"}
 
     async def test_a_state_that_cannot_be_kept_fails_its_handler_and_changes_nothing(
         self, lives: ManagerClient
     ) -> None:
-        clerk = lives.handle(Clerk, new_id("clerk"))
-        await clerk.keep("pen", "blue")
+        registrar = lives.handle(Registrar, new_id("registrar"))
+        await registrar.keep("pen", "blue")
         with pytest.raises(StateRefused):
-            await clerk.keep("book", "x" * 20_000_000)
+            await registrar.keep("book", "x" * 20_000_000)
         with pytest.raises(StateRefused):
-            await clerk.keep("odd", object)
-        assert await clerk.kept() == {"pen": "blue"}
+            await registrar.keep("odd", object)
+        assert await registrar.kept() == {"pen": "blue"}
 
     # Payloads
 
     async def test_models_dataclasses_and_own_types_travel(self, lives: ManagerClient) -> None:
-        scribe = lives.handle(Scribe, new_id("scribe"))
+        copyist = lives.handle(Copyist, new_id("copyist"))
         stamp = Stamp("s", [Page(number=1, words=["a"]), Page(number=2)])
-        assert await scribe.same(stamp) == stamp
-        assert await scribe.motto(Seal("semper")) == "semper"
+        assert await copyist.same(stamp) == stamp
+        assert await copyist.motto(Seal("semper")) == "semper"
 
     async def test_an_array_arrives_without_being_copied_again(self, lives: ManagerClient) -> None:
         numpy = pytest.importorskip("numpy")
-        scribe = lives.handle(Scribe, new_id("scribe"))
-        assert await scribe.total(numpy.ones(1_000_000)) == (1_000_000.0, False)
+        copyist = lives.handle(Copyist, new_id("copyist"))
+        assert await copyist.total(numpy.ones(1_000_000)) == (1_000_000.0, False)
 
     async def test_what_cannot_be_sent_is_named_where_it_was_sent(
         self, lives: ManagerClient
     ) -> None:
-        scribe = lives.handle(Scribe, new_id("scribe"))
+        copyist = lives.handle(Copyist, new_id("copyist"))
         with pytest.raises(PayloadError, match=r"argument 1 of same\(\)") as at_caller:
-            await scribe.same({"config": {"lock": threading.Lock()}})
+            await copyist.same({"config": {"lock": threading.Lock()}})
         assert "lock" in at_caller.value.path
         with pytest.raises(PayloadError, match="deep"):
-            await scribe.unsendable()
+            await copyist.unsendable()

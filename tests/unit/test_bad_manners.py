@@ -106,3 +106,18 @@ async def test_an_agent_that_cannot_start_takes_nobody_along(
     with pytest.raises(AgentFailed):
         await asyncio.wait_for(manager.handle(RudeStart, how).hello(), 10)
     assert await asyncio.wait_for(manager.handle(RudeStart, "fine").hello(), 10) == "hello"
+
+
+class Diarist(Agent):
+    @action
+    async def note(self) -> None:
+        self.context.log.warning("noted", extra={"action": "noted", "pages": 3})
+
+
+async def test_what_an_agent_logs_keeps_its_own_fields(caplog: pytest.LogCaptureFixture) -> None:
+    async with LocalRuntime() as manager:
+        await manager.deploy(App("diary", [Diarist]))
+        await manager.handle(Diarist, "d").note()
+    (record,) = [r for r in caplog.records if r.message == "noted"]
+    fields = record.__dict__
+    assert (fields["action"], fields["pages"], fields["agent"]) == ("noted", 3, "diarist/d")
