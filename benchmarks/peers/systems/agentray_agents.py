@@ -140,7 +140,7 @@ class Summariser(Agent):
 class Aggregator(AggregatorAgent):
     """Waits for three events; there is one for each text."""
 
-    options = _options("aggregator")
+    options = _options("aggregator", concurrency=None)
     needs = (Text, Analysed, Summarised)
 
     async def combine(self, events: Gathered) -> Combined:
