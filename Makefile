@@ -92,7 +92,7 @@ EXTRA := import sys, tomllib; \
 lock: ## Choose the versions of all dependencies anew (UPGRADE=1: the newest allowed)
 	@command -v $(UV) >/dev/null || { $(MAKE) install && $(PIP) install --quiet uv; }
 	printf 'hatchling>=1.27\neditables>=0.5\n' | $(UV) pip compile $(LOCKED) \
-	  --extra llm --extra dev pyproject.toml - --output-file requirements.lock
+	  --extra llm --extra otel --extra dev pyproject.toml - --output-file requirements.lock
 	{ $(PYTHON) -c '$(EXTRA)' bench; printf 'psutil>=6\nuvloop>=0.21\n'; } \
 	  | $(UV) pip compile $(LOCKED) - --output-file $(PEERS_LOCK)
 

@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -23,6 +24,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MAX_STATE_BYTES = 16 * 1024 * 1024
 """Largest state of one agent, where nothing else is set."""
+
+METRICS_INTERVAL_S = 5.0
+
+TRACE_RETENTION_DAYS = 7.0
+TRACE_RETENTION_RUNS = 100_000
 
 
 class BatchLimits(NamedTuple):
@@ -95,6 +101,16 @@ class Settings(BaseSettings):
     batch_bytes: PositiveInt = Field(
         default=BATCH.bytes,
         description="Bytes of payloads with which such a request is full.",
+    )
+    trace_retention_days: NonNegativeFloat = Field(
+        default=TRACE_RETENTION_DAYS, description="Days for which the traces of runs are kept."
+    )
+    trace_retention_runs: NonNegativeInt = Field(
+        default=TRACE_RETENTION_RUNS, description="Runs, the newest, whose traces are kept."
+    )
+    metrics_interval_s: NonNegativeFloat = Field(
+        default=METRICS_INTERVAL_S,
+        description="Seconds between two readings of the hosts' metrics by Ray; 0: none are kept.",
     )
     log_level: str = Field(default="INFO", description="Level of agentray's loggers.")
 

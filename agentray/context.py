@@ -9,10 +9,11 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar, Unpack
 
+from agentray import telemetry
 from agentray.errors import ConfigurationError
 from agentray.event_run import DispatchOptions, EventRun
 from agentray.events import Event
-from agentray.ids import AgentId, TopicId, new_id
+from agentray.ids import AgentId, TopicId, child_of, new_id
 from agentray.protocol.envelope import NO_MESSAGE, Envelope
 
 R = TypeVar("R")
@@ -172,6 +173,42 @@ class Context:
     def run(self) -> str | None:
         """The run that it belongs to, as the host knows it; None outside of runs."""
         return self._envelope.run
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context for what this handler calls, as the header `traceparent` has it.
+
+        Each message of a run has one, other messages when their sender had one. None: there is no
+        trace to belong to.
+        """
+        given = self._envelope.trace_context
+        if given is None or self.cause_id is None:
+            return given
+        # With OpenTelemetry, a span that the handler itself has begun. What is published behind a
+        # hook that waits leaves when the handler has ended: then it is the handler's own.
+        own = telemetry.current_traceparent() if current.get() is self else None
+        return own or child_of(given, self.cause_id)
+
+    def inherited(self) -> tuple[Any, ...]:
+        """Return what messages of this handler inherit, in the order of `message.Origin`'s fields.
+
+        In one go: each call between agents needs all of it.
+        """
+        envelope = self._envelope
+        return (
+            envelope.correlation_id,
+            self.cause_id,
+            self.agent,
+            self.chain,
+            envelope.root,
+            None if envelope.trace_context is None else self.traceparent,
+            envelope.run,
+        )
+
+    def join_trace(self, span_id: str, traceparent: str) -> None:
+        """Let a span stand for this message, and be the cause of what it causes."""
+        self.cause_id = span_id
+        self._envelope = self._envelope._replace(trace_context=traceparent)
 
     @property
     def chain(self) -> tuple[AgentId, ...]:

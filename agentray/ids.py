@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import sys
 import time
@@ -202,7 +203,50 @@ def new_id(prefix: str) -> str:
         order of time, so that the newest rows of an index lie together.
     """
     try:
-        random = _random.pop()
+        digits = _random.pop()
     except IndexError:
-        random = _more_random()
-    return "%s_%012x%s" % (prefix, time.time_ns() // 1_000_000, random)  # noqa: UP031 - quicker
+        digits = _more_random()
+    return "%s_%012x%s" % (prefix, time.time_ns() // 1_000_000, digits)  # noqa: UP031 - quicker
+
+
+# W3C trace context (https://www.w3.org/TR/trace-context/), as `traceparent` has it
+
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+
+
+def new_span_id() -> str:
+    """Make the id of a span: 16 hex digits, not all of them 0."""
+    # Unique is enough, nobody must guess: a tenth of the time that `secrets` takes.
+    return f"{random.getrandbits(64) or 1:016x}"
+
+
+def new_traceparent() -> str:
+    """Make the trace context of what nothing has caused: a new trace, kept in the Store."""
+    return f"00-{random.getrandbits(128) or 1:032x}-{new_span_id()}-01"
+
+
+def check_traceparent(given: str | None) -> str | None:
+    """Return a `traceparent` when it is well formed, else None: a new trace begins.
+
+    Later versions may have more fields; what they begin with is as here.
+    """
+    if given is None:
+        return None
+    given = given.strip()
+    head, more = given[:55], given[55:]
+    well_formed = _TRACEPARENT.fullmatch(head) and (
+        not more or (more[0] == "-" and head[:2] != "00")
+    )
+    return f"00{head[2:]}" if well_formed else None
+
+
+def child_of(traceparent: str, span_id: str) -> str:
+    """Return the trace context of a span within the trace of another one."""
+    return f"{traceparent[:36]}{span_id}{traceparent[52:]}"
+
+
+def trace_id_of(traceparent: str) -> str:
+    """Return the id of the trace."""
+    return traceparent[3:35]

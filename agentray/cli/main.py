@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import agentray
-from agentray.cli import cluster, console, doctor, events, measure, pools, runs, states
+from agentray.cli import cluster, console, doctor, events, measure, pools, runs, states, traces
 from agentray.cli.command import Command
 
 app = typer.Typer(
@@ -31,6 +31,8 @@ COMMANDS = (
     runs.runs,
     runs.run,
     events.dead_letters,
+    traces.trace,
+    traces.traces,
     cluster.deploy,
     cluster.stop,
     cluster.down,

@@ -256,7 +256,12 @@ def runs(rows: Sequence[Run]) -> RenderableType:
 
 def run_status(run: Run) -> Text:
     """Return a run's status in its colour."""
-    return Text(run.status.value, style=_STYLES.get(run.status, "red"))
+    return status_text(run.status)
+
+
+def status_text(status: RunStatus) -> Text:
+    """Return a status in its colour."""
+    return Text(status.value, style=_STYLES.get(status, "red"))
 
 
 def took(run: Run) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import groupby
 from typing import Any, cast
 
@@ -13,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from agentray.cli.render import moment, pairs, run_status, text, took
+from agentray.cli.render import moment, pairs, run_status, status_text, text, took
 from agentray.protocol.runs import Run, RunError, RunEvent, Span
+from agentray.protocol.traces import TraceSummary
 
 _SHORT_CHARS = 60  # a value of up to this many stands beside its name, a longer one below it
 
@@ -155,7 +157,8 @@ def chunk(found: RunEvent) -> str:
 def trace(run_id: str, spans: Sequence[Span]) -> Tree:
     """Return what handled a run's messages, as a tree of causes."""
     root = Tree(text(run_id, "bold"), guide_style="dim")
-    nodes = {span.id: Tree(_span(span)) for span in spans}
+    begun = min((span.started_at for span in spans), default=None)
+    nodes = {span.id: Tree(_span(span, begun or span.started_at)) for span in spans}
     for span in spans:
         # A trace is bounded: where a cause was left out, its effects hang on the run.
         parent = nodes.get(span.parent or "", root)
@@ -165,14 +168,52 @@ def trace(run_id: str, spans: Sequence[Span]) -> Tree:
     return root
 
 
-def _span(span: Span) -> Text:
+def _span(span: Span, begun: datetime) -> Text:
+    """Return one handled message: what, who, where, when from the beginning on, how long."""
+    after_ms = (span.started_at - begun).total_seconds() * 1000
+    facts = [f"at {after_ms:.1f} ms", f"took {span.duration_ms:.1f} ms"]
+    if span.waited_ms:
+        facts.append(f"waited {span.waited_ms:.1f} ms")
+    if span.size_bytes is not None:
+        facts.append(_bytes(span.size_bytes))
     line = Text.assemble(
         text(span.event, "bold"),
         " → ",
         text(span.agent, "cyan"),
         text(f"  {span.host}  ", "dim"),
-        text(f"{span.duration_ms:.1f} ms"),
+        text(", ".join(facts)),
     )
     if span.error:
         line.append_text(text(f"  {span.error}", "red"))
     return line
+
+
+def _bytes(number: int) -> str:
+    """Return a size as people say it: 120 B, 3.4 KiB, 2.0 MiB."""
+    if number < 1024:
+        return f"{number} B"
+    if number < 1024**2:
+        return f"{number / 1024:.1f} KiB"
+    return f"{number / 1024**2:.1f} MiB"
+
+
+def traces(found: Sequence[TraceSummary]) -> RenderableType:
+    """Return traces as a table."""
+    if not found:
+        return text("There are no such traces.")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("Run", "Status", "Agent", "Started", "Took", "Messages", "Errors", "Types"):
+        table.add_column(name, overflow="fold")
+    for of in found:
+        more = f" (+{of.dropped_spans})" if of.dropped_spans else ""
+        table.add_row(
+            text(of.run),
+            status_text(of.status),
+            text(of.agent),
+            text(moment(of.started_at)),
+            text(f"{of.duration_ms:.1f} ms"),
+            text(f"{of.spans}{more}"),
+            text(of.errors or None, "red"),
+            text(", ".join(of.agent_types)),
+        )
+    return table

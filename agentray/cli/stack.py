@@ -233,6 +233,9 @@ class Stack:
                 self._settings.max_runs,
                 self._settings.batch,
                 "" if self._settings.database_url else str(self._settings.postgres_dir),
+                self._settings.trace_retention_days,
+                self._settings.trace_retention_runs,
+                self._settings.metrics_interval_s,
             )
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)

@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from agentray import telemetry
 from agentray.errors import AgentrayError
 from agentray.gateway.admission import Admissions
 from agentray.gateway.auth import KeyRing
@@ -34,6 +35,7 @@ from agentray.gateway.prompts import Prompts
 from agentray.gateway.runs import RunReader, Runs
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
+from agentray.gateway.tracing import HttpSpans
 
 _API_VERSION = "1"
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -68,7 +70,7 @@ def build_app(services: Services) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=[Middleware(Guard, hosts=allowed_hosts(services))],
+        middleware=[Middleware(Guard, hosts=allowed_hosts(services)), *_tracing()],
         exception_handlers={
             AgentrayError: on_error,
             RequestValidationError: on_invalid_request,
@@ -80,6 +82,11 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(Runs(services, keys, reader, streams).router)
     app.include_router(HealthChecks(services).router)
     return app
+
+
+def _tracing() -> list[Middleware]:
+    spans = telemetry.active()
+    return [] if spans is None else [Middleware(HttpSpans, telemetry=spans)]
 
 
 def allowed_hosts(services: Services) -> AbstractSet[str] | None:

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
-from agentray import logs
+from agentray import logs, telemetry
 from agentray.config import Settings
 from agentray.context import bind_process
 from agentray.errors import StartFailed
@@ -74,6 +74,7 @@ class Gateway:
 
     async def __init__(self, setup: ReplicaSetup) -> None:
         logs.configure(setup.settings.log_level, process="gateway")
+        telemetry.start("gateway")
         store = PostgresStore(setup.database_url)
         await store.open()
         channel = Channel(RayConnector(), batch=setup.settings.batch)

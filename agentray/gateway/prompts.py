@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
+from agentray import telemetry
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import IdempotencyConflict
 from agentray.gateway.admission import Admissions
@@ -25,9 +26,9 @@ from agentray.gateway.openapi import EVENTS_CONTENT, problems, run_content
 from agentray.gateway.runs import RunReader, run_response
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
-from agentray.ids import new_id
+from agentray.ids import check_traceparent, new_id
 from agentray.protocol.runs import Run
-from agentray.store.base import ApiKey, NewRun
+from agentray.store.base import ApiKey, NewRun, run_input
 
 _DESCRIPTION = """\
 Gives an agent a prompt. The run is stored before it starts; from then on it ends exactly once,
@@ -37,6 +38,8 @@ whatever happens to this connection or to the machine that works on it.
   `error` tell.
 - Still going: **202** with the run, and a `Location` to ask again.
 - `"stream": true`, or `Accept: text/event-stream`: the run's events as they happen.
+
+A `traceparent` header (W3C trace context) is continued: the agents' work belongs to that trace.
 
 With an `Idempotency-Key` the request may be repeated safely for 24 hours: a repeat finds the same
 run, another body under the same key is a 409.
@@ -110,7 +113,7 @@ class Prompts:
         # The body is read and checked here, not by FastAPI: after the key, and within a limit.
         body = await read_body(request, self._settings.max_body_bytes)
         prompt = parse_prompt(body, self._settings.max_wait_s)
-        run = self._new_run(prompt, caller(request), request.headers.get("idempotency-key"))
+        run = self._new_run(prompt, caller(request), request)
         admitted = await self._admissions.admit(run)
         admission = admitted.admission
         if admission.conflict:
@@ -128,7 +131,9 @@ class Prompts:
             ended = await admitted.ended(wait_s) or admission.run
         return _answer(ended, location)
 
-    def _new_run(self, prompt: PromptBody, key: ApiKey, idempotency_key: str | None) -> NewRun:
+    def _new_run(self, prompt: PromptBody, key: ApiKey, request: Request) -> NewRun:
+        idempotency_key = request.headers.get("idempotency-key")
+        traceparent = check_traceparent(request.headers.get("traceparent"))
         run_id = new_id("run")
         # Before anything is stored: a prompt that nobody takes leaves no run behind.
         place = self._services.dispatcher.place(*prompt.address(), fresh_key=run_id)
@@ -137,7 +142,7 @@ class Prompts:
             agent=place.agent,
             pool=place.pool,
             slot=place.slot,
-            input={"prompt": prompt.prompt},
+            input=run_input(prompt.prompt, telemetry.current_traceparent() or traceparent),
             correlation_id=run_id,
             created_at=datetime.now(UTC),
             owner=key.id,

@@ -18,6 +18,7 @@ from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams, parse_last_event_id
 from agentray.ids import AgentId
 from agentray.protocol.runs import Run, RunStatus, Span
+from agentray.runtime.trace_reader import read_trace
 
 _PAUSE_S = 0.5  # between two attempts to join a run whose host cannot be asked
 _run_json = TypeAdapter(Run).dump_json
@@ -183,6 +184,6 @@ class Runs:
 
     async def get_trace(self, run_id: str) -> Response:
         """Return the spans of an ended run: which agent handled what, where, and for how long."""
-        await self._reader.get(run_id)
-        trace = Trace(spans=await self._store.get_trace(run_id))
+        found = await read_trace(self._store, run_id)
+        trace = Trace(spans=list(found.spans) if found else [])
         return Response(trace.model_dump_json(), media_type="application/json")

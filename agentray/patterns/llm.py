@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from agentray import telemetry
 from agentray.errors import ConfigurationError, DeadlineExceeded
 
 if TYPE_CHECKING:
@@ -118,6 +119,24 @@ def _build(name: str, answer: type[T], instructions: str) -> pydantic_ai.Agent[o
             f"The model {name!r} needs pydantic-ai: pip install 'agentray[llm]'"
         ) from error
     try:
-        return pydantic_ai.Agent(name, output_type=answer, instructions=instructions)
+        agent = pydantic_ai.Agent(name, output_type=answer, instructions=instructions)
     except (pydantic_ai.UserError, ImportError) as error:
         raise ConfigurationError(f"The model {name!r} cannot be used: {error}") from error
+    _trace(agent)
+    return agent
+
+
+def _trace(agent: pydantic_ai.Agent[object, T]) -> None:
+    """Let questions be spans by the GenAI conventions, where OpenTelemetry is configured.
+
+    With model, provider and tokens, and without what was asked and answered.
+    """
+    spans = telemetry.active()
+    if spans is not None:
+        from pydantic_ai.models.instrumented import InstrumentationSettings
+
+        agent.instrument = InstrumentationSettings(
+            tracer_provider=spans.provider,
+            include_content=False,
+            include_model_request_parameters=False,
+        )

@@ -46,12 +46,14 @@ class RunOptions(NamedTuple):
         timeout_s: seconds from its admission after which it is ended; None: it is not.
         events: its events are recorded.
         sender: the agent that dispatched it, as type/key, which does not get the root event.
+        traceparent: the W3C trace context that it continues; None: it begins a trace.
     """
 
     on_error: str = OnError.FAIL.value
     timeout_s: float | None = None
     events: bool = False
     sender: str | None = None
+    traceparent: str | None = None
 
     def as_input(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a run is given, as JSON: its root event, as JSON, and how it is treated."""

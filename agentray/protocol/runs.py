@@ -87,3 +87,6 @@ class Span(BaseModel):
     duration_ms: float
     size_bytes: int | None = None
     error: str | None = None
+    waited_ms: float | None = Field(
+        default=None, description="From its arrival at its host to the start of its handler."
+    )

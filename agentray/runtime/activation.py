@@ -123,6 +123,8 @@ class Activator:
             agent.fail(reason)
             return
         agent.stats.restarts += 1
+        if self._host.meters is not None:
+            self._host.meters[agent.id.type].restarts += 1
         self._spawn(agent, self._start_after(agent, wait_s))
 
     async def _start_after(self, agent: Incarnation, wait_s: float) -> None:
@@ -197,6 +199,8 @@ class Activator:
             ) from error
 
     def _log(self, agent: Incarnation, error: BaseException) -> None:
+        if self._host.meters is not None:
+            self._host.meters[agent.id.type].start_failures += 1
         logger.warning(
             "%s could not be started: %s: %s",
             agent.id,

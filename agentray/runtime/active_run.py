@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from agentray import telemetry
 from agentray.core.lifecycle import move
 from agentray.errors import Fenced
 from agentray.events import Event
+from agentray.ids import new_traceparent, trace_id_of
 from agentray.protocol.envelope import Failure, Outcome, Reply, ReplyKind
 from agentray.protocol.event_runs import OnError, Recording, RunKey, RunOptions, is_root
-from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
+from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
 from agentray.runtime.run_log import RunLog, as_recorded
 from agentray.runtime.scope import Scope, failure_of
+from agentray.runtime.spans import begin_run, end_run
+from agentray.runtime.trace_writer import Ended
 from agentray.runtime.turn import Turn
 from agentray.store.base import Effects, RunEnd, StateWrite, StoredRun
 
@@ -30,10 +33,6 @@ _CONSEQUENCES = frozenset({"Incomplete"})
 
 CANCEL_GRACE_S = 10.0
 """How long what is cancelled may take to end; then the run ends without it."""
-
-
-SPAN_FIELDS = tuple(Span.model_fields)
-"""In the order in which an `Outcome` carries them."""
 
 
 class ActiveRun:
@@ -63,6 +62,11 @@ class ActiveRun:
         self.scope = Scope()  # of a root event; a prompt is a message, which has one of its own
         self.active: dict[int, Turn] = {}
         self.started_at = datetime.now(UTC)
+        # What it was given with is continued; each attempt that has none begins a trace.
+        given: str | None = stored.input.get("traceparent")
+        spans = telemetry.active()
+        self._span = spans and begin_run(spans, self.run, self.agent, given)
+        self.trace_context = self._span.traceparent if self._span else given or new_traceparent()
         self.marked = False  # the Store knows that it is running
         self.event: Event | None = None  # its root event
         self.log = RunLog(stored.events, durable=durable)
@@ -153,7 +157,8 @@ class ActiveRun:
         elif not self._ended:
             lost = self._book.lost_parts(self, outcome)
             run, end = self._ended_run(outcome if lost is None else Outcome(errors=(lost,)))
-            self._book.keep_later(self, run, replace(end, trace=trace_of(outcome.spans)))
+            self._book.keep_later(self, run, end)
+            self._keep_trace(run, outcome)
             self._tell(run)
 
     async def end(self, outcome: Outcome, states: Sequence[StateWrite] = ()) -> bool:
@@ -177,14 +182,14 @@ class ActiveRun:
                 await self._book.again(self, why)
                 return False
         run, finished = self._ended_run(outcome)
-        await self._commit(run, finished, outcome.spans, states)
+        await self._commit(run, finished, outcome, states)
         return True
 
     async def give_up(self, message: str) -> None:
         """End it as dead."""
         outcome = Outcome(errors=(Failure("HostDied", message, "", ()),))
         run, finished = self._ended_run(outcome, RunStatus.DEAD)
-        await self._commit(run, finished, (), ())
+        await self._commit(run, finished, outcome, ())
 
     def _ended_run(self, outcome: Outcome, status: RunStatus | None = None) -> tuple[Run, RunEnd]:
         """End it here; return it as it ended, and what is to be written of that."""
@@ -237,19 +242,25 @@ class ActiveRun:
         self,
         run: Run,
         end: RunEnd,
-        spans: Sequence[tuple[Any, ...]],
+        outcome: Outcome,
         states: Sequence[StateWrite],
     ) -> None:
+        """Commit a terminal status; the trace follows it."""
         events = self.log.take()
         try:
-            end = replace(end, trace=trace_of(spans))
             effects = self._effects(events={self.run.id: events}, end=end, states=states)
         except Fenced:
             self.lose()
             raise
         ended = await self._book.commit_end(self, effects, run)
         self.log.written(len(events))
+        if ended is run:  # else another attempt has ended it, which has its own trace
+            self._keep_trace(run, outcome)
         self._tell(ended)
+
+    def _keep_trace(self, run: Run, outcome: Outcome) -> None:
+        trace_id = trace_id_of(self.trace_context)
+        self._book.traces.keep(Ended(run, trace_id, outcome.spans, outcome.dropped_spans))
 
     def lose(self) -> None:
         """Let go of it: another host leases the agent, and works on the run or will."""
@@ -266,6 +277,8 @@ class ActiveRun:
             timer.cancel()
         self._book.forget(self)
         self.log.end()
+        if self._span is not None and not self._told:
+            end_run(self._span, run)
         self._told, self._final = True, run
         joined, self._joined = self._joined, []
         for callback in joined:
@@ -285,11 +298,6 @@ def _recording(options: RunOptions, *, durable: bool) -> Recording:
     if options.events:
         return Recording.EVENTS
     return Recording.TRACE if durable else Recording.NOTHING
-
-
-def trace_of(spans: Sequence[tuple[Any, ...]]) -> list[Span]:
-    """Return spans as they are kept."""
-    return [Span.model_validate(dict(zip(SPAN_FIELDS, s, strict=True))) for s in spans]
 
 
 def _run_error(failure: Failure) -> RunError:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Protocol
 
 from agentray import context as contexts
+from agentray import telemetry
 from agentray.config import BATCH, BatchLimits
 from agentray.errors import (
     AgentMoved,
@@ -36,6 +37,7 @@ from agentray.runtime.deadlines import Deadlines
 from agentray.runtime.link import AnyLink, Link
 from agentray.runtime.message import Message, Request, ScopedRequest
 from agentray.runtime.ports import Connector
+from agentray.runtime.spans import trace_request, trace_stream
 from agentray.runtime.streams import Stream, StreamMessage
 from agentray.runtime.tasks import TaskSet
 
@@ -124,6 +126,7 @@ class Channel:
         self._deadlines = Deadlines(self._expired, self._open_messages)
         self._changed = asyncio.Event()
         self._closed = False
+        self._telemetry = telemetry.active()
 
     # Snapshots
 
@@ -206,6 +209,8 @@ class Channel:
         """Run an action that yields; see `Handle.stream`."""
         payload = encode_call(args, kwargs, action)
         message = StreamMessage(target, action, payload)
+        if self._telemetry is not None and contexts.current.get() is None:
+            trace_stream(self._telemetry, message)
         self.post(message)
         return Stream(message, self, timeout)
 
@@ -265,6 +270,8 @@ class Channel:
             message = Request(kind, target, name, payload, loop.create_future())
             if timeout is not None:
                 message.deadline = now + timeout
+            if self._telemetry is not None:
+                trace_request(self._telemetry, message)
         else:
             message = ScopedRequest(kind, target, name, payload, loop.create_future(), context)
             if timeout is not None:

@@ -7,6 +7,7 @@ import os
 import socket
 from types import TracebackType
 
+from agentray import telemetry
 from agentray.config import ClusterRecord, Settings
 from agentray.context import bind_process, connect_unbound_by, release_process
 from agentray.errors import ClusterNotRunning, ConfigurationError
@@ -42,6 +43,7 @@ class Connection(SyncContext):
             self._owns_ray = True
         try:
             manager = await asyncio.to_thread(ray_adapter.RayManager.find)
+            telemetry.start(f"driver-{os.getpid()}")
             self._channel = Channel(ray_adapter.RayConnector(), batch=settings.batch)
             self._watcher = SnapshotWatcher(manager, self._channel)
             await self._watcher.start()

@@ -30,10 +30,12 @@ class DeadLetters:
 
     Attributes:
         count: since the host began.
+        of_types: the same by type of event.
     """
 
     def __init__(self, store: Store) -> None:
         self.count = 0
+        self.of_types: Counter[str] = Counter()
         self._store = store
         self._tasks = TaskSet("dead letters")
         self._waiting: list[DeadLetter] = []
@@ -43,6 +45,7 @@ class DeadLetters:
     def add(self, event: Event, reason: str) -> None:
         """Keep an event; a typo in a subscription must not go unseen."""
         self.count += 1
+        self.of_types[event.event_type] += 1
         if len(self._waiting) >= MAX_WAITING:
             self._lost += 1
             return

@@ -6,6 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+from agentray import context as contexts
 from agentray.errors import DeploymentStopped, HostDied
 from agentray.event_run import EventRun, OnErrorName
 from agentray.events import Event
@@ -17,6 +18,7 @@ from agentray.protocol.runs import Run, RunError, RunStatus
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.channel import Channel
 from agentray.runtime.message import Message
+from agentray.runtime.spans import sending
 
 
 class DispatchMessage(Message):
@@ -116,18 +118,28 @@ class Dispatches:
         check_running(channel.snapshot, event)
         run_id = new_id("run")
         pool = _pool_for(channel.snapshot, event)
-        order = DispatchOrder(
-            run_id,
-            event.correlation_id or run_id,
-            datetime.now(UTC),
-            pool,
-            RunOptions(OnError(on_error).value, timeout, events, sender and str(sender)),
-            event,
-        )
+        options = RunOptions(OnError(on_error).value, timeout, events, sender and str(sender))
         root = root_of(pool, run_id)
-        run = EventRun(run_id, order.correlation_id, root, channel, records=events)
+        context = contexts.current.get()
+        with sending(root, event.event_type, run_id) as sent:
+            # An agent's run belongs to the trace of the message that it handles.
+            traceparent = context.traceparent if sent is None and context is not None else sent
+            order = DispatchOrder(
+                run_id,
+                event.correlation_id or run_id,
+                datetime.now(UTC),
+                pool,
+                options._replace(traceparent=traceparent),
+                event,
+            )
+            return await self._send(order, root, durable=durable)
+
+    async def _send(self, order: DispatchOrder, root: AgentId, *, durable: bool) -> EventRun:
+        """Send a run's event to its root; return when the run is kept, or on its way."""
+        channel, records = self._channel, order.options.events
+        run = EventRun(order.id, order.correlation_id, root, channel, records=records)
         message = DispatchMessage(order, run, self, durable=durable)
-        self._open[run_id] = run
+        self._open[order.id] = run
         if durable:
             message.accepted = channel.loop.create_future()
         channel.post(message)

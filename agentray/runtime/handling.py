@@ -26,7 +26,7 @@ from agentray.errors import (
     UnknownAction,
 )
 from agentray.events import Event, Prompt
-from agentray.ids import new_id
+from agentray.ids import new_span_id
 from agentray.protocol.buffers import encode_result
 from agentray.protocol.codec import (
     NO_ARGUMENTS,
@@ -63,8 +63,10 @@ async def handle(agent: Incarnation, turn: Turn, reentrant: bool = False) -> Non
     context = Context(agent.id, agent.host, envelope, turn.deadline)
     started: datetime | None = None
     if envelope.root is not None:
-        context.cause_id = new_id("span")
+        context.cause_id = new_span_id()
         started = datetime.now(UTC)
+    observer = agent.host.observer
+    seen = None if observer is None else observer.begin(envelope, context)
     token = contexts.current.set(context)
     error: BaseException | None = None
     try:
@@ -85,6 +87,8 @@ async def handle(agent: Incarnation, turn: Turn, reentrant: bool = False) -> Non
         error = raised
     finally:
         contexts.current.reset(token)
+        if observer is not None and seen is not None:
+            observer.end(seen, envelope, error)
     if error is not None:
         agent.stats.error(error)
         agent.restore_state(turn)
@@ -162,7 +166,7 @@ def _reply_from_run(
 ) -> None:
     """Answer a call that belongs to a run, or that set something off."""
     if started is not None:
-        _trace(agent, context, turn.envelope, started, None)
+        _trace(agent, turn, context, started, None)
     scope = cast("Scope | None", context.scope)
     if scope is None:
         turn.reply(_VALUE, result)
@@ -219,7 +223,7 @@ async def _handle_stream(
         agent.restore_state(turn)
         error = encode_error(raised)
     if started is not None:
-        _trace(agent, context, envelope, started, None if error is None else "failed")
+        _trace(agent, turn, context, started, None if error is None else "failed")
     end = (parts, error)
     scope = cast("Scope | None", context.scope)
     if scope is None or scope.idle:
@@ -266,7 +270,7 @@ async def _handle_event(
     emitted = method(event) if hooks is None else passage.event(agent, turn, context, hooks, method)
     await _emit_all(agent, emitted, context)
     if started is not None:
-        _trace(agent, context, envelope, started, None)
+        _trace(agent, turn, context, started, None)
     run = turn.run
     if run is not None and scope.only_one_held:
         # A prompt whose work is done: its state and its result in one transaction.
@@ -331,7 +335,7 @@ def _failed(
         return
     if started is not None:
         told = f"{type(error).__name__}: {text_of(error)}"
-        _trace(agent, context, envelope, started, told)
+        _trace(agent, turn, context, started, told)
     if envelope.kind != _EVENT:
         turn.reply(ReplyKind.ERROR, encode_error(error), (context.scope or Scope()).outcome())
         return
@@ -344,9 +348,12 @@ def _failed(
 
 
 def _trace(
-    agent: Incarnation, context: Context, envelope: Envelope, started: datetime, error: str | None
+    agent: Incarnation, turn: Turn, context: Context, started: datetime, error: str | None
 ) -> None:
+    envelope = turn.envelope
     duration_ms = (datetime.now(UTC) - started).total_seconds() * 1000
+    # What is left of the time since it came; the event loop's clock is of whole milliseconds.
+    waited_ms = max(0.0, (agent.host.now() - turn.received) * 1000 - duration_ms)
     payload = envelope.payload
     size = len(payload) if isinstance(payload, bytes | Large) else None
     scope_of(context).span(
@@ -359,6 +366,7 @@ def _trace(
         round(duration_ms, 3),
         size,
         error,
+        round(waited_ms, 3),
     )
 
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, Unpack
 
+from agentray import telemetry
 from agentray.blocking import wait_for
-from agentray.config import BATCH, MAX_STATE_BYTES, BatchLimits
+from agentray.config import BATCH, MAX_STATE_BYTES, METRICS_INTERVAL_S, BatchLimits
 from agentray.context import Context
 from agentray.errors import (
     AgentFailed,
@@ -45,6 +46,8 @@ from agentray.runtime.hooked_publishing import HookedPublishing
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.launching import Launching
 from agentray.runtime.local_link import LocalLink
+from agentray.runtime.metrics import HostMetrics
+from agentray.runtime.observing import Observer
 from agentray.runtime.outbox import (
     COLLECT_S,
     FORGOTTEN,
@@ -54,7 +57,7 @@ from agentray.runtime.outbox import (
     Outbox,
     patience_s,
 )
-from agentray.runtime.ports import Connector
+from agentray.runtime.ports import Connector, MetricsPort
 from agentray.runtime.publishing import Publisher
 from agentray.runtime.residents import Residents
 from agentray.runtime.run_book import RunBook
@@ -93,7 +96,7 @@ _READER_GONE_S = 3 * COLLECT_S
 class Host:
     """Runs agents."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that there is to say of a host
         self,
         host_id: str,
         store: Store,
@@ -104,6 +107,8 @@ class Host:
         blocked_warning_s: float = 0.0,
         max_runs: int | None = None,
         batch: BatchLimits = BATCH,
+        metrics: MetricsPort | None = None,
+        metrics_interval_s: float = METRICS_INTERVAL_S,
     ) -> None:
         """Make a host without leases; needs a running event loop.
 
@@ -116,6 +121,8 @@ class Host:
             blocked_warning_s: a handler that blocks the event loop for longer is told; 0: none is.
             max_runs: worked on at once; the others wait in order. None: any number.
             batch: most that leaves together for one host.
+            metrics: where what it counts goes; None: it counts nothing.
+            metrics_interval_s: how often.
         """
         self.host_id = host_id
         self.max_state_bytes = max_state_bytes
@@ -150,7 +157,18 @@ class Host:
         self._events_read: dict[bytes, Any] = {}  # the last ones, by what came
         self._handled = 0  # messages
         self._requests = 0  # that brought them, or fetched replies
+        self._observe(metrics, metrics_interval_s)
         self.tasks.spawn(self._sweep(), name="sweep")
+
+    def _observe(self, port: MetricsPort | None, interval_s: float) -> None:
+        """Begin to count, and to make spans, where that is asked for."""
+        self.metrics = None if port is None else HostMetrics(self, port, interval_s)
+        self.meters = None if self.metrics is None else self.metrics.meters
+        spans = telemetry.active()
+        watched = self.meters is not None or spans is not None
+        self.observer = Observer(self.host_id, self.meters, spans) if watched else None
+        if self.metrics is not None:
+            self.tasks.spawn(self.metrics.run(), name="metrics")
 
     def _make_commits(self) -> GroupCommit[Effects, CommitOutcome]:
         self._transactions = 0
@@ -256,6 +274,7 @@ class Host:
             "missed_ticks": self.background.missed_ticks,
             "dead_letters": self.dead_letters.count,
             "undelivered": self.parts.undelivered,
+            "dropped_traces": self.runs.traces.dropped,
             "version": self.channel.snapshot.version,
         }
 
@@ -276,12 +295,15 @@ class Host:
         await self._until_fetched()
         self._close_surroundings()
         await self.runs.write_rows()
+        await self.runs.traces.close()
         await self.runs.close()
         await self.channel.close()
         await self.turns.close()
         await self.dead_letters.close()
         await self.tasks.close()
         await self.commits.close()
+        if self.metrics is not None:
+            await self.metrics.report()
 
     async def _until_fetched(self) -> None:
         """Wait for the senders to fetch the replies that are there; the process ends after this."""

@@ -259,5 +259,6 @@ _SHOWN = frozenset(
         "dropped",
         "blocked",
         "dead_letters",
+        "dropped_traces",
     }
 )

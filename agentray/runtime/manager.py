@@ -37,6 +37,7 @@ from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.protocol.topics import TopicSubscription
+from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
 from agentray.runtime.agent_stats import NO_COUNTERS
 from agentray.runtime.catalog import STOPPED, Catalog
 from agentray.runtime.driver_leases import DriverLeases
@@ -49,6 +50,8 @@ from agentray.runtime.redrive import Redriver
 from agentray.runtime.seats import Seats, is_seat
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.topic_book import TopicBook
+from agentray.runtime.trace_pruner import TracePruner, TraceRetention
+from agentray.runtime.trace_reader import read_trace
 from agentray.store.base import DeadLetter, HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
 
 logger = logging.getLogger(__name__)
@@ -75,6 +78,7 @@ class Manager:
         host_setup: bytes,
         default_hosts: int,
         redriver: Redriver,
+        trace_retention: TraceRetention | None = None,
     ) -> None:
         """Make a manager; `start` lets it work.
 
@@ -84,6 +88,7 @@ class Manager:
             host_setup: what each host's `start` gets.
             default_hosts: hosts of the pool `default`.
             redriver: gives unfinished runs to their hosts.
+            trace_retention: how long traces are kept; None: as long as settings say by default.
         """
         self._store = store
         self._factory = factory
@@ -107,6 +112,7 @@ class Manager:
             on_moved=self._wake.set,
         )
         self._drivers = DriverLeases(store, redriver.channel)
+        self._traces = TracePruner(store, trace_retention or TraceRetention())
         self._reconciling = asyncio.Lock()
         self._deploying = asyncio.Lock()
         self._deploying_app = ""
@@ -179,6 +185,7 @@ class Manager:
             await self._step("snapshots", self._placements.catch_up)
             await self._step("runs", self._redriver.sweep)
             await self._step("drivers", self._drivers.sweep)
+            await self._step("traces", self._traces.sweep)
             try:
                 async with asyncio.timeout(RECONCILE_S):
                     await self._wake.wait()
@@ -635,6 +642,14 @@ class Manager:
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Return the events that nobody wanted, newest first."""
         return await self._store.list_dead_letters(limit=limit)
+
+    async def trace(self, run_id: str) -> RunTrace | None:
+        """See `read_trace`."""
+        return await read_trace(self._store, run_id)
+
+    async def traces(self, query: TraceQuery, limit: int) -> list[TraceSummary]:
+        """Return traces without their spans, newest first."""
+        return await self._store.list_traces(query, limit=limit)
 
     async def renew_driver(self, driver: str, lease_s: float) -> None:
         """Let a connection's agents live for `lease_s` more seconds."""

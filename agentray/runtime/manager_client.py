@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -34,6 +35,7 @@ from agentray.protocol.launching import AgentStatus, ShutdownOrder
 from agentray.protocol.runs import Run
 from agentray.protocol.states import StateRecord
 from agentray.protocol.topics import TopicSubscription
+from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
 from agentray.runtime.active_run import CANCEL_GRACE_S
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
@@ -42,9 +44,10 @@ from agentray.runtime.driver_leases import LEASE_S
 from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
 from agentray.runtime.packing import class_digest, other_code, pack_app
 from agentray.runtime.pool_packing import pack_pool
+from agentray.runtime.spans import sending
 from agentray.runtime.state_client import StateClient
 from agentray.runtime.watcher import ManagerPort
-from agentray.store.base import DeadLetter, LaunchedQuery, NewRun
+from agentray.store.base import DeadLetter, LaunchedQuery, NewRun, run_input
 
 A = TypeVar("A", bound=Agent)
 
@@ -743,17 +746,66 @@ class ManagerClient:
             place.agent,
             place.pool,
             place.slot,
-            {"prompt": text},
+            run_input(text, None),
             run_id,
             datetime.now(UTC),
             owner="driver",
             idempotency_key=idempotency_key,
             digest=hashlib.sha256(f"{type_name}/{key}:{text}".encode()).hexdigest(),
         )
-        ended = await self._channel.request(
-            Kind.ADMIT, place.agent, "", encode(new), timeout=timeout
-        )
+        with sending(place.agent, "prompt", run_id) as traceparent:
+            new = replace(new, input=run_input(text, traceparent))
+            ended = await self._channel.request(
+                Kind.ADMIT, place.agent, "", encode(new), timeout=timeout
+            )
         return Run.model_validate_json(ended)
+
+    # Traces
+
+    async def trace(self, run_id: str) -> RunTrace | None:
+        """Return what a run set off: the messages that agents handled, each with its cause.
+
+        Returns:
+            None when the run has not ended, and when its trace was dropped or is forgotten.
+
+        Raises:
+            UnknownRun: there is none of this id.
+        """
+        return await self._manager.call("trace", run_id)
+
+    async def traces(
+        self,
+        *,
+        agent_type: type[Agent] | str | None = None,
+        event: type[Event] | str | None = None,
+        correlation_id: str | None = None,
+        since: datetime | timedelta | None = None,
+        until: datetime | None = None,
+        errors: bool | None = None,
+        limit: int = 50,
+    ) -> list[TraceSummary]:
+        """Return the traces of runs, newest first, without their spans; `trace` has these.
+
+        Args:
+            agent_type: one of its agents took part.
+            event: a type of event, with or without its module, or the name of an action.
+            correlation_id: of the conversation.
+            since: begun then or later; or how long ago at most.
+            until: begun before that.
+            errors: whether something in them failed.
+            limit: most of them.
+        """
+        if isinstance(since, timedelta):
+            since = datetime.now(UTC) - since
+        query = TraceQuery(
+            correlation_id=correlation_id,
+            agent_type=None if agent_type is None else _type_name(agent_type),
+            event=event.event_type if isinstance(event, type) else event,
+            since=since,
+            until=until,
+            errors=errors,
+        )
+        return await self._manager.call("traces", query, limit)
 
 
 def _status(status: AgentStatus | str) -> AgentStatus:
@@ -783,6 +835,10 @@ def _lineage_of(event: type[Event] | str | None) -> tuple[str, ...]:
     if event is None:
         return ()
     return (event,) if isinstance(event, str) else event.event_lineage
+
+
+def _type_name(agent_type: type[Agent] | str) -> str:
+    return agent_type if isinstance(agent_type, str) else agent_type.agent_type.name
 
 
 def _prompt_target(agent: AgentId | type[Agent] | str | None) -> tuple[str | None, str | None]:

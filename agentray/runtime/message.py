@@ -110,15 +110,7 @@ class Message:
 
 def inherit(message: Message, context: Context) -> None:
     """Let a message belong to the one that is being handled: conversation, deadline, chain."""
-    message.origin = Origin(
-        context.correlation_id,
-        context.cause_id,
-        context.agent,
-        context.chain,
-        context.root,
-        None,
-        context.run,
-    )
+    message.origin = Origin(*context.inherited())
     message.deadline = context.deadline
     if context.listens:
         context.sent(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from agentray.core.room import Shortage
 from agentray.errors import AgentrayError
@@ -14,6 +14,45 @@ from agentray.protocol.envelope import Packet
 from agentray.protocol.runs import Run, RunEvent
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.store.base import NewRun
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """Something that is counted or measured.
+
+    Attributes:
+        name: `agentray_…`.
+        kind: `counter`: it only rises; `gauge`: how much there is now.
+        tags: by which it is told apart.
+        help: what it is, in one sentence.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    tags: tuple[str, ...]
+    help: str
+
+
+class Reading(NamedTuple):
+    """What a metric has come to.
+
+    Attributes:
+        name: of the metric.
+        tags: its tags.
+        value: of a counter, how much more it is than at the last reading.
+    """
+
+    name: str
+    tags: Mapping[str, str]
+    value: float
+
+
+class MetricsPort(Protocol):
+    """Takes readings to where they are kept."""
+
+    async def report(self, readings: Sequence[Reading]) -> None:
+        """Take readings; called every few seconds, with all that has changed."""
+        ...
 
 
 class HostGone(AgentrayError):

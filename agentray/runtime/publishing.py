@@ -77,7 +77,13 @@ class Publisher:
             targets = [target for target in targets if only(target)]
         # No turn waits for an event, nor does a caller: neither chain nor deadline.
         origin = Origin(
-            published.correlation_id, context.cause_id, sender, (), context.root, None, run
+            published.correlation_id,
+            context.cause_id,
+            sender,
+            (),
+            context.root,
+            context.traceparent,
+            run,
         )
         for target in targets:
             message = EventMessage(target, published, scope, answers=own)

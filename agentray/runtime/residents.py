@@ -62,6 +62,10 @@ class Residents:
     def __iter__(self) -> Iterator[Incarnation]:
         return iter(list(self._agents.values()))
 
+    def ids(self) -> list[AgentId]:
+        """Return the ids of all of them."""
+        return list(self._agents)
+
     @property
     def getter(self) -> Callable[[Any], Incarnation | None]:
         """The quickest way to find one, by its id or by an equal tuple."""
@@ -77,6 +81,8 @@ class Residents:
             return agent
         agent = Incarnation(agent_id, agent_type, self._host, self._host.now())
         self._agents[agent_id] = agent
+        if self._host.meters is not None:
+            self._host.meters[agent_id.type].activations += 1
         self._activator.start(agent)
         return agent
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,10 +19,11 @@ from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome
 from agentray.protocol.event_runs import Recording, is_root
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.snapshot import PoolView
-from agentray.runtime.active_run import SPAN_FIELDS, ActiveRun
+from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.late_rows import LateRows
 from agentray.runtime.tasks import TaskSet
+from agentray.runtime.trace_writer import SPAN_FIELDS, TraceWriter
 from agentray.runtime.turn import Turn
 from agentray.store.base import (
     Admission,
@@ -77,6 +79,9 @@ class RunBook:
         self._admissions = GroupCommit(host.store.admit, name="admission of runs")
         self._tasks = TaskSet("runs")
         self._late = LateRows(host.store, self._tasks)
+        self.traces = TraceWriter(host.store)
+        self.begun = 0  # attempts
+        self.ended: Counter[str] = Counter()  # runs, by status
         self._active: dict[str, ActiveRun] = {}
         self._durable: dict[str, ActiveRun] = {}  # of these, those in the Store
         self._gate: RunGate[ActiveRun, Callable[[], None]] = RunGate(limit)
@@ -127,6 +132,7 @@ class RunBook:
         if known is not None:
             return known
         active = self._note(ActiveRun(stored, self, durable=durable))
+        self.begun += 1
         if (timeout_s := active.options.timeout_s) is not None:
             active.stop_in(_time_left(stored.run, timeout_s))
 
@@ -135,7 +141,8 @@ class RunBook:
             if is_root(stored.agent.type):
                 self._host.roots.publish(active, event)
             else:
-                self._host.deliver_turn(Turn(_prompt(stored, active.key), active, run=active))
+                prompt = _prompt(stored, active.key, active.trace_context)
+                self._host.deliver_turn(Turn(prompt, active, self._host.now(), run=active))
 
         if self._gate.enter(active, start):
             start()
@@ -383,6 +390,7 @@ class RunBook:
         self.forget(active)
         match outcome:
             case CommitOutcome.COMMITTED:
+                self.ended[run.status.value] += 1
                 return run
             case CommitOutcome.ALREADY_ENDED:
                 stored = await self._store.get_run(run.id)
@@ -411,6 +419,7 @@ class RunBook:
 
     def keep_later(self, active: ActiveRun, run: Run, end: RunEnd) -> None:
         """Write a run that was not in the Store, in the background."""
+        self.ended[run.status.value] += 1
         stored = active.stored
         new = NewRun(
             run.id,
@@ -430,6 +439,7 @@ class RunBook:
         self._gate.close()
         for active in list(self._active.values()):
             active.lose()
+        await self.traces.abandon()
         await self._tasks.close()
 
     async def write_rows(self) -> None:
@@ -467,7 +477,7 @@ def conversation(run: Run) -> str:
     return run.correlation_id if run.attempt == 1 else f"{run.correlation_id}#{run.attempt}"
 
 
-def _prompt(stored: StoredRun, key: str) -> Envelope:
+def _prompt(stored: StoredRun, key: str, trace_context: str) -> Envelope:
     run = stored.run
     correlation_id = conversation(run)
     event = Prompt(
@@ -486,5 +496,6 @@ def _prompt(stored: StoredRun, key: str) -> Envelope:
         payload=event,
         correlation_id=correlation_id,
         root=agent,
+        trace_context=trace_context,
         run=key,
     )

@@ -94,6 +94,7 @@ class RunRoots:
             None,
             correlation_id=correlation_id,
             root=root,
+            trace_context=active.trace_context,
             run=active.key,
         )
         active.event = event

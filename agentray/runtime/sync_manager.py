@@ -7,6 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -23,6 +24,7 @@ from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run
 from agentray.protocol.states import StateRecord
 from agentray.protocol.topics import TopicSubscription
+from agentray.protocol.traces import RunTrace, TraceSummary
 from agentray.runtime.launcher import AnyAgent, ReturnWhen
 from agentray.runtime.manager_client import STOP_GRACE_S, ManagerClient
 from agentray.runtime.sync_event_run import SyncEventRun
@@ -340,6 +342,36 @@ class SyncManager:
         return self._wait(
             self._manager.prompt(
                 text, agent=agent, timeout=timeout, idempotency_key=idempotency_key
+            )
+        )
+
+    # Traces
+
+    def trace(self, run_id: str) -> RunTrace | None:
+        """Return what a run set off: the messages that agents handled, each with its cause."""
+        return self._wait(self._manager.trace(run_id))
+
+    def traces(
+        self,
+        *,
+        agent_type: type[Agent] | str | None = None,
+        event: type[Event] | str | None = None,
+        correlation_id: str | None = None,
+        since: datetime | timedelta | None = None,
+        until: datetime | None = None,
+        errors: bool | None = None,
+        limit: int = 50,
+    ) -> list[TraceSummary]:
+        """Return the traces of runs, newest first, without their spans; `trace` has these."""
+        return self._wait(
+            self._manager.traces(
+                agent_type=agent_type,
+                event=event,
+                correlation_id=correlation_id,
+                since=since,
+                until=until,
+                errors=errors,
+                limit=limit,
             )
         )
 

@@ -36,6 +36,7 @@ class Turn:
 
     Attributes:
         deadline: when its sender gives up, in seconds of the event loop's clock; None: never.
+        received: when it came, in seconds of the event loop's clock.
         run: the run whose prompt this is; None for every other message.
         writer: of what it yields; None for every other message.
         scope: what it has set off and its handler has not waited for; None: nothing, or not yet.
@@ -43,7 +44,17 @@ class Turn:
         cancelled: its sender gave it up.
     """
 
-    __slots__ = ("cancelled", "deadline", "envelope", "run", "scope", "sink", "task", "writer")
+    __slots__ = (
+        "cancelled",
+        "deadline",
+        "envelope",
+        "received",
+        "run",
+        "scope",
+        "sink",
+        "task",
+        "writer",
+    )
 
     def __init__(
         self,
@@ -62,6 +73,7 @@ class Turn:
         """
         timeout_s = envelope.timeout_s
         self.deadline = None if timeout_s is None else received + timeout_s
+        self.received = received
         self.envelope = envelope
         self.sink = sink
         self.run = run

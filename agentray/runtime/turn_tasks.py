@@ -86,6 +86,11 @@ class TurnTasks:
         if self._called:
             self._call()
 
+    def agents(self) -> set[Incarnation]:
+        """Return the agents that have turns, under way or ready."""
+        ready = {entry[0] for entry in self._ready}
+        return ready.union(agent for agent in self._tasks.values() if agent is not None)
+
     def waits(self, agent: Incarnation) -> bool:
         """Whether a turn of an agent is ready, and has not begun."""
         return any(entry[0] is agent for entry in self._ready)

@@ -20,8 +20,9 @@ from typing import Any, Protocol
 
 from agentray.ids import AgentId
 from agentray.protocol.launching import AgentStatus
-from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
+from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
 from agentray.protocol.topics import TopicSubscription
+from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,17 @@ class NewRun:
     owner: str = ""  # id of the API key that asked, "" for a driver
     idempotency_key: str | None = None  # unique per owner for 24 hours
     digest: str = ""  # hash of the body, to tell a repeat from a conflict
+
+
+def run_input(prompt: str, traceparent: str | None) -> dict[str, Any]:
+    """Return the input of a prompt's run.
+
+    Args:
+        prompt: what the agent is asked.
+        traceparent: the W3C trace context that the run continues; None: it begins a trace.
+    """
+    given = {} if traceparent is None else {"traceparent": traceparent}
+    return {"prompt": prompt, **given}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +96,6 @@ class RunEnd:
     error: RunError | None
     started_at: datetime | None
     finished_at: datetime
-    trace: Sequence[Span] = ()
     errors: Sequence[RunError] = ()  # all of them, `error` first; kept also when it succeeded
 
 
@@ -279,10 +290,6 @@ class Store(Protocol):
         """Return a run, or None."""
         ...
 
-    async def get_trace(self, run_id: str) -> list[Span]:
-        """Return the spans of an ended run, in order of their start; [] when there are none."""
-        ...
-
     async def list_runs(
         self,
         *,
@@ -332,6 +339,39 @@ class Store(Protocol):
         Raises:
             ValueError: events leave a gap, or an end is not terminal; nothing was written.
             PayloadError: a value has no JSON, or a text cannot be stored; nothing was written.
+        """
+        ...
+
+    # Traces
+
+    async def put_traces(self, traces: Sequence[RunTrace]) -> None:
+        """Keep traces of runs that have ended; one that a run has already is replaced.
+
+        Raises:
+            PayloadError: a text in one of them cannot be stored; none of them is kept.
+        """
+        ...
+
+    async def get_trace(self, run_id: str) -> RunTrace | None:
+        """Return the trace of a run; None: it has none yet, or not any more."""
+        ...
+
+    async def list_traces(
+        self, query: TraceQuery = ALL_TRACES, *, limit: int = 50
+    ) -> list[TraceSummary]:
+        """Return traces without their spans, newest first."""
+        ...
+
+    async def prune_traces(self, before: datetime, *, keep: int, limit: int) -> int:
+        """Forget traces that started before a time, and those beyond the newest `keep`.
+
+        Args:
+            before: the time.
+            keep: how many may stay.
+            limit: most of them that are forgotten now, the oldest first.
+
+        Returns:
+            How many were.
         """
         ...
 

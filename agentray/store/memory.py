@@ -17,8 +17,9 @@ from agentray.core.lifecycle import TERMINAL
 from agentray.errors import UnknownRun
 from agentray.ids import AgentId
 from agentray.protocol.launching import ENDED
-from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
+from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.topics import TopicSubscription
+from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
 from agentray.store.base import (
     ALL_LAUNCHED,
     Admission,
@@ -48,10 +49,12 @@ from agentray.store.codec import (
     check_run,
     check_subscription,
     check_text,
+    check_trace,
     decode,
     decode_event,
-    decode_trace,
+    decode_spans,
     encode,
+    encode_spans,
     errors_of,
     gap,
     queued_run,
@@ -114,6 +117,7 @@ class MemoryStore:
         self._apps: dict[str, AppRow] = {}
         self._launched: dict[AgentId, LaunchedAgent] = {}
         self._api_keys: dict[str, ApiKey] = {}
+        self._traces: dict[str, tuple[TraceSummary, str]] = {}
         self._letters: dict[str, tuple[DeadLetter, str]] = {}
 
     async def open(self) -> None:
@@ -156,11 +160,6 @@ class MemoryStore:
         """Return a run, or None."""
         row = self._runs.get(run_id)
         return row.stored_run if row else None
-
-    async def get_trace(self, run_id: str) -> list[Span]:
-        """Return the spans of an ended run, in order of their start; [] when there are none."""
-        row = self._runs.get(run_id)
-        return decode_trace(row.end.trace if row and row.end else None)
 
     async def list_runs(
         self,
@@ -236,6 +235,55 @@ class MemoryStore:
                 rows.setdefault(ended.new.id, row)
         for run_id, row in rows.items():
             self._runs.setdefault(run_id, row)
+
+    # Traces
+
+    async def put_traces(self, traces: Sequence[RunTrace]) -> None:
+        """Keep traces of runs that have ended; one that a run has already is replaced."""
+        for trace in traces:
+            check_trace(trace)
+        kept = {t.summary.run: (t.summary, encode_spans(t.spans)) for t in traces}
+        self._traces.update(kept)
+
+    async def get_trace(self, run_id: str) -> RunTrace | None:
+        """Return the trace of a run; None: it has none yet, or not any more."""
+        if run_id not in self._traces:
+            return None
+        summary, spans = self._traces[run_id]
+        return RunTrace(summary=summary, spans=decode_spans(spans))
+
+    async def list_traces(
+        self, query: TraceQuery = ALL_TRACES, *, limit: int = 50
+    ) -> list[TraceSummary]:
+        """Return traces without their spans, newest first."""
+        found = (
+            of
+            for of in reversed(self._traces_by_age())
+            if query.correlation_id in {None, of.correlation_id}
+            and (query.agent_type is None or query.agent_type in of.agent_types)
+            and (query.event is None or _names(query.event, of.events))
+            and (query.since is None or of.started_at >= query.since)
+            and (query.until is None or of.started_at < query.until)
+            and query.errors in {None, of.errors > 0}
+        )
+        return _first(found, limit)
+
+    async def prune_traces(self, before: datetime, *, keep: int, limit: int) -> int:
+        """Forget traces that started before a time, and those beyond the newest `keep`."""
+        oldest_first = self._traces_by_age()
+        beyond = len(oldest_first) - keep
+        pruned = [
+            of.run
+            for place, of in enumerate(oldest_first)
+            if place < beyond or of.started_at < before
+        ][:limit]
+        for run_id in pruned:
+            del self._traces[run_id]
+        return len(pruned)
+
+    def _traces_by_age(self) -> list[TraceSummary]:
+        kept = (summary for summary, _ in self._traces.values())
+        return sorted(kept, key=lambda of: (of.started_at, of.run))
 
     # What hosts write
 
@@ -504,6 +552,11 @@ def _matches(launched: LaunchedAgent, query: LaunchedQuery) -> bool:
         and query.owner in {None, launched.owner}
         and query.driver in {None, launched.driver}
     )
+
+
+def _names(name: str, full_names: Iterable[str]) -> bool:
+    """Whether a name is one of these, or the last part of one."""
+    return any(full == name or full.endswith(f".{name}") for full in full_names)
 
 
 def _first(found: Iterable[_T], limit: int) -> list[_T]:

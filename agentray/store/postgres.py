@@ -15,8 +15,9 @@ import asyncpg
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import UnknownRun
 from agentray.ids import AgentId
-from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
+from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.topics import TopicSubscription
+from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
 from agentray.store import rows
 from agentray.store.base import (
     ALL_LAUNCHED,
@@ -45,8 +46,8 @@ from agentray.store.codec import (
     check_run,
     check_subscription,
     check_text,
+    check_trace,
     decode_event,
-    decode_trace,
     encode,
     queued_run,
 )
@@ -130,10 +131,6 @@ class PostgresStore:
         row = await self._database.fetch_row("get_run", run_id)
         return rows.stored_run_of(row) if row else None
 
-    async def get_trace(self, run_id: str) -> list[Span]:
-        """Return the spans of an ended run, in order of their start; [] when there are none."""
-        return decode_trace(await self._database.fetch_value("get_trace", run_id))
-
     async def list_runs(
         self,
         *,
@@ -186,6 +183,34 @@ class PostgresStore:
         """Keep runs that were not kept before their end, in one statement."""
         if runs:
             await self._database.execute("keep_ended", *rows.ended_run_columns(runs))
+
+    # Traces
+
+    async def put_traces(self, traces: Sequence[RunTrace]) -> None:
+        """Keep traces of runs that have ended; one that a run has already is replaced."""
+        for trace in traces:
+            check_trace(trace)
+        last = {trace.summary.run: trace for trace in traces}
+        await self._database.execute("put_traces", *rows.trace_columns(last.values()))
+
+    async def get_trace(self, run_id: str) -> RunTrace | None:
+        """Return the trace of a run; None: it has none yet, or not any more."""
+        row = await self._database.fetch_row("get_trace", run_id)
+        return rows.trace_of(row) if row else None
+
+    async def list_traces(
+        self, query: TraceQuery = ALL_TRACES, *, limit: int = 50
+    ) -> list[TraceSummary]:
+        """Return traces without their spans, newest first."""
+        wanted = (query.correlation_id, query.agent_type, query.event)
+        found = await self._database.fetch(
+            "list_traces", *wanted, query.since, query.until, query.errors, limit
+        )
+        return [rows.trace_summary_of(row) for row in found]
+
+    async def prune_traces(self, before: datetime, *, keep: int, limit: int) -> int:
+        """Forget traces that started before a time, and those beyond the newest `keep`."""
+        return await self._database.fetch_value("prune_traces", before, keep, limit)
 
     # What hosts write
 

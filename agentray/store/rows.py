@@ -10,6 +10,7 @@ from agentray.ids import AgentId
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run, RunStatus
 from agentray.protocol.topics import TopicSubscription
+from agentray.protocol.traces import RunTrace, TraceSummary
 from agentray.store.base import (
     ApiKey,
     AppRow,
@@ -25,7 +26,16 @@ from agentray.store.base import (
     StateWrite,
     StoredRun,
 )
-from agentray.store.codec import Touch, decode, encode, errors_of, touch_of, touches
+from agentray.store.codec import (
+    Touch,
+    decode,
+    decode_spans,
+    encode,
+    encode_spans,
+    errors_of,
+    touch_of,
+    touches,
+)
 from agentray.store.database import Row
 
 
@@ -113,6 +123,22 @@ def letter_columns(letters: Iterable[DeadLetter]) -> list[list[Any]]:
     )
 
 
+def trace_columns(traces: Iterable[RunTrace]) -> list[list[Any]]:
+    """Return the arguments of `put_traces`."""
+    return columns(
+        (
+            (
+                *(of.run, of.correlation_id, of.trace_id, of.agent, of.status.value),
+                *(of.started_at, of.duration_ms, of.spans, of.dropped_spans, of.errors),
+                *(encode(of.agent_types), encode(of.events), encode_spans(trace.spans)),
+            )
+            for trace in traces
+            for of in (trace.summary,)
+        ),
+        13,
+    )
+
+
 def effects_columns(batch: Sequence[Effects]) -> list[list[Any]]:
     """Return the arguments of `commit_effects` after the host.
 
@@ -142,7 +168,8 @@ def _touch_row(run: int, touch: Touch) -> tuple[Any, ...]:
     end = touch.end
     if end is None:
         return (*row, None, None, None, None, None, None)
-    return (*row, end.status, end.result, end.error, end.trace, end.started_at, end.finished_at)
+    # Traces are written by `put_traces`; what the function has a place for stays empty.
+    return (*row, end.status, end.result, end.error, None, end.started_at, end.finished_at)
 
 
 def run_of(row: Row) -> Run:
@@ -224,6 +251,18 @@ def launched_of(row: Row) -> LaunchedAgent:
         decode(row["options"]),
         row["max_retries"],
     )
+
+
+def trace_summary_of(row: Row) -> TraceSummary:
+    """Return the summary of a row."""
+    fields = dict(row)
+    fields.pop("spans", None)
+    return TraceSummary(run=fields.pop("run_id"), spans=fields.pop("span_count"), **fields)
+
+
+def trace_of(row: Row) -> RunTrace:
+    """Return the trace of a row."""
+    return RunTrace(summary=trace_summary_of(row), spans=decode_spans(row["spans"]))
 
 
 def key_of(row: Row) -> ApiKey:

@@ -13,5 +13,6 @@
 
 from agentray.testing.clock import ManualClock, VirtualTimeLoop, run
 from agentray.testing.local_runtime import LocalRuntime
+from agentray.testing.metrics import RecordedMetrics
 
-__all__ = ["LocalRuntime", "ManualClock", "VirtualTimeLoop", "run"]
+__all__ = ["LocalRuntime", "ManualClock", "RecordedMetrics", "VirtualTimeLoop", "run"]

@@ -21,7 +21,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from agentray.config import BATCH, MAX_STATE_BYTES, BatchLimits
+from agentray import telemetry
+from agentray.config import BATCH, MAX_STATE_BYTES, METRICS_INTERVAL_S, BatchLimits
 from agentray.context import Context, bind_process, release_process
 from agentray.core.room import Machine, Shortage, shortage_of
 from agentray.errors import ManagerUnavailable
@@ -34,7 +35,7 @@ from agentray.runtime.channel import Channel
 from agentray.runtime.host import Host
 from agentray.runtime.manager import Manager
 from agentray.runtime.manager_client import ManagerClient
-from agentray.runtime.ports import HostControl, HostGone, HostUnreachable
+from agentray.runtime.ports import HostControl, HostGone, HostUnreachable, MetricsPort
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.sync_manager import SyncContext
 from agentray.runtime.watcher import SnapshotWatcher
@@ -59,6 +60,8 @@ class _RecordingHost(Host):
             blocked_warning_s=runtime.blocked_warning_s,
             max_runs=runtime.max_runs,
             batch=runtime.batch,
+            metrics=runtime.metrics,
+            metrics_interval_s=runtime.metrics_interval_s,
         )
         self._published = runtime.published
 
@@ -299,7 +302,7 @@ class LocalRuntime(SyncContext):
         restarting: the manager is away just now.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - as a host's settings
         self,
         *,
         hosts: int = 2,
@@ -310,6 +313,8 @@ class LocalRuntime(SyncContext):
         resources: Mapping[str, float] | None = None,
         max_runs: int | None = None,
         batch: BatchLimits = BATCH,
+        metrics: MetricsPort | None = None,
+        metrics_interval_s: float = METRICS_INTERVAL_S,
     ) -> None:
         """Make one.
 
@@ -325,6 +330,8 @@ class LocalRuntime(SyncContext):
                 wants. What pools say of `runtime_env` and `placement` has no effect here.
             max_runs: that one host works on at once; None: any number.
             batch: most that leaves together for one host.
+            metrics: where the hosts' metrics go, such as `RecordedMetrics`; None: nowhere.
+            metrics_interval_s: how often they do.
         """
         self.max_state_bytes = max_state_bytes
         self.store: Store = store or MemoryStore()
@@ -334,11 +341,14 @@ class LocalRuntime(SyncContext):
         self.resources = resources
         self.max_runs = max_runs
         self.batch = batch
+        self.metrics = metrics
+        self.metrics_interval_s = metrics_interval_s
         self.network = _Network(self)
         self._wanted = hosts
         self.restarting = False
 
     async def __aenter__(self) -> ManagerClient:
+        telemetry.start("local")
         await self.store.open()
         self.manager = await self._start_manager()
         self._channel = Channel(self.network, batch=self.batch)

@@ -121,7 +121,7 @@ def test_the_trace_shows_which_agent_handled_what(cluster: Cluster):
         ("PhrasesFound", "result_combiner/"),
         ("TextSummarised", "result_combiner/"),
     ):
-        assert re.search(rf"{event} → {agent}\S+  host_\w+  [\d.]+ ms", done.stdout), done.stdout
+        assert re.search(rf"{event} → {agent}\S+  host_\w+  at [\d.]+ ms", done.stdout), done.stdout
 
 
 def test_a_prompt_that_fails_says_why(cluster: Cluster):

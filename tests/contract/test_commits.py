@@ -6,7 +6,7 @@ import pytest
 
 from agentray.errors import PayloadError, UnknownRun
 from agentray.ids import AgentId
-from agentray.protocol.runs import RunError, RunEvent, RunStatus, Span
+from agentray.protocol.runs import RunError, RunEvent, RunStatus
 from agentray.store.base import CommitOutcome, RunEnd, StateWrite, Store
 from tests.contract.samples import (
     ADA,
@@ -39,11 +39,7 @@ async def test_one_commit_writes_state_events_and_end(store: Store):
     await serve(store)
     run_id = await admit_one(store)
     error = RunError(type="E", message="no \0 luck", agent="greeter/ada", path=("a", "b"))
-    spans = [
-        Span(id=i, parent=None, event="e", agent="a", host="h1", started_at=at(t), duration_ms=0.5)
-        for i, t in (("late", 3), ("early", 1))
-    ]
-    failed = end(run_id, RunStatus.FAILED, error=error, result=None, trace=spans)
+    failed = end(run_id, RunStatus.FAILED, error=error, result=None)
 
     outcomes = await store.commit(
         "h1", [effects(states=[state(1)], events={run_id: events(0, 2)}, end=failed)]
@@ -56,7 +52,6 @@ async def test_one_commit_writes_state_events_and_end(store: Store):
     assert (stored.run.started_at, stored.run.finished_at) == (at(1), at(2))
     assert stored.events == 2
     assert await store.run_events(run_id) == events(0, 2)
-    assert await store.get_trace(run_id) == spans[::-1]
     assert await state_of(store) == 1
 
 

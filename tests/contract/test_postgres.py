@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from importlib import resources
 from typing import Any
@@ -260,4 +261,38 @@ async def test_a_database_of_the_first_schema_keeps_its_launched_agents(fresh_ds
     (launched,) = await store.list_launched()
     assert (launched.agent, launched.arguments) == (ADA, b"x")
     assert (launched.status, launched.labels) == (AgentStatus.RUNNING, {"a": "b"})
+    await store.close()
+
+
+async def test_traces_that_were_kept_with_their_runs_are_found_as_all_others(fresh_dsn: str):
+    connection = await connect(fresh_dsn)
+    executor = AsyncpgExecutor(connection, SCHEMA)
+    await executor.create_table_idempotent()
+    await connection.execute(f"SET search_path TO {SCHEMA}")
+    migrations = resources.files("agentray.store") / "migrations"
+    await connection.execute((migrations / "20261121_initial_up_0001.sql").read_text())
+    await executor.record_migration("initial", "0001")
+    spans = [
+        {"id": "s1", "parent": None, "event": "Prompt", "agent": "greeter/a/b", "host": "h1",
+         "started_at": "2026-01-01T12:00:00Z", "duration_ms": 1.5, "error": "E: no"},
+        {"id": "s2", "parent": "s1", "event": "shop.Ordered", "agent": "shop/1", "host": "h2",
+         "started_at": "2026-01-01T12:00:01Z", "duration_ms": 0.5},
+    ]  # fmt: skip
+    await connection.execute(
+        "INSERT INTO runs (id, status, agent_type, agent_key, pool, slot, input, trace,"
+        " correlation_id, owner, digest, created_at, started_at, finished_at)"
+        " VALUES ('run_1', 'failed', 'greeter', 'a/b', 'default', 0, '{}', $1, 'c1', '', '',"
+        " '2026-01-01T12:00Z', '2026-01-01T12:00Z', '2026-01-01T12:00:02Z')",
+        json.dumps(spans),
+    )
+    await connection.close()
+
+    await (store := store_of(fresh_dsn)).open()
+    found = await store.get_trace("run_1")
+    assert found is not None
+    assert [span.id for span in found.spans] == ["s1", "s2"]
+    (about,) = await store.list_traces()
+    assert (about.run, about.correlation_id, about.agent) == ("run_1", "c1", "greeter/a/b")
+    assert (about.duration_ms, about.spans, about.errors) == (2000, 2, 1)
+    assert (about.agent_types, about.events) == (("greeter", "shop"), ("Prompt", "shop.Ordered"))
     await store.close()

@@ -42,7 +42,6 @@ async def test_an_admitted_run_is_queued_and_can_be_read(store: Store):
 
 async def test_an_unknown_run_is_none(store: Store):
     assert await store.get_run("run_0") is None
-    assert await store.get_trace("run_0") == []
     assert await store.run_events("run_0") == []
     assert await store.retry_run("run_0") is None
 

@@ -150,7 +150,8 @@ class TestPrompt:
 
     async def test_the_trace(self, shell: Shell):
         done = await shell("prompt", "Ada", "--trace")
-        assert re.search(r"└── Prompt → greeter/run_\w+  host-1  1.0 ms\n", done.stdout)
+        line = r"└── Prompt → greeter/run_\w+  host-1  at 0.0 ms, took 1.0 ms\n"
+        assert re.search(line, done.stdout)
         done = await shell("prompt", "Ada", "--trace", "--json")
         assert json.loads(done.stdout)["status"] == "succeeded"
         assert "└── Prompt" in done.stderr
@@ -195,6 +196,15 @@ class TestRuns:
         assert "Hello, Ada!" in done.stdout
         assert "└── Prompt → greeter/" in done.stdout
         assert json.loads((await shell("run", run_id, "--json")).stdout)["id"] == run_id
+
+    async def test_its_trace(self, shell: Shell):
+        run_id = json.loads((await shell("prompt", "Ada", "--json")).stdout)["id"]
+        done = await shell("trace", run_id)
+        assert done.stdout.startswith(f"{run_id}\n└── Prompt → greeter/")
+        told = json.loads((await shell("trace", run_id, "--json")).stdout)
+        assert (told["run"], told["status"]) == (run_id, "succeeded")
+        assert [span["event"] for span in told["spans"]] == ["Prompt"]
+        assert (await shell("trace", "run_nope")).exit_code == ExitCode.NOT_FOUND
 
     async def test_none(self, shell: Shell):
         done = await shell("run", "run_nope")

@@ -22,6 +22,7 @@ from agentray.gateway.app import build_app
 from agentray.gateway.services import Services
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
+from agentray.protocol.traces import summarise
 from agentray.runtime.ports import Place
 from agentray.store.base import (
     Admission,
@@ -142,8 +143,11 @@ class ScriptedDispatcher:
             run,
             RunEvent(offset=stored.events, kind="chunk", time=now(), data={"text": "Hello"}),
             RunEvent(offset=stored.events + 1, kind=status.value, time=now()),
-            end=RunEnd(run.id, status, result, error, now(), now(), [span]),
+            end=RunEnd(run.id, status, result, error, now(), now()),
         )
+        ended = await self.store.get_run(run.id)
+        assert ended is not None
+        await self.store.put_traces([summarise(ended.run, "", [span])])
 
 
 class Hosts:

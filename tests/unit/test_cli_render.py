@@ -11,15 +11,17 @@ import pytest
 from rich.console import Console, RenderableType
 
 from agentray import errors
-from agentray.cli import progress, render, results
+from agentray.cli import progress, render, results, traces
 from agentray.cli.console import visible
 from agentray.cli.exits import ExitCode, exit_code_of
 from agentray.cli.stack import Started, Step
 from agentray.cli.status import ClusterStatus, RunCounts
 from agentray.client import errors as client_errors
 from agentray.config import ClusterRecord, Settings
+from agentray.errors import ConfigurationError
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 from agentray.protocol.topics import TopicSubscription
+from agentray.protocol.traces import summarise
 from agentray.store.base import DeadLetter
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -195,15 +197,42 @@ class TestTrace:
         ]
         assert printed(results.trace("run_1", spans)) == [
             "run_1",
-            "└── Prompt → worker/1  host-1  12.3 ms",
-            "    ├── Asked → worker/2  host-1  12.3 ms",
-            "    │   └── Answered → worker/3  host-1  12.3 ms  ValueError: no",
-            "    └── Logged → worker/4  host-1  12.3 ms",
+            "└── Prompt → worker/1  host-1  at 0.0 ms, took 12.3 ms",
+            "    ├── Asked → worker/2  host-1  at 0.0 ms, took 12.3 ms",
+            "    │   └── Answered → worker/3  host-1  at 0.0 ms, took 12.3 ms  ValueError: no",
+            "    └── Logged → worker/4  host-1  at 0.0 ms, took 12.3 ms",
         ]
+
+    def test_when_it_came_how_long_it_waited_and_how_large_it_was(self):
+        later = NOW + timedelta(milliseconds=1500)
+        first = a_span("1", None, "Prompt", size_bytes=120)
+        second = a_span("2", "1", "Asked", started_at=later, waited_ms=3.25, size_bytes=2560)
+        assert printed(results.trace("run_1", [first, second])) == [
+            "run_1",
+            "└── Prompt → worker/1  host-1  at 0.0 ms, took 12.3 ms, 120 B",
+            "    └── Asked → worker/2  host-1  at 1500.0 ms, took 12.3 ms, waited 3.2 ms, 2.5 KiB",
+        ]
+
+    def test_many_traces_are_a_table(self):
+        spans = [a_span("1", None, "Prompt"), a_span("2", "1", "Asked", error="ValueError: no")]
+        run = a_run(status=RunStatus.FAILED, agent="worker/1")
+        heading, line = printed(results.traces([summarise(run, "", spans, 7).summary]))
+        assert heading.split()[:5] == ["Run", "Status", "Agent", "Started", "Took"]
+        assert line.split()[:3] == ["run_1", "failed", "worker/1"]
+        assert line.split()[-6:] == ["1500.0", "ms", "2", "(+7)", "1", "worker"]
+        assert printed(results.traces([])) == ["There are no such traces."]
+
+    def test_since(self):
+        assert traces.read_since("90s", NOW) == NOW - timedelta(seconds=90)
+        assert traces.read_since("1.5h", NOW) == NOW - timedelta(minutes=90)
+        noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+        assert traces.read_since("2026-01-01T12:00:00Z", NOW) == noon
+        with pytest.raises(ConfigurationError, match="no time"):
+            traces.read_since("yesterday", NOW)
 
     def test_a_cause_that_was_left_out(self):
         lines = printed(results.trace("run_1", [a_span("7", "6", "Orphaned")]))
-        assert lines == ["run_1", "└── Orphaned → worker/7  host-1  12.3 ms"]
+        assert lines == ["run_1", "└── Orphaned → worker/7  host-1  at 0.0 ms, took 12.3 ms"]
         assert printed(results.trace("run_1", [])) == ["run_1", "└── nothing was traced"]
 
 

@@ -236,7 +236,9 @@ async def test_progress_and_trace_are_kept_with_the_run(cluster: Cluster) -> Non
     assert [event.offset for event in events] == list(range(6))
     assert events[3].data == {"message": "step 1", "current": 1, "total": 3}
     run = await _prompt(manager, "order frida")
-    spans = await runtime.store.get_trace(run.id)
+    trace = await manager.trace(run.id)
+    assert trace is not None
+    spans = trace.spans
     root = next(span for span in spans if span.parent is None)
     assert root.agent == run.agent
     children = [span for span in spans if span.parent == root.id]

@@ -361,10 +361,12 @@ def test_what_is_kept_in_memory_does_not_grow_with_the_topics_that_are_seen() ->
 
             async def publish_all(first: int, last: int) -> None:
                 events: list[Any] = [("o", n, f"orders.{n}/{n}", {}) for n in range(first, last)]
-                await publish(manager, json.dumps(events))
+                run = await publish(manager, json.dumps(events))
+                assert await manager.trace(run.id) is not None  # it is written behind the run
                 # What a cluster does not keep in its hosts' memory: here it is all one.
                 runtime.published.clear()
                 store._runs.clear()
+                store._traces.clear()
                 HEARD.clear()
 
             await publish_all(0, 600)

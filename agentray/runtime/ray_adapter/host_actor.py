@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from agentray import logs
+from agentray import logs, telemetry
 from agentray.context import bind_process
 from agentray.protocol.codec import decode
 from agentray.protocol.envelope import Packet
@@ -22,6 +22,7 @@ from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.host import Host
 from agentray.runtime.machine_socket import SocketServer
 from agentray.runtime.ports import HostUnreachable
+from agentray.runtime.ray_adapter.metrics import RayMetrics
 from agentray.runtime.ray_adapter.ray_host import RayConnector
 from agentray.runtime.ray_adapter.setup import Setup
 from agentray.store.postgres import PostgresStore
@@ -58,6 +59,7 @@ class HostActor:
         if self._host is None:
             options: Setup = decode(setup)
             logs.configure(options.log_level, process=self._host_id)
+            telemetry.start(self._host_id)
             store = PostgresStore(options.database_url)
             await store.open()
             self._host = Host(
@@ -69,6 +71,8 @@ class HostActor:
                 max_state_bytes=options.max_state_bytes,
                 max_runs=options.max_runs,
                 batch=options.batch,
+                metrics=RayMetrics() if options.metrics_interval_s else None,
+                metrics_interval_s=options.metrics_interval_s,
             )
             bind_process(self._host.channel)
             self._server = SocketServer(self._host.deliver, self._host.collect)
@@ -126,3 +130,4 @@ class HostActor:
         if self._server is not None:
             self._server.close()
         await host.store.close()
+        await asyncio.to_thread(telemetry.flush)

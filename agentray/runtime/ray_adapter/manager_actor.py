@@ -18,6 +18,7 @@ from agentray.protocol.codec import decode
 from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.snapshot import Snapshot
 from agentray.protocol.topics import TopicSubscription
+from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
 from agentray.runtime.channel import Channel
 from agentray.runtime.database_keeper import DatabaseKeeper
 from agentray.runtime.manager import Manager
@@ -25,6 +26,7 @@ from agentray.runtime.ray_adapter.host_factory import RayHostFactory
 from agentray.runtime.ray_adapter.ray_host import RayConnector
 from agentray.runtime.ray_adapter.setup import Setup
 from agentray.runtime.redrive import Redriver
+from agentray.runtime.trace_pruner import TraceRetention
 from agentray.store.base import DeadLetter, LaunchedAgent, LaunchedQuery, StateWrite
 from agentray.store.embedded import EmbeddedPostgres
 from agentray.store.postgres import PostgresStore
@@ -59,6 +61,9 @@ class ManagerActor:
                     host_setup=self._packed,
                     default_hosts=self._setup.default_hosts,
                     redriver=redriver,
+                    trace_retention=TraceRetention(
+                        self._setup.trace_retention_days, self._setup.trace_retention_runs
+                    ),
                 )
                 await manager.start()
                 self._manager = manager
@@ -153,6 +158,14 @@ class ManagerActor:
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """See `Manager.dead_letters`."""
         return await (await self._running()).dead_letters(limit)
+
+    async def trace(self, run_id: str) -> RunTrace | None:
+        """See `Manager.trace`."""
+        return await (await self._running()).trace(run_id)
+
+    async def traces(self, query: TraceQuery, limit: int) -> list[TraceSummary]:
+        """See `Manager.traces`."""
+        return await (await self._running()).traces(query, limit)
 
     async def renew_driver(self, driver: str, lease_s: float) -> None:
         """See `Manager.renew_driver`."""

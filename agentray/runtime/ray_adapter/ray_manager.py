@@ -25,7 +25,9 @@ from agentray.runtime.ray_adapter.setup import MAX_CONCURRENCY, NAMESPACE, Setup
 
 MANAGER_NAME = "agentray-manager"
 
-_LOOKS = frozenset({"agents", "dead_letters", "pools", "status", "subscriptions"})
+_LOOKS = frozenset(
+    {"agents", "dead_letters", "pools", "status", "subscriptions", "trace", "traces"}
+)
 _LOOK_ATTEMPTS, _LOOK_PAUSE_S = 20, 0.5
 """Methods of the manager that change nothing; its restart takes a few seconds."""
 

@@ -12,7 +12,14 @@ from ray.exceptions import (
     RayError,
 )
 
-from agentray.config import BATCH, MAX_STATE_BYTES, BatchLimits
+from agentray.config import (
+    BATCH,
+    MAX_STATE_BYTES,
+    METRICS_INTERVAL_S,
+    TRACE_RETENTION_DAYS,
+    TRACE_RETENTION_RUNS,
+    BatchLimits,
+)
 
 NAMESPACE = "agentray"
 
@@ -35,6 +42,9 @@ class Setup:
         batch: most that leaves together for one host.
         embedded_database: directory of the database server that the manager keeps alive; "": the
             server is somebody else's.
+        trace_retention_days: how long traces are kept.
+        trace_retention_runs: how many of them.
+        metrics_interval_s: how often hosts hand their metrics to Ray; 0: they count none.
     """
 
     database_url: str
@@ -46,6 +56,9 @@ class Setup:
     max_runs: int | None = None
     batch: BatchLimits = BATCH
     embedded_database: str = ""
+    trace_retention_days: float = TRACE_RETENTION_DAYS
+    trace_retention_runs: int = TRACE_RETENTION_RUNS
+    metrics_interval_s: float = METRICS_INTERVAL_S
 
 
 def reason_of(error: RayError) -> str:

@@ -59,10 +59,6 @@ SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id
        started_at, finished_at, pool, slot, input, events, owner
 FROM runs WHERE id = $1;
 
--- name: get_trace
--- Return the spans of a run as one JSON array.
-SELECT trace FROM runs WHERE id = $1;
-
 -- name: list_runs
 -- Return runs, newest first.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
