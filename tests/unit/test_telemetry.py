@@ -15,9 +15,21 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from agentray import Agent, App, Event, ManagerClient, Prompt, RunStatus, action, on, telemetry
+from agentray import (
+    Agent,
+    App,
+    Event,
+    ManagerClient,
+    Middleware,
+    Prompt,
+    RunStatus,
+    action,
+    on,
+    telemetry,
+)
 from agentray.telemetry import Telemetry
 from agentray.testing import LocalRuntime
+from tests.support.eventually import eventually_async
 
 _GIVEN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -36,11 +48,18 @@ class Desk(Agent):
                 return await self.handle(Helper, "h").help("me")
             case "publish":
                 return Asked(text="x")
+            case "dispatch":
+                await (await self.dispatch(Asked(text="x"))).wait()
+                return None
             case "own span":
                 with trace.get_tracer("user").start_as_current_span("of the user"):
                     return await self.handle(Helper, "h").help("me")
             case _:
                 raise ValueError("no")
+
+    @action
+    async def ask(self, text: str) -> None:
+        self.context.publish(Asked(text=text))
 
 
 class Helper(Agent):
@@ -205,6 +224,61 @@ async def test_a_prompt_is_one_trace_with_real_parents(
         SpanKind.PRODUCER, SpanKind.INTERNAL, SpanKind.CONSUMER, SpanKind.CONSUMER,
     ]  # fmt: skip
     assert run.result == traceparent_of(helper)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_the_run_of_an_event_is_one_trace_with_real_parents(
+    manager: ManagerClient, exported: InMemorySpanExporter, durable: bool
+) -> None:
+    run = await manager.dispatch(Asked(text="x"), durable=durable)
+    await run.wait()
+    found = spans(exported)
+    sent, whole = found[f"send {run.root.type}"], found[f"run {run.root.type}"]
+    assert parent(sent) is None
+    assert parent(whole) == span_id(sent)
+    assert parent(found["process helper"]) == span_id(whole)
+    assert (whole.attributes or {})["agentray.run.status"] == "succeeded"
+    kept = await manager.trace(run.id)
+    assert kept is not None
+    assert [span.id for span in kept.spans] == [span_id(found["process helper"])]
+    assert whole.context is not None
+    assert kept.summary.trace_id == f"{whole.context.trace_id:032x}"
+
+
+async def test_an_agents_dispatch_is_a_child_of_what_it_handles(
+    manager: ManagerClient, exported: InMemorySpanExporter
+) -> None:
+    run = await manager.prompt("dispatch", agent=Desk)
+    assert run.status is RunStatus.SUCCEEDED
+    found = spans(exported)
+    assert parent(found["send agentray.root.default"]) == span_id(found["process desk"])
+    whole = found["run agentray.root.default"]
+    assert parent(whole) == span_id(found["send agentray.root.default"])
+    assert parent(found["process helper"]) == span_id(whole)
+
+
+async def test_what_a_slow_hook_holds_back_has_the_parent_that_published_it(
+    exported: InMemorySpanExporter,
+) -> None:
+    class Slow(Middleware):
+        async def on_publish(self, event: Event) -> Event:
+            await asyncio.sleep(0.01)
+            return event
+
+    async with LocalRuntime() as manager:
+        await manager.deploy(App("desk", [Desk, Helper], middleware=[Slow()]))
+        exported.clear()
+        desk = manager.handle(Desk, "d")
+        await asyncio.gather(*(desk.ask(text) for text in "abc"))
+
+        async def all_taken() -> bool:
+            done = [span.name for span in exported.get_finished_spans()]
+            return done.count("process helper") == 3
+
+        await eventually_async(all_taken)
+    asked = {span_id(s) for s in exported.get_finished_spans() if s.name == "process desk"}
+    assert len(asked) == 3
+    assert {parent(processed(exported, key)) for key in "abc"} == asked
 
 
 async def test_spans_have_the_attributes_of_the_messaging_conventions(

@@ -42,6 +42,10 @@ class Clerk(Agent):
                 return await self.handle(Counter, "c").count("some text")
             case "publish":
                 return [Counted(text="a"), Counted(text="b")]
+            case "dispatch":
+                run = await self.dispatch(Counted(text="a"))
+                await run.wait()
+                return run.id
             case "fail":
                 raise ValueError("no")
             case _:
@@ -135,6 +139,32 @@ async def test_a_failed_run_has_its_trace_with_the_errors(manager: ManagerClient
     failed = await manager.prompt("fail", agent=Clerk)
     (span,) = await spans_of(manager, failed)
     assert span.error == "ValueError: no"
+
+
+@pytest.mark.parametrize("durable", [True, False])
+async def test_the_run_of_an_event_has_its_trace(manager: ManagerClient, durable: bool) -> None:
+    run = await manager.dispatch(Counted(text="a"), durable=durable)
+    assert (await run.wait()).status is RunStatus.SUCCEEDED
+    trace = await manager.trace(run.id)
+    assert trace is not None
+    (taken,) = trace.spans
+    assert (taken.agent, taken.event, taken.parent) == ("counter/a", Counted.event_type, None)
+    assert (trace.summary.agent, trace.summary.correlation_id) == (str(run.root), run.id)
+    assert _seen == [("a", f"00-{trace.summary.trace_id}-{taken.id}-01")]
+    failed = await manager.dispatch(Counted(text="b"), durable=durable, on_error="collect")
+    assert (await failed.wait()).status is RunStatus.SUCCEEDED
+    told = await manager.trace(failed.id)
+    assert told is not None
+    assert (told.summary.errors, told.summary.status) == (1, RunStatus.SUCCEEDED)
+    assert told.summary.trace_id != trace.summary.trace_id
+
+
+async def test_a_run_of_which_nothing_is_recorded_has_no_trace(manager: ManagerClient) -> None:
+    run = await manager.dispatch(Counted(text="a"), durable=False, events=False)
+    await run.wait()
+    assert await manager.traces() == []
+    ((_, told),) = _seen
+    assert check_traceparent(told) is not None  # its messages belong together all the same
 
 
 async def test_traces_are_found_by_type_event_time_and_conversation(manager: ManagerClient) -> None:
@@ -322,6 +352,17 @@ async def test_every_message_of_a_run_is_in_one_trace(manager: ManagerClient) ->
     ids = {told[3:35] for told in published.values() if told}
     assert ids == {found.summary.trace_id}
     assert {told[36:52] for told in published.values() if told} == {s.id for s in found.spans}
+
+
+async def test_a_run_that_an_agent_dispatches_continues_its_trace(manager: ManagerClient) -> None:
+    run = await manager.prompt("dispatch", agent=Clerk)
+    trace = await manager.trace(run.id)
+    other = await manager.trace(run.result)
+    assert trace is not None
+    assert other is not None
+    assert other.summary.trace_id == trace.summary.trace_id
+    assert [span.agent for span in trace.spans] == [run.agent]
+    assert [span.agent for span in other.spans] == ["counter/a"]
 
 
 async def test_calls_outside_of_runs_have_no_trace(manager: ManagerClient) -> None:
