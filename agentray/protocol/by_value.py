@@ -11,7 +11,7 @@ import hashlib
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import cloudpickle
@@ -33,7 +33,8 @@ def dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | No
         buffer_callback: as for `pickle.dumps`.
     """
     with io.BytesIO() as file:
-        _Pickler(file, protocol=5, buffer_callback=buffer_callback).dump(value)
+        pickler: Any = _Pickler(file, 5, buffer_callback)
+        pickler.dump(value)
         return file.getvalue()
 
 
@@ -45,9 +46,11 @@ def forget() -> None:
 class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         """Say how an object is pickled; `NotImplemented`: as usual."""
-        if isinstance(obj, type) and obj.__module__ == "__main__" and obj is not type(None):
-            return _class_of, _written.get(obj) or _write(obj)
-        return super().reducer_override(obj)
+        if isinstance(obj, type) and obj.__module__ == "__main__":
+            cls = cast("type[Any]", obj)
+            return _class_of, _written.get(cls) or _write(cls)
+        usual: Any = super()
+        return usual.reducer_override(obj)
 
 
 def _write(cls: type[Any]) -> tuple[bytes, bytes]:
