@@ -24,6 +24,7 @@ from agentray.examples.text_analysis import (
     app,
 )
 from agentray.testing import LocalRuntime
+from tests.support.texts import analyse
 
 EXTRACTIVE = "extractive: LexRank summary, C-value key phrases"
 
@@ -261,3 +262,9 @@ class TestDriver:
     def test_no_file_is_one_line(self, capsys: pytest.CaptureFixture[str]):
         assert driver.main(["/no/such/file"]) == 1
         assert "/no/such/file" in capsys.readouterr().err
+
+
+async def test_each_of_a_thousand_texts_at_once_gets_its_own_analysis():
+    async with LocalRuntime(hosts=2) as manager:
+        await manager.deploy(app)
+        await analyse(manager, 1000)
