@@ -24,6 +24,7 @@ from agentray.events import Event
 from agentray.ids import AgentId, TopicId
 from agentray.protocol.codec import decode, encode
 from agentray.protocol.envelope import Kind
+from agentray.protocol.event_runs import NOT_KEPT
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
 
 if TYPE_CHECKING:
@@ -191,6 +192,8 @@ class EventRun:
             for event in told:
                 after = event.offset
                 if event.kind == "event":
+                    if (why := event.data.get(NOT_KEPT)) is not None:
+                        raise PayloadError(f"An event of run {self.id} was not kept: {why}")
                     yield Event.from_json(event.data)
                 elif event.kind in _TERMINAL:
                     return

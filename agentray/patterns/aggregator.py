@@ -201,7 +201,19 @@ class AggregatorAgent(Agent):
         except TimeoutError:
             if not self._gathering.ended:
                 return await self._end(self.incomplete)
+        except asyncio.CancelledError:
+            # With its run, or because it leaves: nothing keeps the deadline any more.
+            self._abandon()
+            raise
         return None
+
+    def _abandon(self) -> None:
+        """Tell those who wait that nothing will come of it."""
+        if not self._gathering.ended:
+            self._gathering.ended = True
+            self._gathering.drop()
+            self._outcome = Incomplete(str(self.id), (), "it was cancelled")
+            self._settled.set()
 
     async def _end(self, decide: Callable[[Gathered], Any]) -> list[Event]:
         """Let `combine` or `incomplete` decide what follows, and tell all who wait."""

@@ -157,6 +157,7 @@ async def solve(
                 made = step(problem, tuple(steps))
                 made = await made if inspect.isawaitable(made) else made
                 steps.append(_checked(made))
+                await asyncio.sleep(0)  # a step that awaits nothing must not outlive the timeout
                 if made.status is not StepStatus.CONTINUE:
                     return ended(SolutionStatus(made.status.value), made.answer)
     except TimeoutError:

@@ -15,6 +15,9 @@ _ROOT = "agentray.root"
 ROOTS = 256
 """Roots per pool. They are addresses only, nobody is activated: enough to reach every host."""
 
+NOT_KEPT = "$not_kept"
+"""In the record of an event that has no JSON form, with the reason; no field has this name."""
+
 
 def root_type(pool: str) -> str:
     """Return the built-in agent type whose agents are the roots of event runs in a pool."""

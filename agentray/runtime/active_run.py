@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _INFRASTRUCTURE = frozenset({"HostDied", "ChannelClosed"})
 """Errors that say nothing about the run: it is tried again."""
 
-_CONSEQUENCES = frozenset({"Incomplete"})
+CONSEQUENCES = frozenset({"Incomplete"})
 """Errors of those who waited for what such an error took: with one, they say nothing either."""
 
 CANCEL_GRACE_S = 10.0
@@ -318,6 +318,6 @@ def _json(error: RunError) -> dict[str, Any]:
 def _lost_by_infrastructure(errors: Sequence[Failure]) -> str | None:
     """Return why a run is tried again, when it has no error that is its own; None: it has one."""
     first = next((str(error.message) for error in errors if error.type in _INFRASTRUCTURE), None)
-    if all(error.type in _INFRASTRUCTURE | _CONSEQUENCES for error in errors):
+    if all(error.type in _INFRASTRUCTURE | CONSEQUENCES for error in errors):
         return first
     return None

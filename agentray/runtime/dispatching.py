@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import UTC, datetime
 from typing import Any
 
 from agentray import context as contexts
-from agentray.errors import DeploymentStopped, HostDied
+from agentray.errors import ConfigurationError, DeploymentStopped, HostDied
 from agentray.event_run import EventRun, OnErrorName
 from agentray.events import Event
 from agentray.ids import AgentId, TopicId, new_id
@@ -24,7 +25,7 @@ from agentray.runtime.spans import sending
 class DispatchMessage(Message):
     """A dispatched event on its way to its root, and its run on the way back."""
 
-    __slots__ = ("_created_at", "_dispatches", "_run", "accepted", "refused")
+    __slots__ = ("_created_at", "_dispatches", "_run", "accepted", "on_its_way", "refused")
 
     def __init__(
         self, order: DispatchOrder, run: EventRun, dispatches: Dispatches, *, durable: bool
@@ -37,6 +38,7 @@ class DispatchMessage(Message):
         self._created_at = order.created_at
         self.accepted: asyncio.Future[None] | None = None
         self.refused: BaseException | None = None  # it will not be heard of
+        self.on_its_way = False  # whoever dispatched it has the run
 
     def on_value(self, payload: Any) -> None:
         """Take the end of a run."""
@@ -60,8 +62,9 @@ class DispatchMessage(Message):
             self.accepted.set_result(None)
 
     def _fail(self, error: BaseException) -> None:
-        if isinstance(error, HostDied) and self.kind == Kind.DISPATCH_ONCE:
-            self._run.ended(self._died(error))
+        only_here = self.kind == Kind.DISPATCH_ONCE
+        if only_here and (self.on_its_way or isinstance(error, HostDied)):
+            self._run.ended(self._failed(error))
         else:
             self.refused = error
             self._run.lost(error)
@@ -69,8 +72,8 @@ class DispatchMessage(Message):
                 self.accepted.set_exception(error)
         self._dispatches.ended(self._run)
 
-    def _died(self, error: HostDied) -> Run:
-        """Return the end of a run that only its host knew."""
+    def _failed(self, error: BaseException) -> Run:
+        """Return the end of a run that no Store knows."""
         return Run(
             id=self._run.id,
             status=RunStatus.FAILED,
@@ -112,6 +115,7 @@ class Dispatches:
             events: are recorded.
             sender: the agent that dispatches, None from outside.
         """
+        _check(event, on_error, timeout)
         if topic is not None:
             event = event.on_topic(topic)
         channel = self._channel
@@ -147,6 +151,7 @@ class Dispatches:
             await message.accepted
         elif message.refused is not None:
             raise message.refused
+        message.on_its_way = True
         return run
 
     def ended(self, run: EventRun) -> None:
@@ -190,3 +195,15 @@ def _pool_for(snapshot: Snapshot, event: Event) -> str:
             if view is not None and not view.isolated:
                 return view.pool
     return "default"
+
+
+def _check(event: object, on_error: object, timeout: object) -> None:
+    if not isinstance(event, Event):
+        raise ConfigurationError(
+            f"dispatch() takes an event, such as OrderPlaced(item='tea'): {event!r} is none."
+        )
+    if on_error not in tuple(OnError):
+        known = " or ".join(repr(each.value) for each in OnError)
+        raise ConfigurationError(f"on_error is {known}: {on_error!r}.")
+    if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
+        raise ConfigurationError(f"timeout is a number of seconds above 0, or None: {timeout!r}.")

@@ -67,11 +67,12 @@ class Publisher:
         # and it cannot end the run.
         own = published.correlation_id == context.correlation_id
         run = context.run if own else None
+        terminates = isinstance(published, TerminateEvent)
+        answer = _answer_of(published) if terminates and own else None
         if run is not None and not self._host.parts.takes(run, published, scope):
             return True
-        terminates = isinstance(published, TerminateEvent)
         if terminates and own:
-            scope.answer(as_json(published.content(), f"content of {published.event_type}"))
+            scope.answer(answer)
         targets, failed = self._current_routes().recipients(published, sender)
         if only is not None:
             targets = [target for target in targets if only(target)]
@@ -115,6 +116,20 @@ class Publisher:
         channel = self._host.channel
         message = Post(Kind.PROGRESS, context.root, "", payload, _ignore)
         channel.post(message)
+
+
+def _answer_of(event: Event) -> Any:
+    """Return the fields of an event that ends a run, as JSON values.
+
+    Raises:
+        PayloadError: they have no JSON form; it names the field.
+    """
+    what = f"content of {event.event_type}"
+    try:
+        return as_json(event.content(), what)
+    except ValueError:
+        fields = set(type(event).model_fields) - set(Event.model_fields)
+        return as_json({name: getattr(event, name) for name in fields}, what)
 
 
 @lru_cache(maxsize=4096)

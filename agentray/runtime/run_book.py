@@ -19,7 +19,7 @@ from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome
 from agentray.protocol.event_runs import Recording, is_root
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.snapshot import PoolView
-from agentray.runtime.active_run import ActiveRun
+from agentray.runtime.active_run import CONSEQUENCES, ActiveRun
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.late_rows import LateRows
 from agentray.runtime.tasks import TaskSet
@@ -215,7 +215,7 @@ class RunBook:
         An agent that has moved took with it what it had gathered: that nothing failed means nothing
         then. Where nobody noted who took part, whoever has moved may have.
         """
-        if outcome.answer is not None or outcome.errors:
+        if outcome.answer is not None or any(e.type not in CONSEQUENCES for e in outcome.errors):
             return None
         if active.recording == Recording.NOTHING:
             moved = not same_places(active.places, self.places())

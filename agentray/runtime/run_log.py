@@ -9,6 +9,7 @@ from typing import Any
 
 from agentray.errors import PayloadError
 from agentray.events import Event
+from agentray.protocol.event_runs import NOT_KEPT
 from agentray.protocol.runs import RunEvent
 
 MAX_RECORDED = 10_000
@@ -109,7 +110,7 @@ def as_recorded(event: Event) -> dict[str, Any]:
     try:
         return event.to_json()
     except PayloadError as error:
-        return {"event_type": event.event_type, "event_id": event.event_id, "error": str(error)}
+        return {"event_type": event.event_type, "event_id": event.event_id, NOT_KEPT: str(error)}
 
 
 def _as_data(data: Mapping[str, Any] | Event) -> dict[str, Any]:

@@ -99,10 +99,9 @@ class RunParts:
         self._cancel([active.key])
 
     def forget(self, active: ActiveRun) -> None:
-        """A run of this host has ended: nothing of it is left."""
-        if self._marks:
-            self._marks.pop(active.key, None)
-            self._stopping.pop(active.key, None)
+        """A run of this host has ended."""
+        # Its mark stays: what a handler that would not end publishes later is not delivered.
+        self._stopping.pop(active.key, None)
 
     def _terminated(self, run: str) -> None:
         active = self._active(run)
