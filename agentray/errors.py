@@ -41,6 +41,7 @@
     ├── ClusterError                        about the cluster as a whole
     │   ├── ClusterNotRunning
     │   ├── ClusterAlreadyRunning
+    │   ├── CommandUnderWay             another `agentray up` or `down` is at work
     │   ├── ManagerUnavailable
     │   ├── PortTaken
     │   └── StartFailed                 also of the local cluster and the embedded database
@@ -419,6 +420,24 @@ class ClusterNotRunning(ClusterError):
 
 class ClusterAlreadyRunning(ClusterError):
     """An agentray cluster is already up."""
+
+
+class CommandUnderWay(ClusterError):
+    """Another `agentray up` or `agentray down` of the same home is at work.
+
+    Attributes:
+        command: `up` or `down`; "": unknown.
+        pid: of its process; 0: unknown.
+    """
+
+    def __init__(self, command: str, pid: int) -> None:
+        who = f"`agentray {command}`" if command else "`agentray up` or `agentray down`"
+        process = f" (process {pid})" if pid else ""
+        super().__init__(
+            f"Another {who}{process} is under way for the same AGENTRAY_HOME: wait until it has "
+            "ended, or interrupt it, which undoes a start."
+        )
+        self.command, self.pid = command, pid
 
 
 class ManagerUnavailable(ClusterError):

@@ -10,6 +10,7 @@ import typer
 from agentray.cli import console
 from agentray.cli.command import JsonOption, read_settings
 from agentray.cli.exits import ExitCode
+from agentray.cli.signals import run_to_its_end
 from agentray.config import ClusterRecord
 from agentray.errors import ClusterAlreadyRunning
 from agentray.ids import AgentId
@@ -51,7 +52,7 @@ def up(
 
     try:
         with progress.shown(console.err()) as report:
-            started = asyncio.run(Stack(settings).up(app, report, address=address))
+            started = run_to_its_end(Stack(settings).up(app, report, address=address))
     except ClusterAlreadyRunning:
         record = ClusterRecord.read(settings)
         if record is None:  # it was taken down this very moment
@@ -68,10 +69,17 @@ def down() -> None:
     """
     settings = read_settings()
     from agentray.cli import progress
-    from agentray.cli.stack import Stack
+    from agentray.cli.take_down import take_down
 
-    with progress.shown(console.err()) as report:
-        rough = asyncio.run(Stack(settings).down(report))
+    try:
+        with progress.shown(console.err()) as report:
+            rough = run_to_its_end(take_down(settings, report))
+    except KeyboardInterrupt:
+        console.note(
+            "Interrupted: the parts that are not named above as done may still be up. Run "
+            "`agentray down` again to stop them."
+        )
+        raise
     for what in rough:
         console.note(f"not stopped gently: {what}")
     console.write("agentray is down.")

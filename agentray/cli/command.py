@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from agentray.cli import console
 from agentray.cli.exits import ExitCode, exit_code_of
+from agentray.cli.signals import Ended
 from agentray.config import Settings
 from agentray.errors import AgentrayError, ConfigurationError
 
@@ -49,6 +50,8 @@ class _Telling:
             return cast("Any", super()).invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
+        except Ended as ended:
+            raise typer.Exit(128 + ended.signum) from ended
         except KeyboardInterrupt:
             code = ExitCode.INTERRUPTED
         except AgentrayError as error:

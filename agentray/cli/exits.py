@@ -28,7 +28,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 5  # no such run, agent type or action
     RUN_FAILED = 6  # the run ended in another state than `succeeded`
     UNFINISHED = 7  # the run goes on: it has not ended within --wait
-    INTERRUPTED = 130  # by Ctrl-C
+    INTERRUPTED = 130  # by Ctrl-C; other signals that end a command: 128 and their number
 
 
 def exit_code_of(error: AgentrayError) -> ExitCode:

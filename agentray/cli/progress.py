@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.spinner import Spinner
 
-    from agentray.cli.stack import Step
+    from agentray.cli.steps import Step
 
 
 class _State(Enum):

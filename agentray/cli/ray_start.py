@@ -21,8 +21,9 @@ class RayStart:
     at once, and must still `finish` what was begun.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, mark: str) -> None:
         self._settings = settings
+        self._mark = mark
         self._begun: asyncio.Future[LocalCluster] = asyncio.get_running_loop().create_future()
         self._running: asyncio.Task[LocalCluster] = asyncio.create_task(self._run())
 
@@ -40,6 +41,7 @@ class RayStart:
             num_cpus=None,
             env=os.environ,
             timeout_s=_START_S,
+            mark=self._mark,
             on_begun=begun,
         )
 

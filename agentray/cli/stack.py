@@ -1,4 +1,4 @@
-"""The stack of one machine: database, Ray, manager, gateway. Put up and taken down as a whole."""
+"""The stack of one machine: database, Ray, manager, gateway. Put up as a whole."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,7 +18,10 @@ from typing import Any
 
 from agentray.app import load_app
 from agentray.cli.api_key import make_key
+from agentray.cli.home_claim import Claim, Plan, claimed
 from agentray.cli.ray_start import RayStart
+from agentray.cli.steps import Report, reported
+from agentray.cli.take_down import cluster_of, is_gone, stop_left_over
 from agentray.config import ClusterRecord, Settings
 from agentray.errors import (
     AgentrayError,
@@ -30,27 +32,12 @@ from agentray.errors import (
     StartFailed,
 )
 from agentray.runtime.connection import check_answers
-from agentray.runtime.local_cluster import (
-    LocalCluster,
-    driver_environment,
-    is_alive,
-    stop_local_cluster,
-)
-from agentray.runtime.session_dirs import forget_old_sessions, ray_dir
+from agentray.runtime.local_cluster import LocalCluster, driver_environment, is_alive
+from agentray.runtime.marked_processes import new_mark
 from agentray.store.embedded import EmbeddedPostgres
 
 _READY_S = 60.0
-_STOP_S = 15.0
 _DRAIN_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A part of the way up or down; reported when it begins and when it has ended."""
-
-    name: str
-    done: bool
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +48,6 @@ class Started:
     key_file: Path
     new_key: bool
     seconds: float
-
-
-Report = Callable[[Step], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +62,10 @@ class _Bases:
 
 
 class Stack:
-    """Puts agentray up on this machine, and takes it down."""
+    """Puts agentray up on this machine."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-
-    # Up
 
     async def up(
         self, import_string: str, report: Report, *, address: str | None = None
@@ -97,50 +79,89 @@ class Stack:
 
         Raises:
             ClusterAlreadyRunning: it is up.
+            CommandUnderWay: another command puts it up, or takes it down.
             ConfigurationError: the app or a setting is wrong; nothing was started.
             PortTaken: nothing was started.
             StartFailed, StoreUnavailable: a part did not come up.
         """
         begun = time.monotonic()
         app = load_app(import_string)
-        _check_home(self._settings.home)
-        self._refuse_if_up()
-        if address is not None and self._settings.database_url is None:
+        embedded = self._settings.database_url is None
+        if address is not None and embedded:
             raise ConfigurationError(
                 "A cluster of several machines needs a PostgreSQL server that all of them reach: "
                 "set AGENTRAY_DATABASE_URL. The embedded one serves this machine only."
             )
-        self._check_ports(local=address is None)
-        self._settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        async with AsyncExitStack() as undo:
-            bases = await self._start_bases(report, undo, address)
-            url = await self._start_services(bases, import_string, app.name, report, undo)
-            await self._until_ready(url, report)
-            if bases.ray is not None:
-                await bases.ray.finish()
-            record = ClusterRecord(
-                url=url,
-                gcs_address=bases.gcs_address,
-                dashboard_url=bases.cluster.dashboard_url if bases.cluster else "",
-                app=import_string,
-                embedded_database=self._settings.database_url is None,
-                version=version("agentray"),
-                started_at=datetime.now(UTC),
-                local_cluster=json.loads(bases.cluster.to_json()) if bases.cluster else {},
+        with claimed(self._settings.home, "up") as claim:
+            await self._make_way(claim, report)
+            self._check_ports(local=address is None)
+            if self._settings.database_url is not None:  # before Ray: what it stands on is wrong
+                await _check_database(self._settings.database_url)
+            plan = Plan(
+                command="up",
+                pid=os.getpid(),
+                mark="" if address else new_mark(),
+                embedded_database=embedded,
             )
-            record.write(self._settings)
-            undo.pop_all()
+            claim.write(plan)
+            try:
+                record, new_key = await self._start(
+                    import_string, app.name, plan.mark, report, address
+                )
+            except BaseException:
+                if is_gone(self._settings, plan):
+                    claim.settle()
+                raise
+            claim.settle()
         _disconnect()
-        return Started(record, self._settings.key_file, bases.new_key, time.monotonic() - begun)
+        return Started(record, self._settings.key_file, new_key, time.monotonic() - begun)
 
-    def _refuse_if_up(self) -> None:
+    async def _start(
+        self, app: str, name: str, mark: str, report: Report, address: str | None
+    ) -> tuple[ClusterRecord, bool]:
+        """Start everything and record it; where a part fails, what was started is stopped."""
+        try:
+            async with AsyncExitStack() as undo:
+                bases = await self._start_bases(report, undo, mark, address)
+                url = await self._start_services(bases, app, name, report, undo)
+                await self._until_ready(url, report)
+                if bases.ray is not None:
+                    await bases.ray.finish()
+                record = self._record(url, bases, app)
+                record.write(self._settings)
+                undo.pop_all()
+        except StartFailed:
+            self._check_ports(local=address is None)  # one that was lost meanwhile says more
+            raise
+        return record, bases.new_key
+
+    def _record(self, url: str, bases: _Bases, app: str) -> ClusterRecord:
+        return ClusterRecord(
+            url=url,
+            gcs_address=bases.gcs_address,
+            dashboard_url=bases.cluster.dashboard_url if bases.cluster else "",
+            app=app,
+            embedded_database=self._settings.database_url is None,
+            version=version("agentray"),
+            started_at=datetime.now(UTC),
+            local_cluster=json.loads(bases.cluster.to_json()) if bases.cluster else {},
+        )
+
+    async def _make_way(self, claim: Claim, report: Report) -> None:
+        """Stop what is left of an earlier start, unless all of it is up."""
         record = ClusterRecord.read(self._settings)
-        if record is None:
-            return
-        cluster = _cluster_of(record)
-        if _answers(record.gcs_address) if cluster is None else is_alive(cluster):
-            raise ClusterAlreadyRunning(f"agentray is up at {record.url}.")
-        self._settings.cluster_file.unlink(missing_ok=True)  # its processes are gone
+        if record is not None:
+            cluster = cluster_of(record)
+            if _answers(record.gcs_address) if cluster is None else is_alive(cluster):
+                claim.settle()
+                raise ClusterAlreadyRunning(f"agentray is up at {record.url}.")
+            if cluster is not None:  # a part of it is gone
+                left = Plan(command="up", pid=0, mark=cluster.mark)
+                await stop_left_over(self._settings, left, report)
+            self._settings.cluster_file.unlink(missing_ok=True)
+        if claim.left is not None:
+            await stop_left_over(self._settings, claim.left, report)
+        claim.settle()
 
     def _check_ports(self, *, local: bool) -> None:
         settings = self._settings
@@ -154,13 +175,13 @@ class Stack:
             )
 
     async def _start_bases(
-        self, report: Report, undo: AsyncExitStack, address: str | None
+        self, report: Report, undo: AsyncExitStack, mark: str, address: str | None
     ) -> _Bases:
         """Start database and Ray side by side: each waits for the disk and its own processes."""
         os.environ.update(driver_environment("127.0.0.1" if address is None else "elsewhere"))
         ray: RayStart | None = None
         if address is None:
-            ray = RayStart(self._settings)
+            ray = RayStart(self._settings, mark)
             undo.push_async_callback(ray.undo)
         database = asyncio.create_task(self._prepare_database(report, undo))
         # Importing takes seconds, which Ray's own start leaves idle.
@@ -179,7 +200,7 @@ class Stack:
         undo: AsyncExitStack,
     ) -> tuple[LocalCluster | None, str]:
         """Connect this process to the cluster, which may be one that is being started."""
-        async with _step(report, "ray cluster") as told:
+        async with reported(report, "ray cluster") as told:
             await asyncio.wait([imports])  # ray is one of them
             from agentray.runtime import ray_adapter
 
@@ -196,13 +217,13 @@ class Stack:
 
     async def _prepare_database(self, report: Report, undo: AsyncExitStack) -> tuple[str, bool]:
         url = await self._start_database(report, undo)
-        async with _step(report, "api key") as told:
+        async with reported(report, "api key") as told:
             new_key = await make_key(url, self._settings.key_file)
             told("new" if new_key else "kept")
         return url, new_key
 
     async def _start_database(self, report: Report, undo: AsyncExitStack) -> str:
-        async with _step(report, "database") as told:
+        async with reported(report, "database") as told:
             if self._settings.database_url is not None:
                 url = self._settings.database_url
                 told("external")
@@ -211,7 +232,7 @@ class Stack:
                 url = await asyncio.to_thread(server.start)
                 undo.push_async_callback(asyncio.to_thread, server.stop)
                 told("embedded PostgreSQL")
-            await _check_database(url)
+                await _check_database(url)
             return url
 
     async def _start_services(
@@ -241,12 +262,12 @@ class Stack:
         undo.push_async_callback(manager.shutdown, _DRAIN_S)
 
         async def deploy_when_managed() -> None:
-            async with _step(report, "manager"):
+            async with reported(report, "manager"):
                 await manager.wait_ready()
             await self._deploy(app, name, bases.gcs_address, report)
 
         async def wait_for_gateway() -> None:
-            async with _step(report, "gateway") as told:
+            async with reported(report, "gateway") as told:
                 await asyncio.to_thread(start_gateway, self._settings, bases.database_url)
                 told("Ray Serve")
 
@@ -261,14 +282,14 @@ class Stack:
     async def _deploy(self, import_string: str, name: str, address: str, report: Report) -> None:
         from agentray.runtime.connection import connect
 
-        async with _step(report, "app") as told, connect(address) as manager:
+        async with reported(report, "app") as told, connect(address) as manager:
             done = await manager.deploy(import_string)
             told(f"{name} {done}")
 
     async def _until_ready(self, url: str, report: Report) -> None:
         from agentray.client.async_client import AsyncAgentClient
 
-        async with _step(report, "ready"), AsyncAgentClient(url) as client:
+        async with reported(report, "ready"), AsyncAgentClient(url) as client:
             missing: list[str] = ["no answer"]
             end = time.monotonic() + _READY_S
             while missing:
@@ -280,70 +301,6 @@ class Stack:
                     missing = [str(error)]
                 if missing:
                     await asyncio.sleep(0.1)
-
-    # Down
-
-    async def down(self, report: Report) -> list[str]:
-        """Stop everything; runs under way stay in the Store and go on at the next start.
-
-        Returns:
-            What could not be stopped gently, each with what was done instead.
-
-        Raises:
-            ClusterNotRunning: nothing is up.
-        """
-        record = ClusterRecord.read(self._settings)
-        if record is None:
-            raise ClusterNotRunning("Nothing is up: there is no record of a start on this machine.")
-        os.environ.update(driver_environment(record.gcs_address))
-        rough: list[str] = []
-        cluster = _cluster_of(record)
-        if cluster is None or is_alive(cluster):
-            await self._stop_services(record, report, rough)
-        if cluster is not None:
-            async with _step(report, "ray cluster"):
-                killed = await asyncio.to_thread(stop_local_cluster, cluster, _STOP_S)
-                rough.extend(f"killed {name}" for name in killed)
-                forget_old_sessions(ray_dir(self._settings.home))
-        if record.embedded_database:
-            async with _step(report, "database"):
-                await asyncio.to_thread(EmbeddedPostgres(self._settings.postgres_dir).stop)
-        self._settings.cluster_file.unlink(missing_ok=True)
-        return rough
-
-    async def _stop_services(self, record: ClusterRecord, report: Report, rough: list[str]) -> None:
-        """Stop gateway and manager gently; whatever fails here, their processes are ended later."""
-        from agentray.gateway.deployment import stop_gateway
-        from agentray.runtime import ray_adapter
-
-        try:
-            ray_adapter.connect_to_ray(record.gcs_address)
-        except ClusterNotRunning as error:
-            rough.append(f"gateway and manager: {error}")
-            return
-        try:
-            async with _step(report, "gateway"):
-                await asyncio.to_thread(stop_gateway)
-            async with _step(report, "manager"):
-                await ray_adapter.RayManager.find().shutdown(_DRAIN_S)
-        except AgentrayError as error:
-            rough.append(f"manager: {error}")
-        finally:
-            ray_adapter.disconnect_from_ray()
-
-
-@asynccontextmanager
-async def _step(report: Report, name: str) -> AsyncGenerator[Callable[[str], None]]:
-    """Report a step; the block may tell a detail."""
-    report(Step(name, done=False))
-    details: list[str] = []
-    yield details.append
-    report(Step(name, done=True, detail=", ".join(details)))
-
-
-def _check_home(home: Path) -> None:
-    if home.exists() and not home.is_dir():
-        raise ConfigurationError(f"AGENTRAY_HOME, {home}, is no directory: name another one.")
 
 
 async def _all(*tasks: asyncio.Task[Any]) -> None:
@@ -398,9 +355,3 @@ def _disconnect() -> None:
     from agentray.runtime import ray_adapter
 
     ray_adapter.disconnect_from_ray()
-
-
-def _cluster_of(record: ClusterRecord) -> LocalCluster | None:
-    if not record.local_cluster:
-        return None
-    return LocalCluster.from_json(json.dumps(record.local_cluster))

@@ -7,12 +7,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agentray.cli.command import DEFAULT_TIMEOUT_S
+from agentray.cli.take_down import cluster_of
 from agentray.client import AsyncAgentClient, ConnectionFailed, RunPage, Unavailable
 from agentray.client.access import Access
-from agentray.config import Settings
+from agentray.config import ClusterRecord, Settings
 from agentray.core.lifecycle import TERMINAL, UNFINISHED
+from agentray.errors import ClusterNotRunning
 from agentray.protocol.runs import RunStatus
 from agentray.runtime.connection import connect
+from agentray.runtime.local_cluster import missing_parts
 
 _PAGE = 200  # runs that the gateway lists at once; that many and more are "200+"
 _LATEST = 100
@@ -62,9 +65,10 @@ async def look(settings: Settings) -> ClusterStatus:
     """Ask gateway and manager of this machine's cluster.
 
     Raises:
-        ClusterNotRunning: nothing is up, or there is no manager to ask.
+        ClusterNotRunning: nothing is up, a part of Ray is gone, or there is no manager to ask.
         ClientError: the gateway answers, and refuses.
     """
+    _check_ray(settings)
     url = Access.find().url
     async with connect(settings=settings) as manager:
         told = await manager.status()
@@ -77,6 +81,18 @@ async def look(settings: Settings) -> ClusterStatus:
         except Unavailable as error:
             return ClusterStatus(url, [error.detail or error.title], None, told)
     return ClusterStatus(url, missing, runs, told)
+
+
+def _check_ray(settings: Settings) -> None:
+    """Say what is gone of Ray: without its node, Ray itself waits for minutes."""
+    record = ClusterRecord.read(settings)
+    cluster = cluster_of(record) if record is not None else None
+    missing = missing_parts(cluster) if cluster is not None else []
+    if missing:
+        raise ClusterNotRunning(
+            f"The Ray cluster has lost {' and '.join(missing)}: run `agentray down`, which stops "
+            "the rest, and `agentray up` again."
+        )
 
 
 async def count_runs(client: AsyncAgentClient) -> RunCounts:

@@ -15,6 +15,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.schema import ApplicationStatus
 
 from agentray import logs, telemetry
@@ -153,10 +154,16 @@ def _is_running() -> bool:
 
 
 def _start_ingress(settings: Settings) -> None:
-    serve.start(
-        http_options=serve.HTTPOptions(host=settings.host, port=settings.port),
-        logging_config=_LOGGING,
-    )
+    try:
+        serve.start(
+            http_options=serve.HTTPOptions(host=settings.host, port=settings.port),
+            logging_config=_LOGGING,
+        )
+    except (RayError, RuntimeError) as error:
+        # Below the traceback of the process it happened in, HAProxy's last words but one.
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = next((line for line in said if "cannot bind" in line), said[-1] if said else "")
+        raise StartFailed(f"The HTTP ingress did not start: {why}") from error
 
 
 def stop_gateway() -> None:

@@ -35,6 +35,8 @@ from agentray.runtime.marked_processes import (
     LocalClusterError,
     marked,
     name_of,
+    new_mark,
+    runtime_dir_of,
     stop_marked,
 )
 
@@ -201,6 +203,7 @@ def start_local_cluster(
     num_cpus: int | None,
     env: Mapping[str, str],
     timeout_s: float,
+    mark: str = "",
     on_begun: Callable[[LocalCluster], None] | None = None,
 ) -> LocalCluster:
     """Starts a cluster that goes on when this process ends, and waits until it is up.
@@ -212,6 +215,7 @@ def start_local_cluster(
         num_cpus: How many CPUs Ray may give away; None for all there are.
         env: The environment for the cluster's processes, usually that of this one.
         timeout_s: For all of it.
+        mark: From `new_mark`, for who must know it before anything is started; "": a new one.
         on_begun: Hears, in this thread, of the cluster when its main processes run. Its node is
             there a moment later, which `ray start` notices only after up to two seconds.
 
@@ -222,8 +226,9 @@ def start_local_cluster(
         LocalClusterError: It did not start, or not in time; nothing of it is left running.
     """
     ensure_ray_token(env)
-    mark = secrets.token_hex(16)
-    runtime_dir = Path(tempfile.mkdtemp(prefix="agentray-"))
+    mark = mark or new_mark()
+    runtime_dir = runtime_dir_of(mark)
+    runtime_dir.mkdir(mode=0o700)
     dashboard_port = dashboard_port or _free_port()
     command = _start_command(gcs_port, dashboard_port, temp_dir, num_cpus)
     dashboard_url = f"http://{_LOOPBACK}:{dashboard_port}"
@@ -271,8 +276,13 @@ def stop_local_cluster(cluster: LocalCluster, timeout_s: float) -> list[str]:
 
 def is_alive(cluster: LocalCluster) -> bool:
     """Whether both of Ray's main processes of the cluster live."""
+    return not missing_parts(cluster)
+
+
+def missing_parts(cluster: LocalCluster) -> list[str]:
+    """Which of Ray's main processes of the cluster are gone."""
     names = {name_of(process) for process in marked(cluster.mark)}
-    return {"gcs_server", "raylet"} <= names
+    return sorted({"gcs_server", "raylet"} - names)
 
 
 def _start_command(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
+import tempfile
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
@@ -21,6 +24,16 @@ _POLL_INTERVAL_S = 0.05
 
 class LocalClusterError(StartFailed):
     """The cluster of this machine could not be started or stopped; the message says why."""
+
+
+def new_mark() -> str:
+    """Return a mark that no cluster has."""
+    return secrets.token_hex(16)
+
+
+def runtime_dir_of(mark: str) -> Path:
+    """Return our own directory of a cluster; its path is short, because there are sockets in it."""
+    return Path(tempfile.gettempdir()) / f"agentray-{mark[:8]}"
 
 
 def marked(mark: str) -> list[psutil.Process]:

@@ -6,11 +6,14 @@ import signal
 import socket
 import subprocess
 from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agentray.cli.exits import ExitCode
+from agentray.runtime.marked_processes import name_of
 from tests.support.cluster import (
     APP,
     Done,
@@ -126,26 +129,93 @@ def test_a_database_that_cannot_be_reached_is_named_and_ray_is_stopped_again(hom
     assert "secret" not in done.stderr
 
 
-@pytest.mark.parametrize("step", ["ray cluster", "manager"])
-def test_a_start_that_is_interrupted_takes_back_what_it_started(
-    home: Path, tmp_path: Path, step: str
-):
-    log = tmp_path / "log"
+@contextmanager
+def under_way(home: Path, log: Path, **env: str) -> Generator[subprocess.Popen[bytes]]:
+    """Let `agentray up` run while the block does."""
     with log.open("w") as output:
         process = subprocess.Popen(
             [program("agentray"), "up", APP],
-            env=environment(home, **apart(home)),
+            env=environment(home, **apart(home), **env),
             stdout=output,
             stderr=output,
         )
     try:
-        eventually(
-            lambda: f"{step} …" in log.read_text() or process.poll() is not None, timeout_s=120
-        )
-        process.send_signal(signal.SIGINT)
-        exit_code = process.wait(timeout=120)
-        told = log.read_text()
+        yield process
     finally:
         process.kill()
-    assert exit_code == ExitCode.INTERRUPTED, told
+        process.wait()
+
+
+def until_told(what: str, log: Path, process: subprocess.Popen[bytes]) -> None:
+    eventually(lambda: what in log.read_text() or process.poll() is not None, timeout_s=120)
+    assert what in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("step", "signum"), [("ray cluster", signal.SIGINT), ("manager", signal.SIGTERM)]
+)
+def test_a_start_that_is_interrupted_takes_back_what_it_started(
+    home: Path, tmp_path: Path, step: str, signum: signal.Signals
+):
+    log = tmp_path / "log"
+    with under_way(home, log) as process:
+        until_told(f"{step} …", log, process)
+        process.send_signal(signum)
+        exit_code = process.wait(timeout=120)
+    told = log.read_text()
+    assert exit_code == 128 + signum, told
     assert "Traceback" not in told
+    assert not (home / "starting.json").exists()
+
+
+def test_others_are_refused_during_a_start_and_a_port_that_is_lost_meanwhile_is_named(
+    home: Path, tmp_path: Path
+):
+    log = tmp_path / "log"
+    with under_way(home, log) as process:
+        until_told("ray cluster …", log, process)
+        for command in (["up", APP], ["down"]):
+            done = agentray_command(*command, env=environment(home, **apart(home)))
+            assert (done.exit_code, done.stdout) == (ExitCode.FAILURE, "")
+            assert f"`agentray up` (process {process.pid}) is under way" in done.complaint
+        port = int(psutil.Process(process.pid).environ()["AGENTRAY_PORT"])
+        with socket.create_server(("127.0.0.1", port)):
+            exit_code = process.wait(timeout=120)
+    told = log.read_text()
+    assert exit_code == ExitCode.FAILURE, told
+    assert told.splitlines()[-1].startswith(f"error: Port {port} for the gateway is taken"), told
+    assert "Traceback" not in told
+    assert 'File "' not in told
+
+
+def test_what_a_killed_start_left_running_is_found_and_stopped(home: Path, tmp_path: Path):
+    log = tmp_path / "log"
+    with under_way(home, log) as process:
+        until_told("ray cluster …", log, process)
+        eventually(lambda: "raylet" in [name_of(p) for p in processes_of(home)], timeout_s=120)
+        process.kill()
+        process.wait()
+    assert processes_of(home)
+    done = agentray_command("down", env=environment(home))
+    assert (done.exit_code, done.stdout) == (0, "agentray is down.\n"), done
+    assert "did not come to its end" in done.stderr
+    assert processes_of(home) == []
+    again = agentray_command("down", env=environment(home))
+    assert again.exit_code == ExitCode.UNAVAILABLE
+
+
+def test_the_loss_of_ray_is_told_at_once_and_down_stops_the_rest(home: Path):
+    env = environment(home, **apart(home))
+    started = agentray_command("up", APP, env=env)
+    assert started.exit_code == 0, started
+    for process in processes_of(home):
+        if name_of(process) == "raylet":
+            process.kill()
+            process.wait()
+    done = agentray_command("status", env=env)
+    assert (done.exit_code, done.stdout) == (ExitCode.UNAVAILABLE, "")
+    assert "raylet" in done.complaint
+    assert "agentray down" in done.complaint
+    down = agentray_command("down", env=env)
+    assert (down.exit_code, down.stdout) == (0, "agentray is down.\n"), down
+    assert processes_of(home) == []

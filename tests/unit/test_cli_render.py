@@ -14,8 +14,9 @@ from agentray import errors
 from agentray.cli import progress, render, results, traces
 from agentray.cli.console import visible
 from agentray.cli.exits import ExitCode, exit_code_of
-from agentray.cli.stack import Started, Step
+from agentray.cli.stack import Started
 from agentray.cli.status import ClusterStatus, RunCounts
+from agentray.cli.steps import Step
 from agentray.client import errors as client_errors
 from agentray.config import ClusterRecord, Settings
 from agentray.errors import ConfigurationError

@@ -42,6 +42,7 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.StateInvalid: ("account/ada", 1, "orders.0", "Input should be a valid integer."),
     errors.StateTooNew: ("account/ada", 3, 2),
     errors.IdempotencyConflict: ("key-1", "run_1"),
+    errors.CommandUnderWay: ("up", 4711),
     errors.PortTaken: (8080, "the gateway", "AGENTRAY_PORT"),
     errors.Incomplete: ("mixer/c", ("shop.Red",), "12 s have passed"),
     errors.VersionConflict: ("memory/team", "plan", 3, 4),

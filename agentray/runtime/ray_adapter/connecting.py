@@ -7,6 +7,9 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
+from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -43,12 +46,22 @@ def connect_to_ray(address: str) -> None:
         ClusterNotRunning: nobody answers there.
     """
     _prepare(address)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR
         )
     except (ConnectionError, RuntimeError) as error:
         raise ClusterNotRunning(f"No Ray cluster answers at {address}: {error}") from error
+    finally:
+        _keep(handler)
+
+
+def _keep(handler: Any) -> None:
+    """Put back what this process does on SIGTERM: Ray makes it exit without cleaning up."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and handler not in {None, signal.SIG_DFL}:
+        signal.signal(signal.SIGTERM, handler)
 
 
 class NodeLookout:
