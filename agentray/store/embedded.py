@@ -39,6 +39,11 @@ from agentray.errors import StartFailed
 _log = logging.getLogger(__name__)
 _sleep = time.sleep  # noqa: TID251 - other processes are polled; synchronous code awaits nothing
 
+# Programs run in the data directory and get these names, not paths: pg_ctl starts the server through
+# a shell, in which a path with `$` or a quote in it would mean something else.
+_CLUSTER, _LOG = "cluster", "postgres.log"
+_UNFINISHED = "cluster.unfinished"
+
 _MAJOR_VERSION = 18
 _NAME = "agentray"  # of the database and of its superuser role
 _ACCOUNT = "agentray-postgres"
@@ -89,9 +94,9 @@ class EmbeddedPostgres:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir.expanduser().absolute()
-        self._cluster_dir = self._data_dir / "cluster"
+        self._cluster_dir = self._data_dir / _CLUSTER
         self._pid_file = self._cluster_dir / "postmaster.pid"
-        self._log_file = self._data_dir / "postgres.log"
+        self._log_file = self._data_dir / _LOG
 
     @property
     def url(self) -> str:
@@ -160,7 +165,7 @@ class EmbeddedPostgres:
             self._end_orphans()
 
     def _stop_server(self, timeout_s: float) -> None:
-        stop = ["pg_ctl", "stop", "--silent", "--wait", "-D", str(self._cluster_dir)]
+        stop = ["pg_ctl", "stop", "--silent", "--wait", "-D", _CLUSTER]
         orderly = [*stop, "--mode=fast", f"--timeout={max(1, round(timeout_s))}"]
         if self._run(orderly, timeout_s + 5).returncode != 0:
             _log.warning("PostgreSQL did not stop within %.0f s: stopping it at once", timeout_s)
@@ -175,17 +180,17 @@ class EmbeddedPostgres:
         settings = {**_SETTINGS, "unix_socket_directories": f'"{socket_dir}"'}
         options = shlex.join(f"--{name}={value}" for name, value in settings.items())
         start = ["pg_ctl", "start", "--silent", "--wait", f"--timeout={round(left_s)}"]
-        paths = ["-D", str(self._cluster_dir), f"--log={self._log_file}"]
-        started = self._run([*start, *paths, "-o", options], left_s + 5)
+        names = ["-D", _CLUSTER, f"--log={_LOG}"]
+        started = self._run([*start, *names, "-o", options], left_s + 5)
         if started.returncode != 0:
             raise self._error("did not start", "Look into its log.", started)
 
     def _create_cluster(self, deadline: float) -> None:
-        unfinished = self._data_dir / "cluster.unfinished"
+        unfinished = self._data_dir / _UNFINISHED
         if unfinished.exists():
             shutil.rmtree(unfinished)
         left_s = max(1.0, deadline - time.monotonic())
-        place = ["-D", str(unfinished)]
+        place = ["-D", _UNFINISHED]
         initdb = ["initdb", f"--username={_NAME}", "--auth=trust", "--encoding=UTF8"]
         # The built-in locale outlives upgrades of the operating system; others break indexes.
         locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -326,7 +331,7 @@ class EmbeddedPostgres:
                 text=True,
                 timeout=timeout_s,
                 check=False,
-                cwd="/",
+                cwd=self._data_dir,
                 env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
                 user=owner.st_uid if as_root else None,
                 group=owner.st_gid if as_root else None,

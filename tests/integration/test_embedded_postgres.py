@@ -66,6 +66,23 @@ async def test_starts_with_durable_commits_and_no_tcp_listener(server: EmbeddedP
     assert stat.S_IMODE(_socket_dir(url).stat().st_mode) == 0o700
 
 
+async def test_no_shell_reads_the_path_of_the_data(tmp_path: Path):
+    odd = tmp_path / """it's $(touch x) `touch x` "quoted" $HOME; touch x, ok"""
+    server = EmbeddedPostgres(odd / "postgres")
+    url = server.start()
+    try:
+        assert server.is_running()
+        settings = await _execute(url, "SELECT current_setting('data_directory') AS at")
+        assert settings[0]["at"] == str(odd / "postgres/cluster")
+    finally:
+        server.stop()
+    assert not server.is_running()
+    assert (odd / "postgres/postgres.log").stat().st_size > 0
+    assert [path.name for path in tmp_path.iterdir()] == [odd.name]
+    assert list(tmp_path.rglob("x")) == []
+    assert not Path("/x").exists()
+
+
 async def test_starting_again_changes_nothing(server: EmbeddedPostgres, tmp_path: Path):
     url = server.start()
     pid = _postmaster_pid(tmp_path)
