@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -19,6 +20,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    field_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -50,11 +52,17 @@ BATCH = BatchLimits()
 class Settings(BaseSettings):
     """Everything that an operator can set."""
 
-    model_config = SettingsConfigDict(env_prefix="AGENTRAY_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="AGENTRAY_",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,  # there are passwords and keys in it
+    )
 
     home: Path = Field(
         default_factory=lambda: Path.home() / ".agentray",
-        description="Data of this machine: the embedded database, the API key, the cluster record.",
+        description="Data of this machine: the embedded database, the API key, the cluster record. "
+        "An absolute path, or one that begins with ~.",
     )
     database_url: str | None = Field(
         default=None,
@@ -113,6 +121,28 @@ class Settings(BaseSettings):
         description="Seconds between two readings of the hosts' metrics by Ray; 0: none are kept.",
     )
     log_level: str = Field(default="INFO", description="Level of agentray's loggers.")
+
+    @field_validator("home")
+    @classmethod
+    def _check_home(cls, home: Path) -> Path:
+        home = home.expanduser()
+        if not home.is_absolute():  # it would be another one in each directory
+            raise ValueError("it must be an absolute path, or begin with ~")
+        return home
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url)
+            _ = parts.port  # raises for what is no port
+        except ValueError as error:
+            raise ValueError(f"it is no URL of a database ({error})") from None
+        if parts.scheme not in {"postgresql", "postgres"}:
+            raise ValueError("it must be of the form postgresql://user:password@host:port/database")
+        return url
 
     @property
     def batch(self) -> BatchLimits:

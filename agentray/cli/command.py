@@ -98,7 +98,8 @@ def read_settings(**given: Any) -> Settings:
 
 
 def _wrong_setting(location: tuple[int | str, ...], message: str) -> str:
-    return f"AGENTRAY_{'_'.join(map(str, location)).upper()}: {message}"
+    told = message.removeprefix("Value error, ")  # pydantic's, before what our own checks say
+    return f"AGENTRAY_{'_'.join(map(str, location)).upper()}: {told}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,10 @@ class RunFilter(BaseModel):
 
     limit: int = Field(default=50, ge=1, le=200, description="Most runs to return.")
     before: str | None = Field(
-        default=None, max_length=64, description="Id of the last run already seen."
+        default=None,
+        max_length=64,
+        pattern=r"^run_\w+$",
+        description="Id of the last run already seen.",
     )
     status: RunStatus | None = None
     agent: str | None = Field(default=None, max_length=512, description="An agent type.")

@@ -180,14 +180,13 @@ class RunBook:
         return await asyncio.shield(taking)
 
     async def _take_up(self, run_id: str) -> ActiveRun | Run:
+        last = await self._store.get_run(run_id)
+        if last is not None and last.run.attempt >= MAX_ATTEMPTS:
+            return last.run if last.run.status in TERMINAL else await self._give_up(last)
         stored = await self._store.retry_run(run_id)
         if stored is None:
             raise UnknownRun(run_id)
-        if stored.run.status in TERMINAL:
-            return stored.run
-        if stored.run.attempt > MAX_ATTEMPTS:
-            return await self._give_up(stored)
-        return self.begin(stored)
+        return stored.run if stored.run.status in TERMINAL else self.begin(stored)
 
     async def _give_up(self, stored: StoredRun) -> ActiveRun:
         """End a run without another attempt: that one might cost this host too."""

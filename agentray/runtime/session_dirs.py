@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from zlib import crc32
+
+from agentray.errors import StartFailed
 
 SESSIONS_KEPT = 3
 
@@ -17,9 +20,16 @@ def ray_dir(home: Path) -> Path:
     In the one that all clusters of a machine share, the last that was started names itself as the
     one that jobs and drivers find. Short, because there are sockets in it.
     """
-    path = Path(tempfile.gettempdir()) / f"agentray-ray-{crc32(os.fsencode(home)):08x}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    return path
+    closed = Path(tempfile.gettempdir()) / f"agentray-ray-{crc32(os.fsencode(home)):08x}"
+    try:
+        closed.mkdir(mode=0o700)
+    except FileExistsError:
+        found = closed.lstat()
+        # Anybody may make it in the temporary directory, and would then own our logs.
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise StartFailed(f"{closed} belongs to another user: remove it.") from None
+        closed.chmod(0o700)
+    return closed / "ray"  # made by Ray, which opens it to everybody
 
 
 def forget_old_sessions(directory: Path, kept: int = SESSIONS_KEPT) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, cast
@@ -151,4 +152,20 @@ def _our_errors() -> Generator[None]:
     except asyncpg.DataError as error:
         raise PayloadError(f"PostgreSQL cannot keep a value: {error}") from error
     except _UNAVAILABLE as error:
-        raise StoreUnavailable(f"The database cannot be reached: {error!r}") from error
+        raise StoreUnavailable(f"The database cannot be reached: {_in_words(error)}.") from error
+
+
+def _in_words(error: Exception) -> str:
+    match error:
+        case ConnectionRefusedError():
+            return "nothing listens at its address (connection refused)"
+        case socket.gaierror():
+            return f"its host is not known ({error.strerror})"
+        case TimeoutError():
+            return "it did not answer in time"
+        case FileNotFoundError():
+            return "there is no socket of a server where its URL says"
+        case OSError(strerror=str(said)):
+            return said
+        case _:
+            return str(error).rstrip(".") or type(error).__name__

@@ -39,8 +39,8 @@ from agentray.errors import StartFailed
 _log = logging.getLogger(__name__)
 _sleep = time.sleep  # noqa: TID251 - other processes are polled; synchronous code awaits nothing
 
-# Programs run in the data directory and get these names, not paths: pg_ctl starts the server through
-# a shell, in which a path with `$` or a quote in it would mean something else.
+# Programs run in the data directory and get these names, not paths: pg_ctl starts the server by a
+# shell, in which a path with `$` or a quote in it would mean something else.
 _CLUSTER, _LOG = "cluster", "postgres.log"
 _UNFINISHED = "cluster.unfinished"
 

@@ -9,7 +9,6 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from agentray.cli.exits import ExitCode
@@ -121,21 +120,24 @@ def test_a_home_that_is_a_file_is_named():
         home.unlink()
 
 
-def test_a_database_that_cannot_be_reached_is_named_and_ray_is_stopped_again(home: Path):
+def test_a_database_that_cannot_be_reached_is_named_before_ray_is_started(home: Path):
     url = f"postgresql://ada:secret@127.0.0.1:{free_port()}/agentray"
     done = up(home, AGENTRAY_DATABASE_URL=url)
     assert done.exit_code == ExitCode.UNAVAILABLE
     assert "database" in done.complaint.lower()
+    assert "nothing listens" in done.complaint
     assert "secret" not in done.stderr
+    assert "ray cluster" not in done.stderr  # told before Ray is started
+    assert not (home / "starting.json").exists()
 
 
 @contextmanager
-def under_way(home: Path, log: Path, **env: str) -> Generator[subprocess.Popen[bytes]]:
-    """Let `agentray up` run while the block does."""
+def under_way(log: Path, env: dict[str, str], *words: str) -> Generator[subprocess.Popen[bytes]]:
+    """Let a command of agentray run while the block does."""
     with log.open("w") as output:
         process = subprocess.Popen(
-            [program("agentray"), "up", APP],
-            env=environment(home, **apart(home), **env),
+            [program("agentray"), *words],
+            env=env,
             stdout=output,
             stderr=output,
         )
@@ -157,8 +159,8 @@ def until_told(what: str, log: Path, process: subprocess.Popen[bytes]) -> None:
 def test_a_start_that_is_interrupted_takes_back_what_it_started(
     home: Path, tmp_path: Path, step: str, signum: signal.Signals
 ):
-    log = tmp_path / "log"
-    with under_way(home, log) as process:
+    log, env = tmp_path / "log", environment(home, **apart(home))
+    with under_way(log, env, "up", APP) as process:
         until_told(f"{step} …", log, process)
         process.send_signal(signum)
         exit_code = process.wait(timeout=120)
@@ -171,14 +173,14 @@ def test_a_start_that_is_interrupted_takes_back_what_it_started(
 def test_others_are_refused_during_a_start_and_a_port_that_is_lost_meanwhile_is_named(
     home: Path, tmp_path: Path
 ):
-    log = tmp_path / "log"
-    with under_way(home, log) as process:
+    log, env = tmp_path / "log", environment(home, **apart(home))
+    with under_way(log, env, "up", APP) as process:
         until_told("ray cluster …", log, process)
         for command in (["up", APP], ["down"]):
             done = agentray_command(*command, env=environment(home, **apart(home)))
             assert (done.exit_code, done.stdout) == (ExitCode.FAILURE, "")
             assert f"`agentray up` (process {process.pid}) is under way" in done.complaint
-        port = int(psutil.Process(process.pid).environ()["AGENTRAY_PORT"])
+        port = int(env["AGENTRAY_PORT"])
         with socket.create_server(("127.0.0.1", port)):
             exit_code = process.wait(timeout=120)
     told = log.read_text()
@@ -189,8 +191,8 @@ def test_others_are_refused_during_a_start_and_a_port_that_is_lost_meanwhile_is_
 
 
 def test_what_a_killed_start_left_running_is_found_and_stopped(home: Path, tmp_path: Path):
-    log = tmp_path / "log"
-    with under_way(home, log) as process:
+    log, env = tmp_path / "log", environment(home, **apart(home))
+    with under_way(log, env, "up", APP) as process:
         until_told("ray cluster …", log, process)
         eventually(lambda: "raylet" in [name_of(p) for p in processes_of(home)], timeout_s=120)
         process.kill()
@@ -204,7 +206,7 @@ def test_what_a_killed_start_left_running_is_found_and_stopped(home: Path, tmp_p
     assert again.exit_code == ExitCode.UNAVAILABLE
 
 
-def test_the_loss_of_ray_is_told_at_once_and_down_stops_the_rest(home: Path):
+def test_the_loss_of_ray_is_told_at_once_and_down_stops_the_rest(home: Path, tmp_path: Path):
     env = environment(home, **apart(home))
     started = agentray_command("up", APP, env=env)
     assert started.exit_code == 0, started
@@ -216,6 +218,13 @@ def test_the_loss_of_ray_is_told_at_once_and_down_stops_the_rest(home: Path):
     assert (done.exit_code, done.stdout) == (ExitCode.UNAVAILABLE, "")
     assert "raylet" in done.complaint
     assert "agentray down" in done.complaint
+    log = tmp_path / "log"
+    with under_way(log, env, "down") as process:
+        until_told("ray cluster …", log, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=120) == ExitCode.INTERRUPTED
+    assert "Run `agentray down` again" in log.read_text()
+    assert "Traceback" not in log.read_text()
     down = agentray_command("down", env=env)
     assert (down.exit_code, down.stdout) == (0, "agentray is down.\n"), down
     assert processes_of(home) == []

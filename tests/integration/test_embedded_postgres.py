@@ -3,6 +3,7 @@
 # asyncpg has no types.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
+import asyncio
 import os
 import signal
 import stat
@@ -66,13 +67,14 @@ async def test_starts_with_durable_commits_and_no_tcp_listener(server: EmbeddedP
     assert stat.S_IMODE(_socket_dir(url).stat().st_mode) == 0o700
 
 
-async def test_no_shell_reads_the_path_of_the_data(tmp_path: Path):
+def test_no_shell_reads_the_path_of_the_data(tmp_path: Path):
     odd = tmp_path / """it's $(touch x) `touch x` "quoted" $HOME; touch x, ok"""
     server = EmbeddedPostgres(odd / "postgres")
     url = server.start()
     try:
         assert server.is_running()
-        settings = await _execute(url, "SELECT current_setting('data_directory') AS at")
+        asked = _execute(url, "SELECT current_setting('data_directory') AS at")
+        settings = asyncio.run(asked)
         assert settings[0]["at"] == str(odd / "postgres/cluster")
     finally:
         server.stop()

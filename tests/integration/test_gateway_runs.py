@@ -51,6 +51,11 @@ async def test_runs_are_listed_newest_first_in_pages(http: Http):
     assert rest["next"] is None
 
 
+async def test_what_is_no_id_of_a_run_is_no_place_to_go_on_from(http: Http):
+    status, problem = await http.get("/v1/runs?before=bogus")
+    assert (status, problem["errors"][0]["field"]) == (422, "before")
+
+
 async def test_runs_are_filtered(http: Http):
     await http.prompt("Ada")
     _, failed, _ = await http.prompt("fail")

@@ -71,7 +71,7 @@ def remove_home(home: Path) -> None:
     """Remove a home, and what Ray wrote for its clusters."""
     shutil.rmtree(home, ignore_errors=True)
     home.unlink(missing_ok=True)
-    shutil.rmtree(ray_dir(home), ignore_errors=True)
+    shutil.rmtree(ray_dir(home).parent, ignore_errors=True)
 
 
 def postmaster(home: Path) -> int:

@@ -228,10 +228,6 @@ class TestDatabase:
         assert found.verdict is Verdict.PROBLEM
         assert "hidden" not in found.told + found.remedy
 
-    async def test_a_url_that_is_none(self, home: Path):
-        found = await cluster_checks.database(machine_in(home, database_url="mysql://here"))
-        assert found.verdict is Verdict.PROBLEM
-
     async def test_an_embedded_one_that_is_stopped(self, home: Path):
         settings_in(home).postgres_dir.mkdir()
         assert (await cluster_checks.database(machine_in(home))).told == "embedded; stopped"

@@ -123,6 +123,7 @@ async def test_a_run_that_kills_every_host_ends_dead_and_the_others_go_on() -> N
         assert run.status is RunStatus.DEAD
         assert run.error is not None
         assert "attempts" in run.error.message
+        assert run.attempt == MAX_ATTEMPTS
         assert attempts["poison"] == MAX_ATTEMPTS  # the one that gives it up costs no host
         healthy = await asyncio.wait_for(manager.prompt("fine"), 20)
         assert healthy.result == {"text": "enif", "length": 4}

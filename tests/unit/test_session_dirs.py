@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
-from agentray.runtime.session_dirs import forget_old_sessions
+import pytest
+
+from agentray.errors import StartFailed
+from agentray.runtime.session_dirs import forget_old_sessions, ray_dir
 
 
 def _session(directory: Path, day: int) -> Path:
@@ -34,3 +38,25 @@ def test_a_few_sessions_all_stay(tmp_path: Path):
     assert forget_old_sessions(tmp_path) == []
     assert session.exists()
     assert forget_old_sessions(tmp_path / "nothing") == []
+
+
+def test_others_cannot_look_into_what_ray_opens_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    directory = ray_dir(Path("/home/ada/.agentray"))
+    directory.mkdir(mode=0o777)
+    directory.parent.chmod(0o777)  # as Ray left it before
+    assert ray_dir(Path("/home/ada/.agentray")) == directory
+    assert directory.parent.stat().st_mode & 0o777 == 0o700
+    assert ray_dir(Path("/home/ada/other")) != directory
+
+
+def test_a_directory_that_is_a_link_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    closed = ray_dir(Path("/home/ada")).parent
+    closed.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    closed.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StartFailed, match="another user"):
+        ray_dir(Path("/home/ada"))
