@@ -31,6 +31,7 @@ help: ## Show what can be made
 
 up: $(STAMP) ## Install and start agentray with the example app (or APP=module:app)
 	$(BIN)/agentray up $(APP)
+	@echo "For the command agentray in this shell: . $(BIN)/activate"
 
 down: ## Stop what `make up` started
 	$(BIN)/agentray down

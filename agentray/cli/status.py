@@ -43,17 +43,20 @@ class ClusterStatus:
         missing: what is missing before prompts can be served; empty: ready.
         runs: None: the gateway does not tell.
         manager: what the manager says, see `ManagerClient.status`.
+        dashboard_url: Ray's dashboard and job API; "": unknown, as of a cluster that ran before.
     """
 
     url: str
     missing: list[str]
     runs: RunCounts | None
     manager: dict[str, Any]
+    dashboard_url: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as one JSON object."""
         return {
             "url": self.url,
+            "dashboard_url": self.dashboard_url or None,
             "ready": not self.missing,
             "missing": self.missing,
             "runs": None if self.runs is None else asdict(self.runs),
@@ -68,7 +71,9 @@ async def look(settings: Settings) -> ClusterStatus:
         ClusterNotRunning: nothing is up, a part of Ray is gone, or there is no manager to ask.
         ClientError: the gateway answers, and refuses.
     """
-    _check_ray(settings)
+    record = ClusterRecord.read(settings)
+    _check_ray(record)
+    dashboard_url = "" if record is None else record.dashboard_url
     url = Access.find().url
     async with connect(settings=settings) as manager:
         told = await manager.status()
@@ -77,15 +82,14 @@ async def look(settings: Settings) -> ClusterStatus:
             missing = await client.ready()
             runs = await count_runs(client)
         except ConnectionFailed as error:
-            return ClusterStatus(url, [str(error)], None, told)
+            return ClusterStatus(url, [str(error)], None, told, dashboard_url)
         except Unavailable as error:
-            return ClusterStatus(url, [error.detail or error.title], None, told)
-    return ClusterStatus(url, missing, runs, told)
+            return ClusterStatus(url, [error.detail or error.title], None, told, dashboard_url)
+    return ClusterStatus(url, missing, runs, told, dashboard_url)
 
 
-def _check_ray(settings: Settings) -> None:
+def _check_ray(record: ClusterRecord | None) -> None:
     """Say what is gone of Ray: without its node, Ray itself waits for minutes."""
-    record = ClusterRecord.read(settings)
     cluster = cluster_of(record) if record is not None else None
     missing = missing_parts(cluster) if cluster is not None else []
     if missing:

@@ -138,6 +138,7 @@ def test_status_names_what_runs(cluster: Cluster):
     assert "2 of 2" in done.stdout
     told = json.loads(cluster.agentray("status", "--json").stdout)
     assert (told["ready"], told["missing"]) == (True, [])
+    assert told["dashboard_url"] == cluster.record.dashboard_url
     assert [host["status"] for host in told["hosts"]] == ["live", "live"]
 
 

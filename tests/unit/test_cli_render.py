@@ -344,6 +344,9 @@ class TestStatus:
         assert document["ready"] is True
         assert document["runs"]["unfinished"] == {"queued": "0", "running": "200+"}
         assert document["hosts"][0]["id"] == "host_1"
+        assert document["dashboard_url"] is None
+        here = "http://127.0.0.1:41000"
+        assert a_status(dashboard_url=here).as_json()["dashboard_url"] == here
         assert a_status(missing=["x"], runs=None).as_json()["ready"] is False
 
     def test_agents(self):
