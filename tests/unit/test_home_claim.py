@@ -47,9 +47,10 @@ def test_what_a_killed_command_had_planned_is_found_until_it_is_settled(tmp_path
     subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     for _ in range(2):
         with claimed(tmp_path, "down") as claim:
-            assert claim.left is not None
-            assert (claim.left.mark, claim.left.embedded_database) == ("m", True)
-    assert look_for_plan(tmp_path) == claim.left
+            left = claim.left
+        assert left is not None
+        assert (left.mark, left.embedded_database) == ("m", True)
+        assert look_for_plan(tmp_path) == left
     with claimed(tmp_path, "up") as claim:
         claim.settle()
     assert look_for_plan(tmp_path) is None
