@@ -60,11 +60,11 @@ check: $(STAMP) ## Lint, format, spelling, import layers, types, dependencies
 	$(BIN)/deptry .
 
 test: check ## Everything: the checks, then all tests
-	$(BIN)/python -m pytest -q tests/unit tests/contract
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/unit tests/contract
 	$(BIN)/python -m pytest -q tests/integration tests/acceptance tests/chaos  # one cluster for all
 
 unit: $(STAMP) ## The quick tests only
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/unit
 
 format: $(STAMP) ## Mend what ruff can mend
 	$(BIN)/ruff check --fix .

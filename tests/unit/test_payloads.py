@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import subprocess
 import sys
 import threading
@@ -266,6 +267,7 @@ HUGE: list[Any] = [*range(5000), {"x": LOCK}, *range(5000)]
         ((n for n in ()), "", "generator"),
         (HUGE, "[5000]['x']", "_thread.lock"),
     ],
+    ids=itertools.count(),  # the same in each process: not what a lock is called
 )
 def test_the_part_that_cannot_be_serialised_is_named(value: object, path: str, kind: str) -> None:
     for way in (encode, encode_oob):
