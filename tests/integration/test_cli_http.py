@@ -315,7 +315,7 @@ class TestUp:
             done = run_command(tmp_path / "home", "up", APP, "--port", str(port))
         assert done.exit_code == ExitCode.FAILURE
         assert done.stderr.startswith(f"error: Port {port} for the gateway is taken")
-        assert not (tmp_path / "home").exists()
+        assert not any((tmp_path / "home").iterdir())
 
     def test_a_cluster_of_several_machines_needs_a_database(self, tmp_path: Path):
         done = run_command(tmp_path, "up", APP, "--address", "127.0.0.1:9")

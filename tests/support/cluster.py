@@ -268,9 +268,12 @@ async def helper_app(cluster: Cluster, manager: ManagerClient) -> str:
 async def live_hosts(manager: ManagerClient) -> dict[str, int]:
     """Return the process ids of the hosts that live, by host; {} while nobody can be asked."""
     try:
-        status = await manager.status()
+        return _live(await manager.status())
     except AgentrayError:  # the manager itself may be the one that was killed
         return {}
+
+
+def _live(status: dict[str, Any]) -> dict[str, int]:
     return {host["id"]: host["pid"] for host in status["hosts"] if host["status"] == "live"}
 
 
@@ -287,10 +290,13 @@ async def until_complete(manager: ManagerClient, without: Iterable[int] = ()) ->
     gone = set(without)
 
     async def complete() -> dict[str, int] | None:
-        hosts = await live_hosts(manager)
+        try:
+            status = await manager.status()  # one look: hosts and pools of the same moment
+        except AgentrayError:
+            return None
+        hosts, pools = _live(status), status["pools"]
         if not hosts or gone & set(hosts.values()):
             return None
-        pools: list[dict[str, Any]] = (await manager.status())["pools"]
         whole = all(pool["hosts"] == pool["wanted"] and pool["slots"] == SLOTS for pool in pools)
         return hosts if whole else None
 
