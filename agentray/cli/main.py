@@ -30,6 +30,7 @@ COMMANDS = (
     cluster.agents,
     runs.runs,
     runs.run,
+    runs.cancel,
     events.dead_letters,
     traces.trace,
     traces.traces,

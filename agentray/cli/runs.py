@@ -6,6 +6,7 @@ import asyncio
 import sys
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,9 @@ TraceOption = Annotated[
 ]
 
 
+_CANCEL_WAIT_S = 30.0
+
+
 @dataclass(frozen=True, slots=True)
 class _Asking:
     """How a prompt is given, and what is shown of its run."""
@@ -45,6 +49,7 @@ class _Asking:
     as_json: bool
     trace: bool
     wait_s: float
+    run_timeout_s: float | None = None
 
 
 def prompt(  # noqa: PLR0913 - the options are read from the signature
@@ -71,6 +76,10 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
             min=0, help="Seconds to wait for the end; the run goes on (default: to the end)."
         ),
     ] = None,
+    run_timeout: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Seconds after which the run is ended (default: never)."),
+    ] = None,
     url: UrlOption = None,
     key: KeyOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
@@ -80,10 +89,38 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
     Exits with 6 when the run does not succeed, and with 7 when it has not ended within --wait.
     """
     wait_s = inf if wait is None else wait
-    asking = _Asking(read_text(text, file), agent, stream, as_json, trace, wait_s)
+    asking = _Asking(read_text(text, file), agent, stream, as_json, trace, wait_s, run_timeout)
     code = asyncio.run(_prompt(Target(url, key, timeout), asking))
     if code is not ExitCode.OK:
         raise typer.Exit(code)
+
+
+def cancel(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID")],
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait until it has ended.")
+    ] = _CANCEL_WAIT_S,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Cancel a run, and wait until it has ended.
+
+    A run that has ended already stays as it is. Exits with 7 when it has not ended within --wait.
+    """
+
+    async def ask() -> Run:
+        async with Target(url, key, timeout).client() as client:
+            return await client.cancel(run_id, wait)
+
+    found = asyncio.run(ask())
+    console.write(
+        found.model_dump_json(indent=2) if as_json else f"{found.id}: {found.status.value}"
+    )
+    if found.status not in TERMINAL and wait > 0:
+        console.note(f"It is being cancelled; see: agentray run {found.id}")
+        raise typer.Exit(ExitCode.UNFINISHED)
 
 
 def run(
@@ -185,12 +222,17 @@ async def _ask(client: AsyncAgentClient, asking: _Asking) -> Run:
     time that a run may take. The same key finds the same run, and needs no leave to read runs.
     """
     again = new_id("key")
-    found = await client.prompt(asking.text, asking.agent, wait_s=0, idempotency_key=again)
+    ask = partial(
+        client.prompt,
+        asking.text,
+        asking.agent,
+        idempotency_key=again,
+        run_timeout_s=asking.run_timeout_s,
+    )
+    found = await ask(wait_s=0)
     if found.status in TERMINAL or asking.wait_s == 0:
         return found
-    return await client.prompt(
-        asking.text, asking.agent, wait_s=asking.wait_s, idempotency_key=again
-    )
+    return await ask(wait_s=asking.wait_s)
 
 
 async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
@@ -202,7 +244,12 @@ async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
     again = new_id("key")
     printer = _EventPrinter(as_json=asking.as_json)
     wait_s = None if asking.wait_s == inf else asking.wait_s
-    events = client.stream(asking.text, asking.agent, idempotency_key=again)
+    events = client.stream(
+        asking.text,
+        asking.agent,
+        idempotency_key=again,
+        run_timeout_s=asking.run_timeout_s,
+    )
     try:
         async with asyncio.timeout(wait_s), aclosing(events):
             async for event in events:
@@ -211,7 +258,13 @@ async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
         console.note(f"Nobody waits any more: {wait_s:g} s are over.")
     printer.end_line()
     # As in `_ask`: the events do not tell the run's id.
-    found = await client.prompt(asking.text, asking.agent, wait_s=0, idempotency_key=again)
+    found = await client.prompt(
+        asking.text,
+        asking.agent,
+        wait_s=0,
+        idempotency_key=again,
+        run_timeout_s=asking.run_timeout_s,
+    )
     return found, printer.said
 
 

@@ -69,6 +69,7 @@ class AsyncAgentClient:
         *,
         wait_s: float = DEFAULT_WAIT_S,
         idempotency_key: str | None = None,
+        run_timeout_s: float | None = None,
     ) -> Run:
         """Ask an agent and return the run: ended, or as it is after `wait_s`.
 
@@ -77,6 +78,8 @@ class AsyncAgentClient:
             agent: an agent type (a fresh instance answers) or type/key; None: the app's entry.
             wait_s: seconds to wait for the end; look at `status` afterwards.
             idempotency_key: the same key finds the same run for 24 hours; None: a new one.
+            run_timeout_s: seconds from now on after which the run is ended as `timed_out`, wherever
+                it is then; None: never.
 
         Raises:
             ClientError: the gateway refuses, or cannot be reached within the client's timeout.
@@ -89,12 +92,18 @@ class AsyncAgentClient:
             idempotency_key=idempotency_key or new_id("key"),
             # A long wait is left to the gateway, whose limit is not known here.
             wait_s=wait_s if wait_s < _LONGEST_WAIT_S else None,
+            timeout_s=run_timeout_s,
         )
         response = await self._connection.send(request, waiting_s=slice_s)
         return await self._until_ended(calls.parse_run(response), deadline)
 
     def stream(
-        self, text: str, agent: str | None = None, *, idempotency_key: str | None = None
+        self,
+        text: str,
+        agent: str | None = None,
+        *,
+        idempotency_key: str | None = None,
+        run_timeout_s: float | None = None,
     ) -> AsyncGenerator[RunEvent]:
         """Ask an agent and yield the run's events, from the first to the terminal one.
 
@@ -102,12 +111,17 @@ class AsyncAgentClient:
             text: what it is asked.
             agent: an agent type (a fresh instance answers) or type/key; None: the app's entry.
             idempotency_key: the same key finds the same run for 24 hours; None: a new one.
+            run_timeout_s: seconds from now on after which the run is ended; None: never.
 
         Raises:
             ClientError: the gateway refuses, or cannot be reached within the client's timeout.
         """
         request = calls.prompt(
-            text, agent=agent, idempotency_key=idempotency_key or new_id("key"), stream=True
+            text,
+            agent=agent,
+            idempotency_key=idempotency_key or new_id("key"),
+            stream=True,
+            timeout_s=run_timeout_s,
         )
         return follow(self._connection.open, request, run_id=None)
 
@@ -121,6 +135,26 @@ class AsyncAgentClient:
         deadline = time.monotonic() + wait_s
         slice_s = min(wait_s, _LONGEST_WAIT_S)
         response = await self._connection.send(calls.get_run(run_id, slice_s), waiting_s=slice_s)
+        return await self._until_ended(calls.parse_run(response), deadline)
+
+    async def cancel(self, run_id: str, wait_s: float = DEFAULT_WAIT_S) -> Run:
+        """End a run, and return it: ended, or as it is after `wait_s`; it then ends by itself.
+
+        Its handlers are cancelled, wherever they work, and what waits is withdrawn. A run that has
+        ended already is returned as it is.
+
+        Args:
+            run_id: which run.
+            wait_s: seconds to wait for its end.
+
+        Raises:
+            NotFound: there is none of this id.
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        deadline = time.monotonic() + wait_s
+        slice_s = min(wait_s, _LONGEST_WAIT_S)
+        request = calls.cancel_run(run_id, wait_s if wait_s < _LONGEST_WAIT_S else None)
+        response = await self._connection.send(request, waiting_s=slice_s)
         return await self._until_ended(calls.parse_run(response), deadline)
 
     async def runs(

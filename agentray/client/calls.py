@@ -29,7 +29,7 @@ _LONGEST_PAUSE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request to a gateway. Each may be repeated: a GET, or a POST with a key."""
+    """An HTTP request to a gateway. Each may be repeated: a GET, a POST with a key, an end."""
 
     method: str
     path: str
@@ -78,6 +78,7 @@ def prompt(
     idempotency_key: str,
     wait_s: float | None = None,
     stream: bool = False,
+    timeout_s: float | None = None,
 ) -> Request:
     """Ask an agent.
 
@@ -87,12 +88,23 @@ def prompt(
         idempotency_key: makes it safe to send the request again.
         wait_s: seconds the gateway waits for the run's end; None: its default.
         stream: answer with the run's events.
+        timeout_s: seconds after which the run is ended; None: it has no deadline.
     """
     body: dict[str, Any] = {"prompt": text, "agent": agent, "wait_s": wait_s, "stream": stream}
+    body["timeout_s"] = timeout_s
+    return _post("/v1/prompts", body, **{"Idempotency-Key": idempotency_key})
+
+
+def cancel_run(run_id: str, wait_s: float | None = None) -> Request:
+    """End a run; the gateway waits `wait_s` seconds for that, None: its default."""
+    return _post(f"/v1/runs/{quote(run_id, safe='')}/cancel", {"wait_s": wait_s})
+
+
+def _post(path: str, body: Mapping[str, Any], **headers: str) -> Request:
     return Request(
         "POST",
-        "/v1/prompts",
-        headers={"Content-Type": "application/json", "Idempotency-Key": idempotency_key},
+        path,
+        headers={"Content-Type": "application/json", **headers},
         body=json.dumps({name: v for name, v in body.items() if v is not None}).encode(),
     )
 

@@ -65,20 +65,39 @@ class AgentClient:
         *,
         wait_s: float = DEFAULT_WAIT_S,
         idempotency_key: str | None = None,
+        run_timeout_s: float | None = None,
     ) -> Run:
         """Ask an agent and return the run: ended, or as it is after `wait_s`."""
-        ask = partial(self._client.prompt, wait_s=wait_s, idempotency_key=idempotency_key)
+        ask = partial(
+            self._client.prompt,
+            wait_s=wait_s,
+            idempotency_key=idempotency_key,
+            run_timeout_s=run_timeout_s,
+        )
         return self._portal.call(ask, text, agent)
 
     def stream(
-        self, text: str, agent: str | None = None, *, idempotency_key: str | None = None
+        self,
+        text: str,
+        agent: str | None = None,
+        *,
+        idempotency_key: str | None = None,
+        run_timeout_s: float | None = None,
     ) -> Generator[RunEvent]:
         """Ask an agent and yield the run's events, from the first to the terminal one."""
-        return self._iterate(self._client.stream(text, agent, idempotency_key=idempotency_key))
+        return self._iterate(
+            self._client.stream(
+                text, agent, idempotency_key=idempotency_key, run_timeout_s=run_timeout_s
+            )
+        )
 
     def run(self, run_id: str, wait_s: float = 0) -> Run:
         """Return a run: ended, or as it is after `wait_s` seconds."""
         return self._portal.call(self._client.run, run_id, wait_s)
+
+    def cancel(self, run_id: str, wait_s: float = DEFAULT_WAIT_S) -> Run:
+        """End a run, and return it: ended, or as it is after `wait_s`."""
+        return self._portal.call(self._client.cancel, run_id, wait_s)
 
     def runs(
         self,

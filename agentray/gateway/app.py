@@ -32,6 +32,7 @@ from agentray.gateway.problems import (
     on_unroutable,
 )
 from agentray.gateway.prompts import Prompts
+from agentray.gateway.run_actions import RunActions, RunEnds
 from agentray.gateway.runs import RunReader, Runs
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
@@ -54,11 +55,13 @@ def build_app(services: Services) -> FastAPI:
     admissions = Admissions(services.store, services.dispatcher)
     reader = RunReader(services)
     streams = RunStreams(services.store, services.dispatcher)
+    ends = RunEnds(services)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         yield
         await admissions.close()
+        await ends.close()
 
     app = GatewayApp(
         title="agentray",
@@ -80,6 +83,7 @@ def build_app(services: Services) -> FastAPI:
     )
     app.include_router(Prompts(services, keys, admissions, reader, streams).router)
     app.include_router(Runs(services, keys, reader, streams).router)
+    app.include_router(RunActions(services, keys, reader, ends).router)
     app.include_router(HealthChecks(services).router)
     return app
 

@@ -13,6 +13,10 @@ from agentray.ids import AgentId, check_type_name
 DEFAULT_WAIT_S = 30.0
 
 
+MAX_TIMEOUT_S = 365 * 86_400.0
+"""The longest time that a run may be given: a year."""
+
+
 class PromptBody(BaseModel):
     """The body of `POST /v1/prompts`."""
 
@@ -40,6 +44,14 @@ class PromptBody(BaseModel):
         allow_inf_nan=False,
         description="Seconds to wait for the end of the run before the answer is 202. Left out: "
         f"{DEFAULT_WAIT_S:g}, or the gateway's longest wait where that is shorter.",
+    )
+    timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        le=MAX_TIMEOUT_S,
+        description="Seconds from its acceptance after which the run is ended as `timed_out`, "
+        "wherever it is then. Left out: it has no deadline.",
     )
     stream: bool = Field(default=False, description="Answer with the run's events as they happen.")
 
@@ -94,9 +106,47 @@ def parse_prompt(body: bytes, max_wait_s: float) -> PromptBody:
         prompt = PromptBody.model_validate_json(body)
     except ValidationError as error:
         raise from_validation(error.errors(), "body") from error
-    if prompt.wait_s is not None and prompt.wait_s > max_wait_s:
-        raise invalid("wait_s", "body", f"Input should be at most {max_wait_s:g} seconds")
+    check_wait(prompt.wait_s, max_wait_s)
     return prompt
+
+
+def check_wait(wait_s: float | None, max_wait_s: float) -> float:
+    """Return how long is waited, also where a request does not say it.
+
+    Raises:
+        HttpProblem: 422, it is longer than the gateway waits.
+    """
+    if wait_s is None:
+        return min(DEFAULT_WAIT_S, max_wait_s)
+    if wait_s > max_wait_s:
+        raise invalid("wait_s", "body", f"Input should be at most {max_wait_s:g} seconds")
+    return wait_s
+
+
+class CancelBody(BaseModel):
+    """The body of `POST /v1/runs/{id}/cancel`; it may be left out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    wait_s: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds to wait for the end of the run before the answer is 202. Left out: "
+        f"{DEFAULT_WAIT_S:g}, or the gateway's longest wait where that is shorter.",
+    )
+
+
+def parse_cancel(body: bytes) -> CancelBody:
+    """Read the body of a cancellation.
+
+    Raises:
+        HttpProblem: 400, it is no JSON; 422, with the fields that are wrong.
+    """
+    try:
+        return CancelBody.model_validate_json(body) if body.strip() else CancelBody()
+    except ValidationError as error:
+        raise from_validation(error.errors(), "body") from error
 
 
 def check_idempotency_key(key: str | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
@@ -15,9 +16,9 @@ from agentray.errors import IdempotencyConflict
 from agentray.gateway.admission import Admissions
 from agentray.gateway.auth import INVOKE, KeyRing, RequireScope, caller
 from agentray.gateway.bodies import (
-    DEFAULT_WAIT_S,
     PromptBody,
     check_idempotency_key,
+    check_wait,
     openapi_body,
     parse_prompt,
     read_body,
@@ -122,9 +123,7 @@ class Prompts:
         location = {"Location": f"/v1/runs/{admission.run.id}"}
         if prompt.stream or "text/event-stream" in request.headers.get("accept", ""):
             return self._streams.response(admission.run, -1, location)
-        wait_s = prompt.wait_s
-        if wait_s is None:
-            wait_s = min(DEFAULT_WAIT_S, self._settings.max_wait_s)
+        wait_s = check_wait(prompt.wait_s, self._settings.max_wait_s)
         if admitted.driving is None:
             ended = await self._reader.wait(admission.run, wait_s)
         else:
@@ -142,7 +141,11 @@ class Prompts:
             agent=place.agent,
             pool=place.pool,
             slot=place.slot,
-            input=run_input(prompt.prompt, telemetry.current_traceparent() or traceparent),
+            input=run_input(
+                prompt.prompt,
+                telemetry.current_traceparent() or traceparent,
+                timeout_s=prompt.timeout_s,
+            ),
             correlation_id=run_id,
             created_at=datetime.now(UTC),
             owner=key.id,
@@ -159,4 +162,7 @@ def _answer(run: Run, location: dict[str, str]) -> Response:
 
 def _digest(prompt: PromptBody) -> str:
     """Return a hash of what is asked of whom; how the answer is awaited is no part of it."""
-    return hashlib.sha256(json.dumps([prompt.prompt, prompt.agent]).encode()).hexdigest()
+    asked: list[Any] = [prompt.prompt, prompt.agent]
+    if options := prompt.model_dump(include={"timeout_s"}, exclude_none=True):
+        asked.append(options)
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -64,13 +64,17 @@ class RunOptions(NamedTuple):
 
     @classmethod
     def of_input(cls, given: Mapping[str, Any]) -> RunOptions:
-        """Read what `as_input` wrote; a prompt has no options."""
+        """Read what `as_input` wrote, or the options of a prompt."""
         if "event" not in given:
-            return PROMPT
+            told = {name: given[name] for name in _OF_PROMPTS if name in given}
+            return PROMPT._replace(**told) if told else PROMPT
         return cls(*(given.get(name, cls._field_defaults[name]) for name in cls._fields))
 
 
 PROMPT = RunOptions()
+
+_OF_PROMPTS = ("timeout_s",)
+"""Options that a prompt may have, too."""
 
 
 class DispatchOrder(NamedTuple):

@@ -40,6 +40,13 @@ def _is_empty(errors: tuple[RunError, ...]) -> bool:
     return not errors
 
 
+def why_stopped(status: RunStatus, timeout_s: float | None) -> RunError:
+    """Return the error of a run that was cancelled or whose time was over."""
+    if status == RunStatus.TIMED_OUT and timeout_s is not None:
+        return RunError(type="TimedOut", message=f"It took longer than {timeout_s:g} s.")
+    return RunError(type="Cancelled", message="It was cancelled.")
+
+
 class Run(BaseModel):
     """One accepted piece of work."""
 

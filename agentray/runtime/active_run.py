@@ -14,7 +14,7 @@ from agentray.events import Event
 from agentray.ids import new_traceparent, trace_id_of
 from agentray.protocol.envelope import Failure, Outcome, Reply, ReplyKind
 from agentray.protocol.event_runs import OnError, Recording, RunKey, RunOptions, is_root
-from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
+from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, why_stopped
 from agentray.runtime.run_log import RunLog, as_recorded
 from agentray.runtime.scope import Scope, failure_of
 from agentray.runtime.spans import begin_run, end_run
@@ -43,13 +43,16 @@ class ActiveRun:
     of all that was set off is the run's end.
     """
 
-    def __init__(self, stored: StoredRun, book: RunBook, *, durable: bool = True) -> None:
+    def __init__(
+        self, stored: StoredRun, book: RunBook, *, durable: bool = True, to_end: bool = False
+    ) -> None:
         """Begin an attempt.
 
         Args:
             stored: the run.
             book: of the host.
             durable: it is in the Store; else only its end will be.
+            to_end: it was taken up to be ended, and for nothing else.
         """
         self.run = stored.run
         self.agent = stored.agent
@@ -82,7 +85,8 @@ class ActiveRun:
             return
         if stored.events == 0:
             self.log.add("queued", {}, self.run.created_at)
-        self.log.add("started", {"attempt": self.run.attempt, "host": book.host_id})
+        if not to_end:
+            self.log.add("started", {"attempt": self.run.attempt, "host": book.host_id})
 
     def given(self) -> Mapping[str, Any]:
         """Return what it was given, as it is kept."""
@@ -227,7 +231,7 @@ class ActiveRun:
     ) -> tuple[RunStatus, Any, tuple[RunError, ...]]:
         """Return how it ends: its status, its result and its errors."""
         if self._stopping is not None:
-            return self._stopping, None, (_why_stopped(self._stopping, self.options),)
+            return self._stopping, None, (why_stopped(self._stopping, self.options.timeout_s),)
         errors = tuple(_run_error(failure) for failure in outcome.errors)
         if outcome.more_errors:
             text = f"{outcome.more_errors} more errors are not listed."
@@ -303,12 +307,6 @@ def _recording(options: RunOptions, *, durable: bool) -> Recording:
 def _run_error(failure: Failure) -> RunError:
     agent = failure.agent or None
     return RunError(type=failure.type, message=failure.message, agent=agent, path=failure.path)
-
-
-def _why_stopped(status: RunStatus, options: RunOptions) -> RunError:
-    if status == RunStatus.TIMED_OUT:
-        return RunError(type="TimedOut", message=f"It took longer than {options.timeout_s:g} s.")
-    return RunError(type="Cancelled", message="It was cancelled.")
 
 
 def _json(error: RunError) -> dict[str, Any]:

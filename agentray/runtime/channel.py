@@ -515,7 +515,11 @@ class Channel:
         await self._tasks.close()
 
 
+_OF_OPERATORS = frozenset({Kind.STATE, Kind.CANCEL_RUN})
+"""What is possible where an app is stopped, too."""
+
+
 def _from_outside(message: Message) -> bool:
     """Whether a message is none that an agent sends, nor a part of an accepted run."""
     origin = message.origin
-    return origin.sender is None and origin.run is None and message.kind != Kind.STATE
+    return origin.sender is None and origin.run is None and message.kind not in _OF_OPERATORS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from agentray.errors import DeploymentStopped, NoHandler, UnknownAgentType
+from agentray.event_run import cancel_run
 from agentray.events import Prompt
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.codec import decode, encode, error_of
@@ -85,3 +86,7 @@ class ChannelDispatcher:
         """Return a run when it has ended; see `ports.RunDispatcher`."""
         run = await self._channel.request(Kind.JOIN, agent, "", encode(run_id), timeout=None)
         return Run.model_validate_json(run)
+
+    async def cancel(self, agent: AgentId, run_id: str) -> Run:
+        """Have a run's host end it; see `ports.RunDispatcher`."""
+        return await cancel_run(self._channel, agent, run_id)

@@ -205,5 +205,14 @@ def _check(event: object, on_error: object, timeout: object) -> None:
     if on_error not in tuple(OnError):
         known = " or ".join(repr(each.value) for each in OnError)
         raise ConfigurationError(f"on_error is {known}: {on_error!r}.")
+    check_timeout("timeout", timeout)
+
+
+def check_timeout(name: str, timeout: object) -> None:
+    """Check the seconds that a run may take.
+
+    Raises:
+        ConfigurationError: they are no number above 0.
+    """
     if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
-        raise ConfigurationError(f"timeout is a number of seconds above 0, or None: {timeout!r}.")
+        raise ConfigurationError(f"{name} is a number of seconds above 0, or None: {timeout!r}.")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from agentray.core.reconcile import (
@@ -30,11 +31,12 @@ from agentray.errors import (
     ConfigurationError,
     StartFailed,
     UnknownAgentType,
-    UnknownRun,
 )
+from agentray.event_run import cancel_run
 from agentray.ids import AgentId, new_id, slot_of
 from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.launching import AgentStatus
+from agentray.protocol.runs import Run
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
@@ -47,6 +49,7 @@ from agentray.runtime.pool_admin import PoolAdmin
 from agentray.runtime.pool_book import DEFAULT, PoolBook
 from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
+from agentray.runtime.run_ends import RunEnder
 from agentray.runtime.seats import Seats, is_seat
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.topic_book import TopicBook
@@ -111,6 +114,7 @@ class Manager:
             self._tasks,
             on_moved=self._wake.set,
         )
+        self._ender = RunEnder(store, partial(cancel_run, redriver.channel))
         self._drivers = DriverLeases(store, redriver.channel)
         self._traces = TracePruner(store, trace_retention or TraceRetention())
         self._reconciling = asyncio.Lock()
@@ -184,6 +188,7 @@ class Manager:
             await self._step("hosts", self._reconcile_hosts)
             await self._step("snapshots", self._placements.catch_up)
             await self._step("runs", self._redriver.sweep)
+            await self._step("ends of runs", self._ender.sweep)
             await self._step("drivers", self._drivers.sweep)
             await self._step("traces", self._traces.sweep)
             try:
@@ -617,16 +622,13 @@ class Manager:
         for pool, moved in slots.items():
             self._redriver.slots_moved(pool, sorted(moved))
 
-    async def agent_of_run(self, run_id: str) -> AgentId:
-        """Return the agent that a run was given to, or the root of its event.
+    async def cancel_run(self, run_id: str) -> Run:
+        """End a run as cancelled, and return it when it has ended.
 
         Raises:
             UnknownRun: there is none of this id.
         """
-        stored = await self._store.get_run(run_id)
-        if stored is None:
-            raise UnknownRun(run_id)
-        return stored.agent
+        return await self._ender.cancel(run_id)
 
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """Return agents in memory of any host."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from agentray.agent import Agent, AgentOptions
 from agentray.app import App, load_app
 from agentray.errors import ConfigurationError, PoolPending, UnknownAgent
-from agentray.event_run import EventRun, OnErrorName, cancel_run
+from agentray.event_run import EventRun, OnErrorName
 from agentray.events import Event
 from agentray.handle import DEFAULT_TIMEOUT_S, Handle
 from agentray.handlers import check_key_form
@@ -39,7 +40,7 @@ from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
 from agentray.runtime.active_run import CANCEL_GRACE_S
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
-from agentray.runtime.dispatching import Dispatches
+from agentray.runtime.dispatching import Dispatches, check_timeout
 from agentray.runtime.driver_leases import LEASE_S
 from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
 from agentray.runtime.packing import class_digest, other_code, pack_app
@@ -692,15 +693,14 @@ class ManagerClient:
         """End a run, of an event or a prompt, and return it when it has ended.
 
         Its handlers are cancelled, on all hosts, and what waits is withdrawn. A run that has ended
-        already stays as it is.
+        already stays as it is; one that no host works on is ended without any.
 
         Raises:
             UnknownRun: there is none of this id.
         """
         if (run := self._dispatches.find(run_id)) is not None:
             return await run.cancel()
-        agent = await self._manager.call("agent_of_run", run_id)
-        return await cancel_run(self._channel, agent, run_id)
+        return await self._manager.call("cancel_run", run_id)
 
     async def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until all runs that this connection dispatched have ended.
@@ -720,6 +720,7 @@ class ManagerClient:
         agent: AgentId | type[Agent] | str | None = None,
         timeout: float | None = None,
         idempotency_key: str | None = None,
+        run_timeout_s: float | None = None,
     ) -> Run:
         """Give an agent a prompt and return the run when it has ended.
 
@@ -732,29 +733,35 @@ class ManagerClient:
                 an instance of its own takes the run.
             timeout: seconds to wait for the end; None: as long as it takes.
             idempotency_key: the same key and text find the same run again, for 24 hours.
+            run_timeout_s: seconds from now on after which the run is ended as `timed_out`, wherever
+                it is then; None: never.
 
         Raises:
+            ConfigurationError: `run_timeout_s` is no number of seconds above 0.
             UnknownAgentType, NoHandler, DeploymentStopped: there is nobody to take it.
             IdempotencyConflict: the key was used with another text.
             DeadlineExceeded: it has not ended yet; it goes on.
         """
+        check_timeout("run_timeout_s", run_timeout_s)
         run_id = new_id("run")
         type_name, key = _prompt_target(agent)
+        given = run_input(text, None, timeout_s=run_timeout_s)
         place = self._dispatcher.place(type_name, key, run_id)
         new = NewRun(
             run_id,
             place.agent,
             place.pool,
             place.slot,
-            run_input(text, None),
+            given,
             run_id,
             datetime.now(UTC),
             owner="driver",
             idempotency_key=idempotency_key,
-            digest=hashlib.sha256(f"{type_name}/{key}:{text}".encode()).hexdigest(),
+            digest=_digest(f"{type_name}/{key}", given),
         )
         with sending(place.agent, "prompt", run_id) as traceparent:
-            new = replace(new, input=run_input(text, traceparent))
+            if traceparent is not None:
+                new = replace(new, input={**given, "traceparent": traceparent})
             ended = await self._channel.request(
                 Kind.ADMIT, place.agent, "", encode(new), timeout=timeout
             )
@@ -839,6 +846,12 @@ def _lineage_of(event: type[Event] | str | None) -> tuple[str, ...]:
 
 def _type_name(agent_type: type[Agent] | str) -> str:
     return agent_type if isinstance(agent_type, str) else agent_type.agent_type.name
+
+
+def _digest(target: str, given: Mapping[str, Any]) -> str:
+    """Return a hash of what is asked of whom, and how."""
+    asked = f"{target}:{json.dumps(given, sort_keys=True)}"
+    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 def _prompt_target(agent: AgentId | type[Agent] | str | None) -> tuple[str | None, str | None]:

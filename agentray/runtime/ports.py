@@ -237,6 +237,15 @@ class RunDispatcher(Protocol):
         """
         ...
 
+    async def cancel(self, agent: AgentId, run_id: str) -> Run:
+        """Have a run's host end it as cancelled; return it when it has ended.
+
+        Raises:
+            DeploymentStopped: there is no host for it.
+            CallError: the host cannot be asked now.
+        """
+        ...
+
 
 class RunningHosts(Protocol):
     """What `/readyz` asks."""

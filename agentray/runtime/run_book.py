@@ -181,6 +181,8 @@ class RunBook:
 
     async def _take_up(self, run_id: str) -> ActiveRun | Run:
         last = await self._store.get_run(run_id)
+        if last is not None and last.cancelled and last.run.status not in TERMINAL:
+            return self._end_cancelled(last)  # its last host did not get to it
         if last is not None and last.run.attempt >= MAX_ATTEMPTS:
             return last.run if last.run.status in TERMINAL else await self._give_up(last)
         stored = await self._store.retry_run(run_id)
@@ -190,8 +192,15 @@ class RunBook:
 
     async def _give_up(self, stored: StoredRun) -> ActiveRun:
         """End a run without another attempt: that one might cost this host too."""
-        active = self._note(ActiveRun(stored, self))
+        active = self._note(ActiveRun(stored, self, to_end=True))
         await active.give_up(f"Given up after {MAX_ATTEMPTS} attempts, each of which lost a host.")
+        return active
+
+    def _end_cancelled(self, stored: StoredRun) -> ActiveRun:
+        active = self._active.get(stored.run.id)
+        if active is None:
+            active = self._note(ActiveRun(stored, self, to_end=True))
+        active.stop(RunStatus.CANCELLED)
         return active
 
     async def again(self, active: ActiveRun, reason: str) -> None:
@@ -302,7 +311,7 @@ class RunBook:
             return active
         if stored.run.status in TERMINAL:
             return stored.run
-        return self._note(ActiveRun(stored, self))
+        return self._note(ActiveRun(stored, self, to_end=True))
 
     async def until_ended(self, runs: Sequence[ActiveRun], wait_s: float) -> Sequence[ActiveRun]:
         """Wait until runs have ended here; return those that have not after `wait_s`."""

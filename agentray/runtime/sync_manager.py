@@ -337,11 +337,16 @@ class SyncManager:
         agent: AgentId | type[Agent] | str | None = None,
         timeout: float | None = None,
         idempotency_key: str | None = None,
+        run_timeout_s: float | None = None,
     ) -> Run:
         """Give an agent a prompt and return the run when it has ended."""
         return self._wait(
             self._manager.prompt(
-                text, agent=agent, timeout=timeout, idempotency_key=idempotency_key
+                text,
+                agent=agent,
+                timeout=timeout,
+                idempotency_key=idempotency_key,
+                run_timeout_s=run_timeout_s,
             )
         )
 

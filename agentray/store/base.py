@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
+from agentray.store.run_ends import RunEndStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,25 @@ class NewRun:
     idempotency_key: str | None = None  # unique per owner for 24 hours
     digest: str = ""  # hash of the body, to tell a repeat from a conflict
 
+    @property
+    def deadline(self) -> datetime | None:
+        """When it must have ended; None: it has no deadline."""
+        timeout_s: float | None = self.input.get("timeout_s")
+        return None if timeout_s is None else self.created_at + timedelta(seconds=timeout_s)
 
-def run_input(prompt: str, traceparent: str | None) -> dict[str, Any]:
+
+def run_input(
+    prompt: str, traceparent: str | None, *, timeout_s: float | None = None
+) -> dict[str, Any]:
     """Return the input of a prompt's run.
 
     Args:
         prompt: what the agent is asked.
         traceparent: the W3C trace context that the run continues; None: it begins a trace.
+        timeout_s: seconds from its admission after which the run is ended; None: it is not.
     """
-    given = {} if traceparent is None else {"traceparent": traceparent}
-    return {"prompt": prompt, **given}
+    given = {"traceparent": traceparent, "timeout_s": timeout_s}
+    return {"prompt": prompt, **{name: v for name, v in given.items() if v is not None}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,7 @@ class StoredRun:
     input: Mapping[str, Any]
     events: int  # how many run events are stored: the next offset
     owner: str = ""
+    cancelled: bool = False  # somebody asked for its end
 
     @classmethod
     def fresh(cls, new: NewRun) -> StoredRun:
@@ -249,7 +260,7 @@ class DeadLetter:
     created_at: datetime
 
 
-class Store(Protocol):
+class Store(RunEndStore, Protocol):
     """Durable memory of a cluster. Raises `StoreUnavailable` when it cannot be reached."""
 
     async def open(self) -> None:

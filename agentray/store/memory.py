@@ -61,12 +61,15 @@ from agentray.store.codec import (
     touch_of,
     touches,
 )
+from agentray.store.memory_run_ends import MemoryRunEnds
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class _RunRow:
+class RunRow:
+    """A run as it is kept here."""
+
     new: NewRun
     input: str
     status: RunStatus = RunStatus.QUEUED
@@ -74,9 +77,11 @@ class _RunRow:
     events: tuple[str, ...] = ()
     started_at: datetime | None = None
     end: EncodedEnd | None = None
+    cancel_requested: datetime | None = None
 
     @property
     def run(self) -> Run:
+        """It as others see it."""
         end = self.end
         return queued_run(self.new).model_copy(
             update={
@@ -91,6 +96,7 @@ class _RunRow:
 
     @property
     def stored_run(self) -> StoredRun:
+        """It with what a host needs."""
         new = self.new
         return StoredRun(
             run=self.run,
@@ -100,14 +106,15 @@ class _RunRow:
             input=decode(self.input),
             events=len(self.events),
             owner=new.owner,
+            cancelled=self.cancel_requested is not None,
         )
 
 
-class MemoryStore:
+class MemoryStore(MemoryRunEnds):
     """A `Store` that forgets everything when its process ends."""
 
     def __init__(self) -> None:
-        self._runs: dict[str, _RunRow] = {}
+        self._runs: dict[str, RunRow] = {}
         self._keys: dict[tuple[str, str], str] = {}  # (owner, idempotency key) → run id
         self._states: dict[AgentId, tuple[str, int]] = {}
         self._hosts: dict[str, HostRow] = {}
@@ -144,10 +151,10 @@ class MemoryStore:
             return Admission(known.run, created=False, conflict=known.new.digest != run.digest)
         if run.idempotency_key is not None:
             self._keys[run.owner, run.idempotency_key] = run.id
-        self._runs[run.id] = _RunRow(run, text)
+        self._runs[run.id] = RunRow(run, text)
         return Admission(queued_run(run), created=True)
 
-    def _run_of_key(self, run: NewRun) -> _RunRow | None:
+    def _run_of_key(self, run: NewRun) -> RunRow | None:
         if run.idempotency_key is None:
             return None
         run_id = self._keys.get((run.owner, run.idempotency_key))
@@ -227,10 +234,10 @@ class MemoryStore:
 
     async def keep_ended(self, runs: Sequence[EndedRun]) -> None:
         """Keep runs that were not kept before their end; known ones stay as they are."""
-        rows: dict[str, _RunRow] = {}
+        rows: dict[str, RunRow] = {}
         for ended in runs:
             touch = touch_of(ended)
-            row = _touched(_RunRow(ended.new, encode(dict(ended.new.input))), touch)
+            row = _touched(RunRow(ended.new, encode(dict(ended.new.input))), touch)
             if row is not None:
                 rows.setdefault(ended.new.id, row)
         for run_id, row in rows.items():
@@ -294,7 +301,7 @@ class MemoryStore:
             {w.agent: (encode(dict(w.state)), w.schema_version) for w in effects.states}
             for effects in batch
         ]
-        draft: ChainMap[str, _RunRow] = ChainMap({}, self._runs)
+        draft: ChainMap[str, RunRow] = ChainMap({}, self._runs)
         outcomes = [
             self._judge(host, effects, of_item, draft)
             for effects, of_item in zip(batch, touched, strict=True)
@@ -311,12 +318,12 @@ class MemoryStore:
         host: str,
         effects: Effects,
         touched: Sequence[Touch],
-        runs: MutableMapping[str, _RunRow],
+        runs: MutableMapping[str, RunRow],
     ) -> CommitOutcome:
         """Decide about one Effects, and apply it to `runs` when it may be."""
         if not self._holds(host, effects.pool, effects.slot, effects.epoch):
             return CommitOutcome.FENCED
-        after: dict[str, _RunRow] = {}
+        after: dict[str, RunRow] = {}
         for touch in touched:
             if touch.run_id not in runs:
                 raise UnknownRun(touch.run_id)
@@ -517,7 +524,7 @@ class MemoryStore:
         return [replace(d, payload=decode(payload)) for _, (d, payload) in newest[:limit]]
 
 
-def _touched(row: _RunRow, touch: Touch) -> _RunRow | None:
+def _touched(row: RunRow, touch: Touch) -> RunRow | None:
     """Return a run after a touch; None: it had ended before.
 
     Raises:

@@ -52,11 +52,12 @@ from agentray.store.codec import (
     queued_run,
 )
 from agentray.store.database import Database, Row
+from agentray.store.postgres_run_ends import PostgresRunEnds
 
 _GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
 
 
-class PostgresStore:
+class PostgresStore(PostgresRunEnds):
     """A `Store` in the schema `agentray` of a PostgreSQL database.
 
     Args:

@@ -52,10 +52,11 @@ def new_run_columns(runs: Iterable[NewRun]) -> list[list[Any]]:
             (
                 *(run.id, *run.agent, run.pool, run.slot, encode(dict(run.input))),
                 *(run.correlation_id, run.owner, run.idempotency_key, run.digest, run.created_at),
+                run.deadline,
             )
             for run in runs
         ),
-        11,
+        12,
     )
 
 
@@ -198,6 +199,7 @@ def stored_run_of(row: Row) -> StoredRun:
         input=decode(row["input"]),
         events=row["events"],
         owner=row["owner"],
+        cancelled=row["cancel_requested"] is not None,
     )
 
 

@@ -197,6 +197,21 @@ class TestRuns:
         assert "└── Prompt → greeter/" in done.stdout
         assert json.loads((await shell("run", run_id, "--json")).stdout)["id"] == run_id
 
+    async def test_cancelling(self, gateway: Gateway, shell: Shell):
+        gateway.dispatcher.gate.clear()
+        run_id = (await shell("prompt", "Ada", "--wait", "0")).stdout.strip()
+        gateway.dispatcher.cleaned.clear()
+        slow = await shell("cancel", run_id, "--wait", "0.05")
+        assert slow.exit_code == ExitCode.UNFINISHED
+        assert slow.stdout in {f"{run_id}: running\n", f"{run_id}: queued\n"}
+        gateway.dispatcher.cleaned.set()
+        done = await shell("cancel", run_id)
+        assert (done.exit_code, done.stdout) == (0, f"{run_id}: cancelled\n")
+        assert json.loads((await shell("cancel", run_id, "--json")).stdout)["status"] == "cancelled"
+        unknown = await shell("cancel", "run_0")
+        assert unknown.exit_code != 0
+        assert "run_0" in unknown.stderr
+
     async def test_its_trace(self, shell: Shell):
         run_id = json.loads((await shell("prompt", "Ada", "--json")).stdout)["id"]
         done = await shell("trace", run_id)

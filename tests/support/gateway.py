@@ -56,13 +56,16 @@ class ScriptedDispatcher:
     """Runs `greeter` agents against a store; each run waits until the gate is open.
 
     A prompt says how its run goes: `fail` fails, anything else is greeted. `refuses` is raised
-    instead of running, `stopped` instead of placing, `away` by whatever asks the host.
+    instead of running, `stopped` instead of placing, `away` by whatever asks the host. Cancelled
+    runs end when `cleaned` is set.
     """
 
     def __init__(self, store: MemoryStore) -> None:
         self.store = store
         self.gate = asyncio.Event()
         self.gate.set()
+        self.cleaned = asyncio.Event()  # a cancelled handler has cleaned up
+        self.cleaned.set()
         self.changed = asyncio.Condition()
         self.started: list[str] = []
         self.joined = 0
@@ -118,6 +121,20 @@ class ScriptedDispatcher:
                 if stored.run.status in TERMINAL:
                     return stored.run
                 await self.changed.wait()
+
+    async def cancel(self, agent: AgentId, run_id: str) -> Run:
+        if self.away:
+            raise self.away
+        assert agent.type == "greeter"
+        await self.cleaned.wait()
+        stored = await self.store.get_run(run_id)
+        assert stored is not None
+        if stored.run.status not in TERMINAL:
+            why = RunError(type="Cancelled", message="It was cancelled.")
+            await self.end(as_new(stored), RunStatus.CANCELLED, None, why)
+            stored = await self.store.get_run(run_id)
+            assert stored is not None
+        return stored.run
 
     async def write(self, run: NewRun, *events: RunEvent, end: RunEnd | None = None) -> None:
         effects = Effects(run.pool, run.slot, 1, events={run.id: events}, end=end)

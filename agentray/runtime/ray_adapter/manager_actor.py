@@ -16,6 +16,7 @@ from agentray import logs
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode
 from agentray.protocol.deployment import AppSpec, PoolSpec
+from agentray.protocol.runs import Run
 from agentray.protocol.snapshot import Snapshot
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
@@ -143,9 +144,9 @@ class ManagerActor:
         """See `Manager.pools`."""
         return (await self._running()).pools()
 
-    async def agent_of_run(self, run_id: str) -> AgentId:
-        """See `Manager.agent_of_run`."""
-        return await (await self._running()).agent_of_run(run_id)
+    async def cancel_run(self, run_id: str) -> Run:
+        """See `Manager.cancel_run`."""
+        return await (await self._running()).cancel_run(run_id)
 
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """See `Manager.agents`."""

@@ -26,10 +26,11 @@ from agentray.runtime.ray_adapter.setup import MAX_CONCURRENCY, NAMESPACE, Setup
 MANAGER_NAME = "agentray-manager"
 
 _LOOKS = frozenset(
-    {"agents", "dead_letters", "pools", "status", "subscriptions", "trace", "traces"}
+    {"agents", "cancel_run", "dead_letters", "pools", "status", "subscriptions", "trace", "traces"}
 )
 _LOOK_ATTEMPTS, _LOOK_PAUSE_S = 20, 0.5
-"""Methods of the manager that change nothing; its restart takes a few seconds."""
+"""Methods of the manager that change nothing, or nothing more when they are repeated; its restart
+takes a few seconds."""
 
 
 class RayManager:

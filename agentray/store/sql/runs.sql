@@ -1,13 +1,14 @@
 -- name: insert_runs
 -- Insert runs, except those whose id or idempotency key is known; return the ids of the new ones.
 INSERT INTO runs (id, status, agent_type, agent_key, pool, slot, input, correlation_id, owner,
-                  idempotency_key, digest, created_at)
+                  idempotency_key, digest, created_at, deadline)
 SELECT id, 'queued', agent_type, agent_key, pool, slot, input, correlation_id, owner,
-       idempotency_key, digest, created_at
+       idempotency_key, digest, created_at, deadline
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::json[], $7::text[],
-            $8::text[], $9::text[], $10::text[], $11::timestamptz[]) WITH ORDINALITY
+            $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[])
+    WITH ORDINALITY
     AS new (id, agent_type, agent_key, pool, slot, input, correlation_id, owner, idempotency_key,
-            digest, created_at, n)
+            digest, created_at, deadline, n)
 ORDER BY owner, idempotency_key, n  -- in one order for everybody: no deadlocks
 ON CONFLICT DO NOTHING
 RETURNING id;
@@ -56,7 +57,7 @@ UPDATE runs SET idempotency_key = NULL WHERE id = ANY ($1::text[]);
 -- name: get_run
 -- Return a run with what a host needs.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, pool, slot, input, events, owner
+       started_at, finished_at, pool, slot, input, events, owner, cancel_requested
 FROM runs WHERE id = $1;
 
 -- name: list_runs
@@ -102,12 +103,12 @@ FROM queued WHERE runs.id = queued.id;
 UPDATE runs SET status = 'queued', attempt = attempt + 1, started_at = NULL, host = NULL
 WHERE id = $1 AND finished_at IS NULL
 RETURNING id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-          started_at, finished_at, pool, slot, input, events, owner;
+          started_at, finished_at, pool, slot, input, events, owner, cancel_requested;
 
 -- name: unfinished_runs
 -- Return unfinished runs, oldest first.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, pool, slot, input, events, owner
+       started_at, finished_at, pool, slot, input, events, owner, cancel_requested
 FROM runs
 WHERE finished_at IS NULL AND created_at < $1
   AND ($2::text IS NULL OR pool = $2)

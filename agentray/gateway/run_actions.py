@@ -1,0 +1,121 @@
+"""What clients do to runs: `POST /v1/runs/{id}/cancel`."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from agentray.core.lifecycle import TERMINAL
+from agentray.errors import UnknownRun
+from agentray.gateway.auth import INVOKE, KeyRing, RequireScope
+from agentray.gateway.bodies import (
+    CancelBody,
+    check_wait,
+    openapi_body,
+    parse_cancel,
+    read_body,
+)
+from agentray.gateway.openapi import problems, run_content
+from agentray.gateway.runs import RunReader, run_response
+from agentray.gateway.services import Services
+from agentray.protocol.runs import Run
+from agentray.runtime.run_ends import RunEnder
+from agentray.runtime.tasks import TaskSet
+
+_CANCEL = """\
+Ends a run: its handlers are cancelled, wherever they work, and what waits is withdrawn. The wish is
+kept before anything is done about it, so it holds whatever dies meanwhile.
+
+- Ended within `wait_s`: **200** with the run. A run that had ended before is returned as it is.
+- Still going, since a handler cleans up: **202** with the run. Ask again, or look at the run.
+
+Also for runs that no host works on. The body may be left out.
+"""
+
+
+class RunEnds:
+    """Cancellations under way in this replica. A client that hangs up stops none."""
+
+    def __init__(self, services: Services) -> None:
+        self._store = services.store
+        self._ender = RunEnder(services.store, services.dispatcher.cancel)
+        self._tasks = TaskSet("cancellations")
+        self._under_way: dict[str, asyncio.Task[Run]] = {}
+
+    async def cancel(self, run_id: str, wait_s: float) -> Run | None:
+        """End a run; return it when it has ended, None after `wait_s`: the wish is kept then.
+
+        Raises:
+            UnknownRun: there is none of this id.
+            StoreUnavailable: the wish could not be kept.
+        """
+        stored = await self._store.request_cancel(run_id, datetime.now(UTC))
+        if stored is None:
+            raise UnknownRun(run_id)
+        if stored.run.status in TERMINAL:
+            return stored.run
+        task = self._under_way.get(run_id)
+        if task is None:
+            task = self._tasks.spawn(self._ender.cancel(run_id), name=f"cancel {run_id}")
+            self._under_way[run_id] = task
+            task.add_done_callback(lambda _: self._under_way.pop(run_id, None))
+        await asyncio.wait((task,), timeout=wait_s)
+        return task.result() if task.done() else None
+
+    async def close(self) -> None:
+        """Let go of them: what was asked for is kept, hosts and manager go on with it."""
+        await self._tasks.close()
+
+
+class RunActions:
+    """The actions of the runs resource."""
+
+    def __init__(self, services: Services, keys: KeyRing, reader: RunReader, ends: RunEnds) -> None:
+        self._settings = services.settings
+        self._reader = reader
+        self._ends = ends
+        self.router = self._routes(keys)
+
+    def _routes(self, keys: KeyRing) -> APIRouter:
+        router = APIRouter(
+            prefix="/v1/runs",
+            tags=["runs"],
+            dependencies=[Depends(RequireScope(keys, INVOKE))],
+        )
+        router.add_api_route(
+            "/{run_id}/cancel",
+            self.cancel,
+            methods=["POST"],
+            operation_id="cancelRun",
+            summary="Cancel a run",
+            description=_CANCEL,
+            response_class=Response,
+            responses={
+                200: {"description": "The run has ended.", "content": run_content("succeeded")},
+                202: {
+                    "description": "The run is being cancelled and has not ended yet.",
+                    "content": run_content("queued"),
+                },
+                **problems(400, 401, 403, 404, 413, 421, 422, 500, 503),
+            },
+            openapi_extra=_optional(openapi_body(CancelBody)),
+        )
+        return router
+
+    async def cancel(self, run_id: str, request: Request) -> Response:
+        """End a run, and answer when it has ended or nobody waits any longer."""
+        body = parse_cancel(await read_body(request, self._settings.max_body_bytes))
+        wait_s = check_wait(body.wait_s, self._settings.max_wait_s)
+        if "\0" in run_id:  # the database would not take it for a text
+            raise UnknownRun(run_id)
+        run = await self._ends.cancel(run_id, wait_s) or await self._reader.get(run_id)
+        return run_response(run, status_code=200 if run.status in TERMINAL else 202)
+
+
+def _optional(described: dict[str, Any]) -> dict[str, Any]:
+    described["requestBody"]["required"] = False
+    return described
