@@ -99,7 +99,7 @@ async def test_another_deadline_under_the_same_key_is_a_conflict(http: Http):
     assert (await http.prompt("Ada", timeout_s=6, **{"Idempotency-Key": "k"}))[0] == 409
 
 
-async def test_the_client_cancels(gateway: Gateway, http: Http, run_id: str):
+async def test_the_client_cancels(gateway: Gateway, run_id: str):
     async with AsyncAgentClient(gateway.url, KEY) as client:
         gateway.dispatcher.cleaned.clear()
         assert (await client.cancel(run_id, wait_s=0)).finished_at is None
