@@ -45,6 +45,7 @@ class RunMode(StrEnum):
     """The `name` of a `RUN` envelope: what its host must do before it begins."""
 
     FRESH = "fresh"  # admitted a moment ago and given to no host before: begin at once
+    UNBEGUN = "unbegun"  # as FRESH, but it took its time: somebody else may have begun it
     AGAIN = "again"  # may have been given to a host: look into the Store, one attempt more
     ENSURE = "ensure"  # as AGAIN, but reply when it is under way, not when it has ended
 
@@ -59,6 +60,7 @@ class ReplyKind(IntEnum):
     SETTLED = 5  # follows OPEN: now all is done
     CHUNK = 6  # a part of a stream: (number of the part, its items, pickled); more follows
     CANCELLED = 7  # it was cancelled, as its sender wanted, and so is all that it waited for
+    REFUSED = 8  # as MOVED, and nothing of it was begun
 
 
 class Envelope(NamedTuple):

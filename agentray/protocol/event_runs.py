@@ -111,6 +111,8 @@ class PartsCall(StrEnum):
     TERMINATED = "terminated"  # a `TerminateEvent` was published: the run takes no more events
     CLOSE = "close"  # deliver no more events of these
     CANCEL = "cancel"  # the same, and cancel what is under way and waits
+    OPEN = "open"  # reply with those of these that have not ended
+    AWAIT = "await"  # reply when this one has ended
 
 
 class RunKey(NamedTuple):
@@ -120,20 +122,22 @@ class RunKey(NamedTuple):
         recording: what is kept of it.
         host: that works on the run: where what happens in it is told.
         attempt: `id#number`: each attempt is a run of its own to its messages.
+        begun: when the attempt began, in microseconds since 1970, by the clock of its host.
     """
 
     recording: str
     host: str
     attempt: str
+    begun: int = 0
 
     def __str__(self) -> str:
-        return f"{self.recording}{self.host}|{self.attempt}"
+        return f"{self.recording}{self.host}|{self.attempt}|{self.begun}"
 
     @classmethod
     def parse(cls, text: str) -> RunKey:
         """Read the text."""
-        host, _, attempt = text[1:].partition("|")
-        return cls(text[0], host, attempt)
+        host, attempt, begun = text[1:].split("|")
+        return cls(text[0], host, attempt, int(begun))
 
     @property
     def run_id(self) -> str:

@@ -60,11 +60,12 @@ class ActiveRun:
         self.durable = durable
         self.options = RunOptions.of_input(stored.input)
         self.recording = _recording(self.options, durable=durable)
+        self.started_at = datetime.now(UTC)
         attempt = f"{self.run.id}#{self.run.attempt}"
-        self.key = str(RunKey(self.recording, book.host_id, attempt))
+        begun = int(self.started_at.timestamp() * 1e6)
+        self.key = str(RunKey(self.recording, book.host_id, attempt, begun))
         self.scope = Scope()  # of a root event; a prompt is a message, which has one of its own
         self.active: dict[int, Turn] = {}
-        self.started_at = datetime.now(UTC)
         # What it was given with is continued; each attempt that has none begins a trace.
         given: str | None = stored.input.get("traceparent")
         spans = telemetry.active()

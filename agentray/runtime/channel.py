@@ -75,6 +75,11 @@ _MAX_ROUTES = 65_536
 _PARKED_S = 0.25
 """A message that has no host is tried again after this time, even without a new snapshot."""
 
+_FIRST_PARKED_S = 0.02
+"""The same just after a new one: a host may get it some milliseconds later than its senders."""
+
+_NEW_RUN = frozenset({RunMode.FRESH.value, RunMode.UNBEGUN.value})
+
 
 class Local(Protocol):
     """What a channel needs of the host in its own process."""
@@ -122,6 +127,7 @@ class Channel:
         self._routes: dict[AgentId, AnyLink] = {}  # by agent, for the present snapshot
         self._parked: list[tuple[Message, int]] = []
         self._asking: set[AgentId] = set()  # isolated agents for which a host is asked for
+        self._parked_s = _FIRST_PARKED_S
         self._unpark_timer: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(self._expired, self._open_messages)
         self._changed = asyncio.Event()
@@ -140,6 +146,7 @@ class Channel:
             self._links.pop(host_id).close("it was taken out of the cluster")
         self._changed.set()
         self._changed = asyncio.Event()
+        self._parked_s = _FIRST_PARKED_S
         self._unpark()
 
     async def newer_than(self, version: int) -> Snapshot:
@@ -425,8 +432,13 @@ class Channel:
 
     # Messages without a host
 
-    def moved(self, message: Message) -> None:
-        """Send a message again that a host refused because it does not lease the slot."""
+    def moved(self, message: Message, may_have_run: bool = True) -> None:
+        """Send a message again that a host gave back because it does not lease the slot.
+
+        Args:
+            message: which.
+            may_have_run: the host may have begun to work on it.
+        """
         if message.closed:
             message.on_reply(Reply(message.id, ReplyKind.CANCELLED))
             return
@@ -434,17 +446,23 @@ class Channel:
             # Its next host would begin anew, and the reader has read the beginning.
             self._fail(message, AgentMoved(str(message.target), "the agent moved to another host"))
             return
-        if message.kind == Kind.RUN and message.name == RunMode.FRESH:
-            # The host may have begun it and lost the slot then.
-            message.name = RunMode.AGAIN
+        if may_have_run and message.name in _NEW_RUN and message.kind == Kind.RUN:
+            message.name = RunMode.AGAIN  # the next host must look into the Store first
         self._park(message, 1)
 
     def _park(self, message: Message, attempt: int) -> None:
         message.link = None
+        if message.kind == Kind.RUN and message.name == RunMode.FRESH:
+            message.name = RunMode.UNBEGUN  # meanwhile the manager may give it to a host
         self._parked.append((message, attempt))
         self._request_refresh()
         if self._unpark_timer is None:
-            self._unpark_timer = self.loop.call_later(_PARKED_S, self._unpark)
+            self._unpark_timer = self.loop.call_later(self._parked_s, self._unpark_late)
+
+    def _unpark_late(self) -> None:
+        """Try again although nothing is new: hosts may have heard of it later than this process."""
+        self._parked_s = min(self._parked_s * 2, _PARKED_S)
+        self._unpark()
 
     def _unpark(self) -> None:
         if self._unpark_timer is not None:
@@ -463,7 +481,7 @@ class Channel:
         if self._closed:
             self._fail(message, ChannelClosed())
             return
-        if message.kind == Kind.RUN and message.name == RunMode.FRESH and may_have_run:
+        if may_have_run and message.name in _NEW_RUN and message.kind == Kind.RUN:
             message.name = RunMode.AGAIN  # the next host must look into the Store first
         had_value = isinstance(message, Request) and message.future.done()
         bound = had_value or message.kind in OF_HOSTS

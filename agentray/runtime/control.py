@@ -91,7 +91,8 @@ class Control:
 
     async def _run(self, turn: Turn) -> None:
         run_id: str = decode(turn.envelope.payload)[0]
-        found = await self._host.runs.take_up(run_id)
+        unbegun = turn.envelope.name == RunMode.UNBEGUN
+        found = await self._host.runs.take_up(run_id, unbegun=unbegun)
         if turn.envelope.name == RunMode.ENSURE:
             turn.reply(ReplyKind.VALUE)
         else:

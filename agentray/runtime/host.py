@@ -39,9 +39,10 @@ from agentray.runtime.background import BackgroundWork
 from agentray.runtime.channel import OF_HOSTS, Channel
 from agentray.runtime.control import Control
 from agentray.runtime.dead_letters import DeadLetters
+from agentray.runtime.departures import Departures
 from agentray.runtime.dispatching import Dispatches
 from agentray.runtime.group_commit import GroupCommit
-from agentray.runtime.held_leases import HeldLeases
+from agentray.runtime.held_leases import HeldLeases, Lease
 from agentray.runtime.hooked_publishing import HookedPublishing
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.launching import Launching
@@ -91,6 +92,11 @@ _FETCH_S = 1.0
 """How long a host that has stopped waits for senders to fetch their last replies."""
 _FETCH_LOOK_S = 0.02
 _READER_GONE_S = 3 * COLLECT_S
+
+
+def _nobody(agent_id: Any) -> None:
+    """Find no agent: the message takes the longer way, on which it is looked at."""
+    del agent_id
 
 
 class Host:
@@ -145,7 +151,8 @@ class Host:
         self._outboxes: dict[str, Outbox] = {}
         self.launching = Launching(self)
         self.residents = Residents(self)
-        self._find = self.residents.getter
+        self._find: Callable[[Any], Incarnation | None] = self.residents.getter
+        self.departures = Departures(self)
         self.dead_letters = DeadLetters(store)
         self.publisher = Publisher(self)
         self._publish_hooks = self.code.publish_hooks
@@ -209,34 +216,32 @@ class Host:
         before = self.held.held
         same = self.held.update(epochs)
         self._placed = snapshot
+        self.parts.taken.forget_places()
         if before != self.held.held:
             self.launching.leases_changed()
         for agent in self.residents:
-            lease = self._lease_of(agent.id)
-            if lease not in same:
+            lease = self.lease_of(agent.id)
+            if lease in same:
+                continue
+            if (grace_s := self.departures.grace_of(lease)) is not None:
+                self.residents.leave(agent, grace_s)
+            else:
                 self.residents.lose(agent, anew=lease in self.held)
+        self.departures.forget([lease for lease in before if lease not in same])
         self.channel.update(snapshot)
 
-    async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
-        """Give slots up: let their agents finish within the grace, then leave memory.
+    async def release(
+        self, pool: str, slots: Sequence[int], grace_s: float, together: bool = False
+    ) -> list[int]:
+        """Let slots leave within the grace; return those that have, see `Departures.release`.
 
-        What they do meanwhile is still written, and nothing after this has returned.
+        What their agents do meanwhile is still written, and nothing after they were returned.
         """
-        leases = {(pool, slot) for slot in slots}
-        self.held.give_up(leases)
-        self.launching.leases_changed()
-        try:
-            await self._drain(grace_s, lambda agent: self._lease_of(agent) in leases)
-        finally:
-            self.held.end(leases)
+        return await self.departures.release(pool, slots, grace_s, together=together)
 
-    async def _drain(self, grace_s: float, leaves: Callable[[AgentId], bool]) -> None:
-        """Let agents and event runs end that leave this host."""
-        runs = self.tasks.spawn(self.runs.drain(grace_s, leaves), name="drain runs")
-        # Not in a task: who leaves is marked before anything else is let in, such as a snapshot
-        # without the leases, which would cut off what may still end.
-        await self.residents.drain(grace_s, lambda agent: leaves(agent.id))
-        await runs
+    def watch_doors(self, watched: bool) -> None:
+        """Look at each message before it reaches its agent, or not any more."""
+        self._find = _nobody if watched else self.residents.getter
 
     async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
         """Wait until the runs of an app have ended here; return how many have not.
@@ -288,10 +293,10 @@ class Host:
 
     async def stop(self, grace_s: float) -> None:
         """Finish what is under way within the grace, then let go of everything."""
-        self.held.give_up(list(self.held.held))
-        self.launching.leases_changed()
-        await self._drain(grace_s, lambda _: True)
+        end = self.now() + grace_s
+        await self.departures.leave_all(grace_s)
         self.held.clear()
+        await self._until_passed_on(end)
         await self._until_fetched()
         self._close_surroundings()
         await self.runs.write_rows()
@@ -304,6 +309,17 @@ class Host:
         await self.commits.close()
         if self.metrics is not None:
             await self.metrics.report()
+
+    async def _until_passed_on(self, end: float) -> None:
+        """Wait for what messages have set off that were handled here: it is reported through here.
+
+        Args:
+            end: when to wait no longer, in seconds of the event loop's clock.
+        """
+        while any(t.scope is not None for sink in self.sinks() for t in sink.active.values()):
+            if self.now() > end:
+                return
+            await asyncio.sleep(_FETCH_LOOK_S)
 
     async def _until_fetched(self) -> None:
         """Wait for the senders to fetch the replies that are there; the process ends after this."""
@@ -386,8 +402,11 @@ class Host:
             self._about(envelope, sink)
         else:
             turn = Turn(envelope, sink, now)
-            if kind in OF_HOSTS or not self._refused(turn):
-                self.control.handle(turn)
+            if kind in OF_HOSTS or not self._refused(turn, ReplyKind.REFUSED):
+                if self.departures.closing and self.departures.holds_back(turn):
+                    turn.reply(ReplyKind.REFUSED)
+                else:
+                    self.control.handle(turn)
 
     def _about(self, envelope: Envelope, sink: ReplySink) -> None:
         """Take in what a sender says about a message that is under way."""
@@ -401,7 +420,7 @@ class Host:
             self.cancel(turn)
         elif envelope.kind == _AWAITED:
             turn.awaited_by(envelope.payload)
-            if (agent := self._find(turn.envelope.target)) is not None:
+            if (agent := self.find(turn.envelope.target)) is not None:
                 agent.reconsider(turn)
         elif turn.writer is not None:
             turn.writer.read(int(parts))
@@ -409,7 +428,10 @@ class Host:
     def deliver_turn(self, turn: Turn) -> None:
         """Hand a message to its agent, which is activated if need be."""
         agent_id = turn.envelope.target
-        agent = self._find(agent_id)
+        if self.departures.closing and self.departures.holds_back(turn):
+            turn.reply(ReplyKind.MOVED)
+            return
+        agent = self.find(agent_id)
         if agent is None and turn.envelope.chain:
             agent = self.residents.waits_for(turn)
         if agent is None:
@@ -421,12 +443,17 @@ class Host:
             agent = self.residents.activate(agent_id, self.types[agent_id.type].type)
         agent.offer(turn)
 
-    def _refused(self, turn: Turn) -> bool:
-        """Answer a message that this host cannot take; False when it can."""
+    def _refused(self, turn: Turn, elsewhere: ReplyKind = ReplyKind.MOVED) -> bool:
+        """Answer a message that this host cannot take; False when it can.
+
+        Args:
+            turn: the message.
+            elsewhere: what to answer when another host leases the slot.
+        """
         agent_id = turn.envelope.target
         known = agent_id.type in self.types or is_root(agent_id.type)
         if not self.leases(agent_id) and (known or self._placed.view(agent_id.type)):
-            turn.reply(ReplyKind.MOVED)  # also what only hosts of another pool know
+            turn.reply(elsewhere)  # also what only hosts of another pool know
             return True
         if not known and agent_id.type in self.code.broken:
             turn.fail(AgentFailed(str(agent_id), self.code.broken[agent_id.type]))
@@ -447,7 +474,7 @@ class Host:
         if turn.scope is not None:
             self.loop.call_soon(self._abandon, turn)  # not at once: chains may be long
             return
-        if (agent := self._find(turn.envelope.target)) is not None:
+        if (agent := self.find(turn.envelope.target)) is not None:
             agent.withdraw(turn)
         turn.reply(ReplyKind.CANCELLED)
 
@@ -471,7 +498,7 @@ class Host:
 
     def leases(self, agent_id: AgentId) -> bool:
         """Whether an agent belongs to this host."""
-        return self._lease_of(agent_id) in self.held
+        return self.lease_of(agent_id) in self.held
 
     def judged(
         self, writes: Iterable[tuple[str, int, int]], outcomes: Iterable[CommitOutcome]
@@ -492,15 +519,17 @@ class Host:
         extra = {"action": "leases_lost", "host": self.host_id}
         logger.warning("%d slots are leased to other hosts", len(lost), extra=extra)
         self.launching.leases_changed()
+        self.departures.forget(lost)
         for agent in self.residents:
-            if self._lease_of(agent.id) in lost:
+            if self.lease_of(agent.id) in lost:
                 self.residents.let_go(agent)
 
     def finishes(self, agent_id: AgentId) -> bool:
         """Whether an agent's slot was given up, and what it does may still be written."""
-        return self.held.ending(self._lease_of(agent_id))
+        return self.held.ending(self.lease_of(agent_id))
 
-    def _lease_of(self, agent_id: AgentId) -> tuple[str, int]:
+    def lease_of(self, agent_id: AgentId) -> Lease:
+        """Return the slot of an agent, by the present leases."""
         return self.pool_of(agent_id) or "", slot_of(agent_id)
 
     def pool_of(self, agent_id: AgentId) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from agentray.core.reconcile import HostStatus
@@ -189,13 +189,36 @@ class HostKeeper:
         """Bring it the apps' code; return why it cannot import some of them."""
         return await self.control.load(code)
 
-    async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
-        """Let it give slots up; one that is lost meanwhile has given up all."""
+    async def release(
+        self,
+        pool: str,
+        slots: Sequence[int],
+        grace_s: float,
+        on_left: Callable[[Sequence[int]], Awaitable[None]] | None = None,
+    ) -> None:
+        """Let it give slots up; one that is lost meanwhile has given up all.
+
+        Args:
+            pool: theirs.
+            slots: which.
+            grace_s: for what is under way there.
+            on_left: called with those that have left, as they do; None: they leave together,
+                and nobody takes them over before that.
+        """
+        staying = set(slots)
         try:
-            async with asyncio.timeout(grace_s * 2):
-                await self.control.release(pool, slots, grace_s)
+            async with asyncio.timeout(grace_s * 2 + HEARTBEAT_TIMEOUT_S):
+                while staying and not self._lost:
+                    left = await self.control.release(
+                        pool, sorted(staying), grace_s, on_left is None
+                    )
+                    staying.difference_update(left)
+                    if left and on_left is not None:
+                        await on_left(left)
         except (HostGone, HostUnreachable, TimeoutError) as error:
             logger.warning("release: %s", error, extra={"action": "release_failed"})
+            if staying and on_left is not None:
+                await on_left(sorted(staying))
 
     async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
         """Let its runs of an app end; a host that is lost has none."""

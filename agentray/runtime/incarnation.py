@@ -274,6 +274,8 @@ class Incarnation:
                 if turn.envelope.kind:  # not `OWN`
                     asked = True
                 if not turn.cancelled:
+                    if turn.envelope.run is not None:
+                        self.host.parts.taken.note(turn.envelope.run, self.id)
                     turn.task = task
                     if outermost:
                         self._outer = turn

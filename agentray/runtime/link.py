@@ -39,7 +39,7 @@ MAX_OPEN = 100_000
 """Messages of one link without a reply; beyond it senders get `Overloaded`."""
 
 # Members of an enum are looked up through its class, which shows at this rate.
-_VALUE, _MOVED = int(ReplyKind.VALUE), int(ReplyKind.MOVED)
+_VALUE, _MOVED, _REFUSED = int(ReplyKind.VALUE), int(ReplyKind.MOVED), int(ReplyKind.REFUSED)
 _OPEN, _SETTLED, _CHUNK = int(ReplyKind.OPEN), int(ReplyKind.SETTLED), int(ReplyKind.CHUNK)
 
 _STREAM = int(Kind.STREAM)
@@ -86,7 +86,7 @@ class Link:
         port: HostPort,
         tasks: TaskSet,
         *,
-        on_moved: Callable[[Message], None],
+        on_moved: Callable[[Message, bool], None],
         on_gone: Callable[[Message, str, bool], None],
         batch: BatchLimits = BATCH,
     ) -> None:
@@ -96,7 +96,8 @@ class Link:
             host: on the other side.
             port: the way there.
             tasks: owns the link's.
-            on_moved: called with a message that the host refused: it does not lease the slot.
+            on_moved: called with a message that the host gave back, since it does not lease the
+                slot, and whether it may have begun to work on it.
             on_gone: called with each open message when the host has ended, the reason, and
                 whether the host may have begun to work on it.
             batch: most that leaves together.
@@ -322,8 +323,8 @@ class Link:
         del self._open[message.id]
         self._opened.discard(message.id)
         self._sent -= 1
-        if reply.kind == _MOVED:
-            self._on_moved(message)
+        if reply.kind in (_MOVED, _REFUSED):
+            self._on_moved(message, reply.kind == _MOVED)
         else:
             message.on_reply(reply)
 

@@ -75,7 +75,7 @@ class LocalLink:
             message = self._open.pop(message_id, None)
         if message is None:
             return
-        if kind == ReplyKind.MOVED:
-            self.channel.moved(message)
+        if kind in (ReplyKind.MOVED, ReplyKind.REFUSED):
+            self.channel.moved(message, kind == ReplyKind.MOVED)
         else:
             message.on_reply(Reply(message_id, kind, payload, outcome))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 _STORE_RETRY_S = 0.5
 _PUSH_AGAIN_S = 0.2
+
+_FIRST_S = 0.25
+"""How long everybody waits for the hosts that gain slots to hear of it first."""
 
 
 @dataclass(slots=True)
@@ -243,33 +246,35 @@ class Placements:
         if urgent:
             await self._assign(move.pool, urgent)
         pool = self.pools.get(move.pool)
-        if planned and pool is not None and not pool.moving:
+        holders = [host for host in move.release if host in self._hosts]
+        # One host at a time gives slots up: what its agents do may need those of all others.
+        if holders and pool is not None and not any(p.moving for p in self.pools.values()):
             pool.moving = True
-            self._tasks.spawn(self._move_planned(move, pool), name=f"move slots of {move.pool}")
+            name = f"move slots of {move.pool}"
+            self._tasks.spawn(self._move_planned(move, pool, holders[0]), name=name)
 
-    async def _move_planned(self, move: MoveSlots, pool: PoolState) -> None:
-        holders = {slot: pool.slots[slot] for slots in move.release.values() for slot in slots}
-        try:
-            await asyncio.gather(
-                *(
-                    self._hosts[host].release(move.pool, slots, pool.spec.grace_s)
-                    for host, slots in move.release.items()
-                    if host in self._hosts
-                )
-            )
+    async def _move_planned(self, move: MoveSlots, pool: PoolState, holder: str) -> None:
+        """Move slots of one host, each as soon as it has left; what else moves comes after it."""
+
+        async def left(slots: Sequence[int]) -> None:
             if self.pools.get(move.pool) is not pool:
                 return  # the pool was removed
             # Meanwhile a host may have died and its slots may have gone elsewhere.
             still: dict[int, str] = {}
-            for slot, holder in holders.items():
-                if holder is None or pool.slots[slot] != holder:
+            for slot in slots:
+                if pool.slots[slot] != holder:
                     continue
                 if self._is_live(move.to[slot]):
                     still[slot] = move.to[slot]
                 elif self._is_live(holder):
                     still[slot] = holder  # it has given it up, and takes it back
             if still:
-                await self._assign(move.pool, still)
+                await self._assign(move.pool, still, planned=True)
+
+        try:
+            keeper = self._hosts[holder]
+            slots = move.release[holder]
+            await keeper.release(move.pool, slots, pool.spec.grace_s, left)
         finally:
             pool.moving = False
             self._on_moved()
@@ -318,14 +323,25 @@ class Placements:
             pool.slots[lease.slot] = None
             pool.epochs[lease.slot] = lease.epoch
 
-    async def _assign(self, pool_name: str, to: Mapping[int, str]) -> None:
+    async def _assign(
+        self, pool_name: str, to: Mapping[int, str], *, planned: bool = False
+    ) -> None:
+        """Lease slots anew, and let everybody know.
+
+        Args:
+            pool_name: theirs.
+            to: new holder by slot.
+            planned: they were given up, and no run is under way in them: what waits for them is on
+                its way from its senders, and must not be begun twice.
+        """
         pool = self.pools[pool_name]
         leases = [SlotLease(pool_name, slot, host, 0) for slot, host in to.items()]
         for lease in await until_stored(lambda: self._store.assign_slots(leases)):
             pool.slots[lease.slot] = lease.host
             pool.epochs[lease.slot] = lease.epoch
         await self.announce(set(to.values()))
-        self._redriver.slots_moved(pool_name, list(to))
+        if not planned:
+            self._redriver.slots_moved(pool_name, list(to))
 
     async def renew(self, slots: Mapping[str, Collection[int]]) -> None:
         """Lease slots anew to who has them: until `announce`, nobody can write for their agents.
@@ -348,16 +364,19 @@ class Placements:
             first: hosts to wait for; None: all of them.
         """
         snapshot = self.snapshot = self._make_snapshot()
-        waits: list[Coroutine[Any, Any, None]] = []
-        for keeper in self._reachable():
-            update = self._update(keeper, snapshot)
-            if first is None or keeper.ref.id in first:
-                waits.append(update)
-            else:
-                self._tasks.spawn(update)
-        await asyncio.gather(*waits)
+        reachable = self._reachable()
+        chosen = [k for k in reachable if first is None or k.ref.id in first]
+        updates = [self._tasks.spawn(self._update(k, snapshot)) for k in chosen]
+        if updates:
+            # One that does not answer must not keep the others from their slots.
+            await asyncio.wait(updates, timeout=_FIRST_S)
+        for keeper in reachable:
+            if keeper not in chosen:
+                self._tasks.spawn(self._update(keeper, snapshot))
         self._redriver.update(snapshot)
         self.wake()
+        if updates:
+            await asyncio.wait(updates)
 
     async def announce_everywhere(self) -> None:
         """Make a new snapshot, and return when every living host has it.

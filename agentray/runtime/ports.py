@@ -101,8 +101,20 @@ class HostControl(HostPort, Protocol):
         """Let it know the code of these apps, by name; return why some cannot be imported."""
         ...
 
-    async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
-        """Let the agents of these slots finish what they do and leave memory."""
+    async def release(
+        self, pool: str, slots: Sequence[int], grace_s: float, together: bool
+    ) -> Sequence[int]:
+        """Let slots leave: their agents and runs finish what they do, at most for the grace.
+
+        Args:
+            pool: theirs.
+            slots: which.
+            grace_s: in seconds.
+            together: nobody takes them over before all of them have left.
+
+        Returns:
+            Those that have left. It answers within a second or two: ask again for the others.
+        """
         ...
 
     async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:

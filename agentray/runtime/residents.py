@@ -13,6 +13,7 @@ from agentray.core.supervision import Backoff
 from agentray.ids import AgentId
 from agentray.protocol.envelope import Kind
 from agentray.runtime.activation import Activator
+from agentray.runtime.held_leases import Lease
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.sending_on import send_on
 from agentray.runtime.start_chains import StartChains
@@ -118,13 +119,12 @@ class Residents:
         """Start an agent anew that has ended because of an error of its own."""
         await self._activator.restart(agent, error, backoff)
 
-    async def drain(self, grace_s: float, which: Callable[[Incarnation], bool]) -> None:
-        """Let agents finish what they do, then drop them; what waits goes elsewhere at once.
+    def finishing(self, lease: Lease) -> bool:
+        """Whether agents of a slot that leave have not left."""
+        return any(self._host.lease_of(agent.id) == lease for agent in self._finishing)
 
-        Returns when they have left, also those that were leaving already.
-        """
-        for agent in filter(which, self):
-            self.leave(agent, grace_s)
+    async def until_left(self, which: Callable[[Incarnation], bool]) -> None:
+        """Return when agents that leave have left."""
         # Who leaves may let others begin, which then leave with it.
         while finishing := [f.left for agent, f in self._finishing.items() if which(agent)]:
             await asyncio.wait(finishing)

@@ -163,8 +163,13 @@ class RunBook:
         """How many runs wait because too many others are under way here."""
         return len(self._gate)
 
-    async def take_up(self, run_id: str) -> ActiveRun | Run:
+    async def take_up(self, run_id: str, *, unbegun: bool = False) -> ActiveRun | Run:
         """Begin another attempt at a run of the Store; one that has ended is returned as it is.
+
+        Args:
+            run_id: the run.
+            unbegun: it was given to no host yet, as far as its sender knows: if the Store knows of
+                none either, this is its first attempt.
 
         Raises:
             UnknownRun: the Store does not know it.
@@ -174,15 +179,17 @@ class RunBook:
         taking = self._taking.get(run_id)
         if taking is None:
             # Manager and gateway may ask at once: that is one attempt, not two.
-            taking = self._tasks.spawn(self._take_up(run_id), name=f"take up {run_id}")
+            taking = self._tasks.spawn(self._take_up(run_id, unbegun), name=f"take up {run_id}")
             self._taking[run_id] = taking
             taking.add_done_callback(lambda _: self._taking.pop(run_id, None))
         return await asyncio.shield(taking)
 
-    async def _take_up(self, run_id: str) -> ActiveRun | Run:
+    async def _take_up(self, run_id: str, unbegun: bool) -> ActiveRun | Run:
         last = await self._store.get_run(run_id)
         if last is not None and last.cancelled and last.run.status not in TERMINAL:
             return self._end_cancelled(last)  # its last host did not get to it
+        if unbegun and last is not None and _was_never_begun(last.run):
+            return self.begin(last)
         if last is not None and last.run.attempt >= MAX_ATTEMPTS:
             return last.run if last.run.status in TERMINAL else await self._give_up(last)
         stored = await self._store.retry_run(run_id)
@@ -457,6 +464,11 @@ class RunBook:
                 await self._late.flush()
         except TimeoutError:
             logger.error("rows of ended runs are lost", extra={"action": "rows_lost"})  # noqa: TRY400
+
+
+def _was_never_begun(run: Run) -> bool:
+    """Whether no attempt but the first one was made, and that one has not lasted."""
+    return run.status is RunStatus.QUEUED and run.attempt == 1
 
 
 def _note_end(end: asyncio.Future[None], run: Run | None) -> None:

@@ -8,7 +8,7 @@ so the end of a run stays exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from agentray.events import Event
@@ -17,6 +17,7 @@ from agentray.protocol.envelope import Kind, Reply, ReplyKind
 from agentray.protocol.event_runs import PartsCall, Recording, RunKey, root_of
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.message import Post
+from agentray.runtime.open_runs import OpenRuns
 from agentray.runtime.run_log import as_recorded
 from agentray.runtime.scope import Scope
 from agentray.runtime.turn import Turn
@@ -46,6 +47,7 @@ class RunParts:
         self._spreading: Any = None  # the timer
         self._spread_at = 0.0
         self.undelivered = 0  # events that came after their run was over
+        self.taken = OpenRuns(host)  # by agents of this host
 
     # What publishing asks
 
@@ -65,7 +67,7 @@ class RunParts:
     def _record(self, run: str, event: Event, scope: Scope) -> None:
         key = RunKey.parse(run)
         if key.host == self._host.host_id:
-            active = self._active(run)
+            active = self.find(run)
             if active is not None:
                 active.log.record(event)
             return
@@ -104,7 +106,7 @@ class RunParts:
         self._stopping.pop(active.key, None)
 
     def _terminated(self, run: str) -> None:
-        active = self._active(run)
+        active = self.find(run)
         if active is not None:
             self._mark(run, cancelled=False)
             self._stopping.setdefault(run, active)
@@ -115,7 +117,16 @@ class RunParts:
         if len(self._marks) > MAX_MARKS:
             del self._marks[next(iter(self._marks))]
 
-    def _active(self, run: str) -> ActiveRun | None:
+    def when_ended(self, run: str, callback: Callable[[], None]) -> None:
+        """Call back when an attempt of this host has ended; at once if it has."""
+        active = self.find(run)
+        if active is None:
+            callback()
+        else:
+            active.on_end(lambda _: callback())
+
+    def find(self, run: str) -> ActiveRun | None:
+        """Return the attempt that is under way on this host and has this key."""
         active = self._host.runs.get(RunKey.parse(run).run_id)
         return active if active is not None and active.key == run else None
 
@@ -159,6 +170,13 @@ class RunParts:
         """Take in what another host tells."""
         runs: list[str] = decode(turn.envelope.payload)
         call = turn.envelope.name
+        if call == PartsCall.OPEN:
+            still_open = [run for run in runs if self.find(run) is not None]
+            turn.reply(ReplyKind.VALUE, encode(still_open))
+            return
+        if call == PartsCall.AWAIT:
+            self.when_ended(runs[0], lambda: turn.reply(ReplyKind.VALUE))
+            return
         for run in runs:
             if call == PartsCall.TERMINATED:
                 self._terminated(run)
@@ -171,7 +189,7 @@ class RunParts:
     def take_record(self, turn: Turn) -> None:
         """Keep an event that was published on another host."""
         run, event = decode(turn.envelope.payload)
-        active = self._active(run)
+        active = self.find(run)
         if active is not None:
             active.log.record(event)
         turn.reply(ReplyKind.VALUE)

@@ -108,7 +108,9 @@ class Hosts:
 
     async def release(self, host: Host, grace_s: float = 10.0) -> None:
         """Let a host give all slots up."""
-        await host.release(_POOL, ALL_SLOTS, grace_s)
+        staying = set(ALL_SLOTS)
+        while staying:
+            staying.difference_update(await host.release(_POOL, sorted(staying), grace_s, True))
 
     async def call(self, agent: AgentId, action: str, timeout: float | None = 60.0) -> object:
         """Call an action without arguments from outside."""

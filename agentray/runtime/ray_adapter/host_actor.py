@@ -101,9 +101,11 @@ class HostActor:
         gc.set_threshold(_YOUNG_OBJECTS, 10, 10)
         return failures
 
-    async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
+    async def release(
+        self, pool: str, slots: Sequence[int], grace_s: float, together: bool
+    ) -> Sequence[int]:
         """See `ports.HostControl`."""
-        await self._running.release(pool, slots, grace_s)
+        return await self._running.release(pool, slots, grace_s, together)
 
     async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
         """See `ports.HostControl`."""

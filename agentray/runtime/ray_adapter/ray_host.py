@@ -103,9 +103,11 @@ class RayHost:
         """See `ports.HostControl`."""
         return await self._call("load", apps)
 
-    async def release(self, pool: str, slots: Sequence[int], grace_s: float) -> None:
+    async def release(
+        self, pool: str, slots: Sequence[int], grace_s: float, together: bool
+    ) -> Sequence[int]:
         """See `ports.HostControl`."""
-        await self._call("release", pool, slots, grace_s)
+        return await self._call("release", pool, slots, grace_s, together)
 
     async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
         """See `ports.HostControl`."""

@@ -1,0 +1,220 @@
+"""Planned moves of slots lose nothing: no call fails, no event is lost, no run is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from agentray import (
+    Agent,
+    AgentOptions,
+    App,
+    Event,
+    Handle,
+    ManagerClient,
+    Prompt,
+    RunStatus,
+    TerminateEvent,
+    action,
+    on,
+)
+from agentray.patterns import AggregatorAgent, Gathered
+from agentray.testing import LocalRuntime
+from agentray.testing import run as run_virtual
+
+
+class Asked(Event):
+    number: int
+
+
+class Halved(Event):
+    value: int
+
+
+class Doubled(Event):
+    value: int
+
+
+class Answer(TerminateEvent):
+    halved: int
+    doubled: int
+
+
+class Noted(Event):
+    number: int
+
+
+class Count(BaseModel):
+    n: int = 0
+
+
+class Tally(Agent):
+    """Counts in its state what it is told."""
+
+    state: Count
+
+    @action
+    async def add(self) -> int:
+        await asyncio.sleep(0.02)
+        self.state.n += 1
+        return self.state.n
+
+    @on(Noted, key="any:8")
+    async def noted(self, noted: Noted) -> None:
+        del noted
+        await asyncio.sleep(0.01)
+        self.state.n += 1
+
+    @action
+    async def total(self) -> int:
+        return self.state.n
+
+
+class Halver(Agent):
+    options = AgentOptions(concurrency=None)
+
+    @on(Asked, key="any:16")
+    async def halve(self, asked: Asked) -> Halved:
+        await asyncio.sleep(0.05)
+        return Halved(value=asked.number // 2)
+
+
+class Doubler(Agent):
+    options = AgentOptions(concurrency=None)
+
+    @on(Asked, key="any:16")
+    async def double(self, asked: Asked) -> Doubled:
+        await asyncio.sleep(0.4)
+        return Doubled(value=asked.number * 2)
+
+
+class Joiner(AggregatorAgent):
+    """Holds half of a run in its memory, acknowledged, for a third of a second."""
+
+    needs = (Halved, Doubled)
+
+    async def combine(self, events: Gathered) -> Answer:
+        return Answer(halved=events[Halved].value, doubled=events[Doubled].value)
+
+
+class Desk(Agent):
+    """Takes prompts, and sets off what ends them."""
+
+    @on(Prompt)
+    async def receive(self, prompt: Prompt) -> Asked:
+        return Asked(number=int(prompt.text))
+
+
+class Nested(Agent):
+    @action
+    async def outer(self) -> int:
+        await asyncio.sleep(0.02)
+        return await self.handle(Tally, f"of-{self.id.key}").add()
+
+
+APP = App("moves", [Tally, Halver, Doubler, Joiner, Desk, Nested], entry=Desk)
+Move = Callable[[ManagerClient, LocalRuntime, int], Awaitable[Any]]
+
+
+class Load:
+    """Calls, prompts and runs of events without a pause, until it is told to end."""
+
+    def __init__(self, manager: ManagerClient) -> None:
+        self.manager = manager
+        self.done: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self._ended = False
+        self._numbers = iter(range(1_000_000))
+
+    async def during(self, work: Awaitable[Any]) -> None:
+        """Load the cluster while something else is done."""
+        kinds = [self.calls(key) for key in range(6)]
+        kinds += [self.nested(key) for key in range(4)]
+        kinds += [self.prompts() for _ in range(4)]
+        kinds += [self.runs(durable=durable) for durable in (True, True, False)]
+        kinds += [self.notes(), self.notes()]
+        tasks = [asyncio.create_task(kind) for kind in kinds]
+        try:
+            await work
+        finally:
+            self._ended = True
+            await asyncio.wait_for(asyncio.gather(*tasks), 120)
+
+    async def calls(self, key: int) -> None:
+        tally: Handle[Any] = self.manager.handle(Tally, f"called-{key}")
+        expected = 0
+        while not self._ended:
+            expected += 1
+            if (counted := await tally.add()) != expected:
+                self.problems.append(f"call {expected} of {key} counted {counted}")
+            self.done["call"] += 1
+
+    async def nested(self, key: int) -> None:
+        expected = 0
+        while not self._ended:
+            expected += 1
+            if (counted := await self.manager.handle(Nested, str(key)).outer()) != expected:
+                self.problems.append(f"nested call {expected} of {key} counted {counted}")
+            self.done["nested call"] += 1
+
+    async def prompts(self) -> None:
+        while not self._ended:
+            number = next(self._numbers)
+            self.check("prompt", number, await self.manager.prompt(str(number)))
+
+    async def runs(self, *, durable: bool) -> None:
+        while not self._ended:
+            number = next(self._numbers)
+            run = await self.manager.dispatch(Asked(number=number), durable=durable)
+            self.check(f"run, durable={durable}", number, await run.wait())
+
+    async def notes(self) -> None:
+        """Runs without an answer: nothing shows whether they came to what they should."""
+        while not self._ended:
+            run = await self.manager.dispatch(Noted(number=0))
+            ended = await run.wait()
+            if ended.status is not RunStatus.SUCCEEDED or ended.attempt != 1:
+                self.problems.append(f"note: {ended.status} {ended.error} {ended.attempt}")
+            self.done["note"] += 1
+
+    def check(self, kind: str, number: int, run: Any) -> None:
+        self.done[kind] += 1
+        wanted = {"halved": number // 2, "doubled": number * 2}
+        if run.status is not RunStatus.SUCCEEDED or run.result != wanted or run.attempt != 1:
+            self.problems.append(f"{kind} {number}: {run.status} {run.error} {run.attempt}")
+
+
+async def resize(manager: ManagerClient, runtime: LocalRuntime, number: int) -> None:
+    del runtime
+    await manager.add_pool("default", hosts=(1, 4, 2, 3)[number % 4])
+
+
+MOVES: dict[str, Move] = {"resize": resize}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_no_work_under_way_is_lost_or_tried_again(move: str) -> None:
+    async def scenario() -> None:
+        runtime = LocalRuntime(hosts=3)
+        async with runtime as manager:
+            await manager.deploy(APP)
+            load = Load(manager)
+
+            async def moves() -> None:
+                await asyncio.sleep(1.0)
+                for number in range(6):
+                    await MOVES[move](manager, runtime, number)
+                    await asyncio.sleep(6.0)
+
+            await load.during(moves())
+            assert load.problems == []
+            assert set(load.done) >= {"call", "nested call", "prompt", "note"}
+            notes = sum([await manager.handle(Tally, str(n)).total() for n in range(8)])
+            assert notes == load.done["note"], "each event was handled once"
+
+    run_virtual(scenario())
