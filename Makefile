@@ -61,7 +61,8 @@ check: $(STAMP) ## Lint, format, spelling, import layers, types, dependencies
 
 test: check ## Everything: the checks, then all tests
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/unit tests/contract
-	$(BIN)/python -m pytest -q tests/integration tests/acceptance tests/chaos  # one cluster for all
+	@# One worker has the cluster that most of them share, the other what starts its own.
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/integration tests/acceptance tests/chaos
 
 unit: $(STAMP) ## The quick tests only
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/unit

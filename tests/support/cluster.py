@@ -132,6 +132,13 @@ def agentray_command(
     return run_program(program("agentray"), *words, env=env, cwd=cwd, stdin=stdin)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker have all tests of the session's cluster: the others go on beside it."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "cluster" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
 # Processes
 
 
