@@ -43,6 +43,7 @@
     │   ├── ClusterAlreadyRunning
     │   ├── CommandUnderWay             another `agentray up` or `down` is at work
     │   ├── ManagerUnavailable
+    │   │   └── ManagerSuperseded       another manager works
     │   ├── PortTaken
     │   └── StartFailed                 also of the local cluster and the embedded database
     ├── PatternError                        an agent of agentray.patterns
@@ -442,6 +443,17 @@ class CommandUnderWay(ClusterError):
 
 class ManagerUnavailable(ClusterError):
     """The manager does not answer just now. It restarts by itself; agents go on meanwhile."""
+
+
+class ManagerSuperseded(ManagerUnavailable):
+    """Another manager works for this database; the one that was asked ends."""
+
+    def __init__(self, working: str) -> None:
+        super().__init__(
+            f"Another manager works for this database: {working or 'nobody knows which'}. The one "
+            "that was asked does nothing any more and ends."
+        )
+        self.working = working
 
 
 class PortTaken(ClusterError):

@@ -29,6 +29,7 @@ from agentray.core.reconcile import (
 from agentray.errors import (
     AgentrayError,
     ConfigurationError,
+    ManagerSuperseded,
     StartFailed,
     UnknownAgentType,
 )
@@ -44,6 +45,7 @@ from agentray.runtime.agent_stats import NO_COUNTERS
 from agentray.runtime.catalog import STOPPED, Catalog
 from agentray.runtime.driver_leases import DriverLeases
 from agentray.runtime.host_keeper import HostKeeper
+from agentray.runtime.leadership import Leadership
 from agentray.runtime.placements import Placements, PoolState, until_stored
 from agentray.runtime.pool_admin import PoolAdmin
 from agentray.runtime.pool_book import DEFAULT, PoolBook
@@ -78,6 +80,7 @@ class Manager:
         store: Store,
         factory: HostFactory,
         *,
+        lead: Leadership,
         host_setup: bytes,
         default_hosts: int,
         redriver: Redriver,
@@ -86,14 +89,16 @@ class Manager:
         """Make a manager; `start` lets it work.
 
         Args:
-            store: opened.
+            store: of its lead.
             factory: makes hosts.
+            lead: that it has gained, and ends.
             host_setup: what each host's `start` gets.
             default_hosts: hosts of the pool `default`.
             redriver: gives unfinished runs to their hosts.
             trace_retention: how long traces are kept; None: as long as settings say by default.
         """
         self._store = store
+        self._lead = lead
         self._factory = factory
         self._setup = host_setup
         self._redriver = redriver
@@ -112,9 +117,11 @@ class Manager:
             self._hosts,
             redriver,
             self._tasks,
+            epoch=lead.epoch,
             on_moved=self._wake.set,
         )
         self._ender = RunEnder(store, partial(cancel_run, redriver.channel))
+        self._end = TaskSet("manager's end")
         self._drivers = DriverLeases(store, redriver.channel)
         self._traces = TracePruner(store, trace_retention or TraceRetention())
         self._reconciling = asyncio.Lock()
@@ -147,6 +154,10 @@ class Manager:
         self._placements.resume_scales()
         await self._placements.announce()
         self._tasks.spawn(self._loop(), name="reconcile")
+        self._lead.keep(self._superseded)
+
+    def _superseded(self) -> None:
+        self._end.spawn(self.abandon(), name="end what does not lead")
 
     async def stop(self, grace_s: float) -> None:
         """Stop the hosts and everything else."""
@@ -154,13 +165,23 @@ class Manager:
         await self._drivers.close()
         await asyncio.gather(*(keeper.stop(grace_s) for keeper in self._hosts.values()))
         await self._redriver.close()
+        await self._lead.give_up()
 
     async def abandon(self) -> None:
         """End its own tasks, as the end of its process would; the hosts go on."""
         await self._tasks.close()
         await asyncio.gather(*(keeper.abandon() for keeper in self._hosts.values()))
         await self._redriver.close()
+        await self._lead.abandon()
         self._placements.wake()
+
+    def check_leads(self) -> None:
+        """Make sure that it may answer.
+
+        Raises:
+            ManagerSuperseded: another manager works; this one has stopped.
+        """
+        self._lead.check()
 
     async def _adopt(self, row: HostRow) -> None:
         ref = HostRef(row.id, row.actor_name)
@@ -201,6 +222,8 @@ class Manager:
         """Run one part of the loop; its failure is counted and does not stop the others."""
         try:
             await step()
+        except ManagerSuperseded as error:
+            logger.warning("step %s: %s", name, error, extra={"action": "step_superseded"})
         except Exception as error:
             self._steps[name] = self._steps.get(name, 0) + 1
             logger.exception(
@@ -208,6 +231,7 @@ class Manager:
             )
 
     async def _reconcile_hosts(self) -> None:
+        await self._lead.confirm()
         async with self._reconciling:
             await self._reconcile_once()
 
@@ -313,6 +337,10 @@ class Manager:
     async def _fail_over(self, keeper: HostKeeper, reason: str) -> None:
         logger.error("host lost: %s", reason, extra={"action": "host_lost", "host": keeper.ref.id})
         await keeper.end_probes()
+        try:
+            await self._lead.confirm()
+        except ManagerSuperseded:
+            return  # it is the other one's business
         self._factory.kill(keeper.ref)  # a wedged host must not linger beside its successor
         await self._bury(keeper, reason)
         await self._reconcile_hosts()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +25,10 @@ from agentray.runtime.tasks import TaskSet
 from agentray.store.base import SlotLease, Store
 
 logger = logging.getLogger(__name__)
+
+_VERSIONS = 32
+"""Bits of the versions that one manager gives. Above them is its epoch: whatever a manager tells
+that does not lead any more is older than all that the leading one tells."""
 
 _STORE_RETRY_S = 0.5
 _PUSH_AGAIN_S = 0.2
@@ -88,6 +91,7 @@ class Placements:
         redriver: Redriver,
         tasks: TaskSet,
         *,
+        epoch: int,
         on_moved: Callable[[], None],
     ) -> None:
         """Make an empty one.
@@ -99,6 +103,7 @@ class Placements:
             hosts: the manager's hosts by id, as they come and go.
             redriver: looks after the runs of slots that have moved.
             tasks: the manager's; planned moves are among them.
+            epoch: of the manager's lead.
             on_moved: called when a planned move has ended.
         """
         self.pools: dict[str, PoolState] = {}
@@ -109,6 +114,7 @@ class Placements:
         self._hosts = hosts
         self._redriver = redriver
         self._tasks = tasks
+        self._first_version = epoch << _VERSIONS
         self._on_moved = on_moved
         self._news = asyncio.Event()
 
@@ -412,10 +418,8 @@ class Placements:
         return [keeper for keeper in self._hosts.values() if keeper.status in reachable]
 
     def _make_snapshot(self) -> Snapshot:
-        # Milliseconds, so that versions rise also across restarts of the manager.
-        version = max(self.snapshot.version + 1, time.time_ns() // 1_000_000)
         return Snapshot(
-            version=version,
+            version=max(self.snapshot.version + 1, self._first_version),
             types=self._catalog.types(),
             pools={
                 name: PoolView(name, tuple(pool.slots), self._pending(name))

@@ -23,6 +23,7 @@ from agentray.protocol.launching import AgentStatus
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
+from agentray.store.leadership import LeadershipStore
 from agentray.store.run_ends import RunEndStore
 
 
@@ -260,7 +261,7 @@ class DeadLetter:
     created_at: datetime
 
 
-class Store(RunEndStore, Protocol):
+class Store(LeadershipStore, RunEndStore, Protocol):
     """Durable memory of a cluster. Raises `StoreUnavailable` when it cannot be reached."""
 
     async def open(self) -> None:

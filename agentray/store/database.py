@@ -10,7 +10,12 @@ from typing import Any, Protocol, cast
 
 import asyncpg
 
-from agentray.errors import ConfigurationError, PayloadError, StoreUnavailable
+from agentray.errors import (
+    ConfigurationError,
+    ManagerSuperseded,
+    PayloadError,
+    StoreUnavailable,
+)
 from agentray.store.migrate import SCHEMA, migrate
 from agentray.store.queries import queries
 
@@ -29,6 +34,8 @@ _SESSION = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
 }
+
+_FORMER_MANAGER = "AR003"  # raised by refuse_former_manager
 
 _UNAVAILABLE = (
     OSError,  # also TimeoutError
@@ -61,10 +68,14 @@ class Database:
     Args:
         dsn: `postgresql://…`.
         max_connections: how many may be open at once; they are opened when they are needed.
+        session: settings of each connection, besides those of all.
     """
 
-    def __init__(self, dsn: str, max_connections: int) -> None:
+    def __init__(
+        self, dsn: str, max_connections: int, session: Mapping[str, str] | None = None
+    ) -> None:
         self._dsn = dsn
+        self._session = {**_SESSION, **(session or {})}
         self._max_connections = max_connections
         self._open_pool: _Pool | None = None
 
@@ -87,6 +98,10 @@ class Database:
                 pool.terminate()
                 raise
         self._open_pool = pool
+
+    def as_manager(self, epoch: int) -> Database:
+        """Return connections of their own, whose writes are those of the manager of this epoch."""
+        return Database(self._dsn, self._max_connections, {"agentray.manager_epoch": str(epoch)})
 
     async def close(self) -> None:
         """Close the connections; harmless when not open."""
@@ -132,7 +147,7 @@ class Database:
             max_size=self._max_connections,
             timeout=_CONNECT_TIMEOUT_S,
             command_timeout=_STATEMENT_TIMEOUT_S,
-            server_settings=_SESSION,
+            server_settings=self._session,
             reset=_leave_as_it_is,
         )
         return cast("_Pool", await pool)
@@ -153,6 +168,10 @@ def _our_errors() -> Generator[None]:
         raise PayloadError(f"PostgreSQL cannot keep a value: {error}") from error
     except _UNAVAILABLE as error:
         raise StoreUnavailable(f"The database cannot be reached: {_in_words(error)}.") from error
+    except asyncpg.PostgresError as error:
+        if getattr(error, "sqlstate", None) != _FORMER_MANAGER:
+            raise
+        raise ManagerSuperseded(str(error)) from error
 
 
 def _in_words(error: Exception) -> str:

@@ -61,6 +61,7 @@ from agentray.store.codec import (
     touch_of,
     touches,
 )
+from agentray.store.memory_leadership import MemoryLeadership
 from agentray.store.memory_run_ends import MemoryRunEnds
 
 _T = TypeVar("_T")
@@ -110,10 +111,11 @@ class RunRow:
         )
 
 
-class MemoryStore(MemoryRunEnds):
+class MemoryStore(MemoryLeadership, MemoryRunEnds):
     """A `Store` that forgets everything when its process ends."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._runs: dict[str, RunRow] = {}
         self._keys: dict[tuple[str, str], str] = {}  # (owner, idempotency key) → run id
         self._states: dict[AgentId, tuple[str, int]] = {}

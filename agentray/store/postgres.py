@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Self
 
 import asyncpg
 
@@ -52,12 +53,13 @@ from agentray.store.codec import (
     queued_run,
 )
 from agentray.store.database import Database, Row
+from agentray.store.postgres_leadership import PostgresLeadership
 from agentray.store.postgres_run_ends import PostgresRunEnds
 
 _GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
 
 
-class PostgresStore(PostgresRunEnds):
+class PostgresStore(PostgresLeadership, PostgresRunEnds):
     """A `Store` in the schema `agentray` of a PostgreSQL database.
 
     Args:
@@ -67,6 +69,13 @@ class PostgresStore(PostgresRunEnds):
 
     def __init__(self, dsn: str, *, max_connections: int = 4) -> None:
         self._database = Database(dsn, max_connections)
+
+    @classmethod
+    def on(cls, database: Database) -> Self:
+        """Return a store over connections of another kind."""
+        store = cls("")
+        store._database = database
+        return store
 
     async def open(self) -> None:
         """Connect, and bring the schema up to date."""

@@ -24,15 +24,17 @@ from typing import Any, TypeVar
 from agentray import telemetry
 from agentray.config import BATCH, MAX_STATE_BYTES, METRICS_INTERVAL_S, BatchLimits
 from agentray.context import Context, bind_process, release_process
+from agentray.core.leadership import Candidate
 from agentray.core.room import Machine, Shortage, shortage_of
 from agentray.errors import ManagerUnavailable
 from agentray.events import Event
-from agentray.ids import AgentId
+from agentray.ids import AgentId, new_id
 from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.envelope import Packet
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.channel import Channel
 from agentray.runtime.host import Host
+from agentray.runtime.leadership import Leadership
 from agentray.runtime.manager import Manager
 from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.ports import HostControl, HostGone, HostUnreachable, MetricsPort
@@ -287,6 +289,7 @@ class _LocalManager:
         """See `watcher.ManagerPort`."""
         if self._runtime.restarting:
             raise ManagerUnavailable
+        self._runtime.manager.check_leads()
         result = getattr(self._runtime.manager, method)(*args)
         return await result if asyncio.iscoroutine(result) else result
 
@@ -347,6 +350,7 @@ class LocalRuntime(SyncContext):
         self.metrics_interval_s = metrics_interval_s
         self.network = _Network(self)
         self._wanted = hosts
+        self._place = new_id("local")
         self.restarting = False
 
     async def __aenter__(self) -> ManagerClient:
@@ -361,12 +365,16 @@ class LocalRuntime(SyncContext):
         return self._client
 
     async def _start_manager(self) -> Manager:
+        lead = await Leadership.gain(
+            self.store, Candidate(self._place, "a local runtime's manager")
+        )
         manager = Manager(
-            self.store,
+            lead.store,
             self.network,
+            lead=lead,
             host_setup=b"",
             default_hosts=self._wanted,
-            redriver=Redriver(self.store, Channel(self.network)),
+            redriver=Redriver(lead.store, Channel(self.network)),
         )
         await manager.start()
         return manager

@@ -43,6 +43,7 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.StateTooNew: ("account/ada", 3, 2),
     errors.IdempotencyConflict: ("key-1", "run_1"),
     errors.CommandUnderWay: ("up", 4711),
+    errors.ManagerSuperseded: ("agentray-manager (process 7) at 127.0.0.1:6379",),
     errors.PortTaken: (8080, "the gateway", "AGENTRAY_PORT"),
     errors.Incomplete: ("mixer/c", ("shop.Red",), "12 s have passed"),
     errors.VersionConflict: ("memory/team", "plan", 3, 4),

@@ -12,7 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from agentray import logs
+from agentray.core.leadership import Candidate
+from agentray.errors import ManagerSuperseded
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode
 from agentray.protocol.deployment import AppSpec, PoolSpec
@@ -22,6 +26,7 @@ from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
 from agentray.runtime.channel import Channel
 from agentray.runtime.database_keeper import DatabaseKeeper
+from agentray.runtime.leadership import Leadership
 from agentray.runtime.manager import Manager
 from agentray.runtime.ray_adapter.host_factory import RayHostFactory
 from agentray.runtime.ray_adapter.ray_host import RayConnector
@@ -31,6 +36,9 @@ from agentray.runtime.trace_pruner import TraceRetention
 from agentray.store.base import DeadLetter, LaunchedAgent, LaunchedQuery, StateWrite
 from agentray.store.embedded import EmbeddedPostgres
 from agentray.store.postgres import PostgresStore
+
+_TELL_S = 3.0
+"""How long a manager that does not lead tells so before its process ends."""
 
 
 class ManagerActor:
@@ -46,19 +54,24 @@ class ManagerActor:
             server = EmbeddedPostgres(Path(self._setup.embedded_database))
             self._database = DatabaseKeeper(server)
         logs.configure(self._setup.log_level, process="manager")
+        self._yielded: ManagerSuperseded | None = None
 
     async def _running(self) -> Manager:
         # After a restart by Ray nobody calls `start`: the first request does.
         async with self._starting:
+            if self._yielded is not None:
+                raise self._yielded
             if self._manager is None:
                 if self._database is not None:
                     await self._database.start()
                 store = PostgresStore(self._setup.database_url)
                 await store.open()
-                redriver = Redriver(store, Channel(RayConnector()))
+                lead = await self._gain_lead(store)
+                redriver = Redriver(lead.store, Channel(RayConnector()))
                 manager = Manager(
-                    store,
+                    lead.store,
                     RayHostFactory(),
+                    lead=lead,
                     host_setup=self._packed,
                     default_hosts=self._setup.default_hosts,
                     redriver=redriver,
@@ -68,7 +81,30 @@ class ManagerActor:
                 )
                 await manager.start()
                 self._manager = manager
-            return self._manager
+                self._ending = asyncio.create_task(self._end_without_lead(lead), name="end")
+        self._manager.check_leads()
+        return self._manager
+
+    async def _gain_lead(self, store: PostgresStore) -> Leadership:
+        context = ray.get_runtime_context()
+        about = f"{context.get_actor_name()} (process {os.getpid()}) at {context.gcs_address}"
+        place = f"{context.gcs_address}/{context.get_actor_id()}"
+        try:
+            return await Leadership.gain(store, Candidate(place, about))
+        except ManagerSuperseded as error:
+            self._yielded = error
+            self._ending = asyncio.create_task(_leave(restarted=False), name="end")
+            await store.close()
+            if self._database is not None:
+                await self._database.close()
+            raise
+
+    async def _end_without_lead(self, lead: Leadership) -> None:
+        other = await lead.until_lost()
+        await _leave(restarted=other is not None and other.place == lead.lead.place)
+
+    async def alive(self) -> None:
+        """Answer: the process lives, whether it works or waits."""
 
     async def ready(self) -> None:
         """Return when it supervises."""
@@ -186,3 +222,16 @@ class ManagerActor:
         await (await self._running()).stop(grace_s)
         if self._database is not None:
             await self._database.close()
+
+
+async def _leave(*, restarted: bool) -> None:
+    """End this process, some time after it has begun to tell everybody that it does not lead.
+
+    Args:
+        restarted: Ray runs another process of this very actor, which must not be touched; otherwise
+            the actor ends with the process.
+    """
+    await asyncio.sleep(_TELL_S)
+    if not restarted:
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+    os._exit(1)

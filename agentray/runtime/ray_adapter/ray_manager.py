@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import ray
@@ -16,21 +17,40 @@ from ray.exceptions import (
 )
 
 from agentray.errors import (
+    ClusterAlreadyRunning,
     ClusterNotRunning,
+    ManagerSuperseded,
     ManagerUnavailable,
     StoreUnavailable,
 )
 from agentray.protocol.codec import encode
 from agentray.runtime.ray_adapter.setup import MAX_CONCURRENCY, NAMESPACE, Setup, reason_of
 
+logger = logging.getLogger(__name__)
+
 MANAGER_NAME = "agentray-manager"
 
-_LOOKS = frozenset(
-    {"agents", "cancel_run", "dead_letters", "pools", "status", "subscriptions", "trace", "traces"}
+_REPEATED = frozenset(
+    {
+        *(
+            "agent_of_run",
+            "agents",
+            "cancel_run",
+            "dead_letters",
+            "find_launched",
+            "get_state",
+            "list_states",
+        ),
+        *("pools", "status", "subscriptions", "trace", "traces", "until_placed"),
+        *("about", "seat", "renew_driver", "end_driver", "subscribe", "stop_app"),
+        *("add_pool", "set_default_pool", "end_runs"),
+    }
 )
-_LOOK_ATTEMPTS, _LOOK_PAUSE_S = 20, 0.5
-"""Methods of the manager that change nothing, or nothing more when they are repeated; its restart
-takes a few seconds."""
+"""Methods of the manager that change nothing, or nothing more when they are called again: asked
+again while it restarts, which takes a few seconds. Of others the caller must decide."""
+
+_ATTEMPTS, _PAUSE_S = 40, 0.5
+_ALIVE_EVERY_S, _ALIVE_TIMEOUT_S = 10.0, 10.0
 
 
 class RayManager:
@@ -69,26 +89,32 @@ class RayManager:
             max_task_retries=0,  # a caller that was in doubt asks again by itself
             max_concurrency=MAX_CONCURRENCY,
         )
-        return cls(actor.remote(encode(setup)))
+        try:
+            return cls(actor.remote(encode(setup)))
+        except ValueError as error:  # Ray's word for a name that is taken
+            raise ClusterAlreadyRunning(
+                "A manager of agentray runs on this Ray cluster already. Take it down where it was "
+                "started, with `agentray down`, or use another Ray cluster."
+            ) from error
 
     async def call(self, method: str, *args: Any) -> Any:
-        """Call a method of the manager; what only looks is repeated while it restarts.
+        """Call a method of the manager; what bears it is repeated while it restarts.
 
         Raises:
             ManagerUnavailable: it does not answer just now.
             AgentrayError: what it raised.
         """
-        attempts = _LOOK_ATTEMPTS if method in _LOOKS else 1
+        attempts = _ATTEMPTS if method in _REPEATED else 1
         for _ in range(attempts - 1):
             try:
                 return await self._call(method, *args)
             except ManagerUnavailable:
-                await asyncio.sleep(_LOOK_PAUSE_S)
+                await asyncio.sleep(_PAUSE_S)
         return await self._call(method, *args)
 
     async def _call(self, method: str, *args: Any) -> Any:
         try:
-            return await getattr(self._handle, method).remote(*args)
+            return await self._answer(method, args)
         except RayTaskError as error:
             if isinstance(error.cause, StoreUnavailable):
                 raise ManagerUnavailable(f"The manager waits: {error.cause}") from error
@@ -96,11 +122,38 @@ class RayManager:
         except RayActorError as error:
             raise ManagerUnavailable(f"The manager does not answer: {reason_of(error)}") from error
 
+    async def _answer(self, method: str, args: tuple[Any, ...]) -> Any:
+        """Wait for an answer as long as the manager's process is heard of.
+
+        A request may take minutes; a process that was stopped, or hangs, would never answer.
+
+        Raises:
+            ManagerUnavailable: it does not answer even whether it is alive.
+        """
+        answer = getattr(self._handle, method).remote(*args).as_future()
+        try:
+            while not (await asyncio.wait((answer,), timeout=_ALIVE_EVERY_S))[0]:
+                try:
+                    async with asyncio.timeout(_ALIVE_TIMEOUT_S):
+                        await self._handle.alive.remote()
+                except TimeoutError:
+                    raise ManagerUnavailable(
+                        f"The manager has not answered for {_ALIVE_TIMEOUT_S:g} s: its process "
+                        "hangs or was stopped. Agents go on meanwhile."
+                    ) from None
+            return await answer
+        finally:
+            answer.cancel()
+
     async def wait_ready(self) -> None:
         """Return when it supervises."""
         await self.call("ready")
 
     async def shutdown(self, grace_s: float) -> None:
         """Stop the hosts and the manager itself."""
-        await self.call("shutdown", grace_s)
-        ray.kill(self._handle)
+        try:
+            await self.call("shutdown", grace_s)
+        except ManagerSuperseded as error:
+            logger.warning("%s", error, extra={"action": "shutdown_of_superseded"})
+        finally:
+            ray.kill(self._handle)
