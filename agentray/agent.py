@@ -26,7 +26,7 @@ import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, ParamSpec, TypeVar, cast, get_type_hints, overload
+from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, cast, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -57,12 +57,23 @@ _EVENTS = "__agentray_events__"
 class RestartPolicy(BaseModel):
     """What happens after an agent could not be started, or a loop or timer of its own failed.
 
-    Beyond `max_restarts` within `period_s` the agent is failed; the waits between attempts grow
-    from `backoff_s` by a factor of two up to `max_backoff_s`, each with up to 20 % of jitter.
+    An error of a handler is its caller's, and restarts nobody.
+
+    Attributes:
+        restart: `transient`: it is started again after such an error, and comes back with its next
+            message after it left memory or its host was lost. `permanent`: as that, and it stays
+            in memory, and is brought back without waiting for a message when its host was lost or
+            replaced, or the cluster started again. `temporary`: its first error is final.
+        max_restarts: within `period_s`; one more and the agent is failed, until it is reset.
+        period_s: the window, in seconds, and the quiet time after which waits start small again.
+        backoff_s: the first wait between two attempts; each further one is twice as long, with up
+            to 20 % of jitter.
+        max_backoff_s: the longest wait.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
+    restart: Literal["permanent", "transient", "temporary"] = "transient"
     max_restarts: NonNegativeInt = 3
     period_s: PositiveFloat = 60.0
     backoff_s: PositiveFloat = 0.1

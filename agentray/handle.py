@@ -9,6 +9,9 @@ from agentray import context as contexts
 from agentray.blocking import SyncHandle
 from agentray.errors import ConfigurationError
 from agentray.ids import AgentId
+from agentray.protocol.codec import decode
+from agentray.protocol.envelope import Kind
+from agentray.protocol.launching import LifeCall
 
 if TYPE_CHECKING:
     from agentray.agent import Agent
@@ -247,9 +250,20 @@ class Handle(Generic[A]):
             `agent`, `type`, `host`, `status` (`starting`, `idle`, `running`, `stopping`,
             `stopped`, `failed`, `registered`, or `not in memory`: a message would start it),
             `queued`, `last_error`; while it is in memory also `active_s` and `idle_s`, the seconds
-            since it was activated and last used.
+            since it was activated and last used; of a failed one `traceback` and `failed_at`.
         """
         return await self.caller.inspect(self.id, "status", timeout=timeout)
+
+    async def reset(self, timeout: float = 30.0) -> bool:
+        """Let the agent start again that has failed; its errors are counted from none.
+
+        Returns:
+            Whether it had failed.
+        """
+        reply = await self.caller.request(
+            Kind.LAUNCH, self.id, LifeCall.RESET, b"", timeout=timeout
+        )
+        return bool(decode(reply))
 
     async def stats(self, timeout: float = 5.0) -> dict[str, Any]:
         """Return what the agent has counted since it came into memory.

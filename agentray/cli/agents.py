@@ -11,6 +11,7 @@ from agentray.runtime.connection import connect
 
 if TYPE_CHECKING:
     from agentray.launching import AgentRecord
+    from agentray.store.supervision import AgentFailure
 
 
 def read_labels(words: Sequence[str]) -> dict[str, str]:
@@ -33,6 +34,27 @@ async def look(
         records = await manager.find(type=agent_type, labels=labels, limit=limit)
         resident = await manager.agents(agent_type, limit)
     return merged(records, resident, everything=not labels)[:limit]
+
+
+async def look_for_failed(
+    settings: Settings, agent_type: str | None, limit: int
+) -> list[dict[str, Any]]:
+    """Ask the manager of this machine's cluster for agents in trouble."""
+    async with connect(settings=settings) as manager:
+        failures = await manager.failed_agents(agent_type, limit=limit)
+    return [failed_row(failure) for failure in failures]
+
+
+def failed_row(failure: AgentFailure) -> dict[str, Any]:
+    """Return a failure as JSON."""
+    return {
+        "agent": str(failure.agent),
+        "status": failure.kind.value,
+        "failed_at": failure.at.isoformat(),
+        "host_deaths": failure.deaths,
+        "last_error": failure.error,
+        "traceback": failure.traceback,
+    }
 
 
 def merged(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -111,6 +111,9 @@ def agents(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Only launched ones with this label; repeatable."),
     ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Only failed and quarantined ones, with their errors.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="Most of them.")] = 100,
     as_json: JsonOption = False,
 ) -> None:
@@ -119,11 +122,55 @@ def agents(
     from agentray.cli import agents as listing
     from agentray.cli import render
 
+    if failed:
+        rows = asyncio.run(listing.look_for_failed(settings, agent_type, limit))
+        if as_json:
+            console.write_json(rows)
+        else:
+            console.out().print(render.failed_agents(rows))
+        return
     found = asyncio.run(listing.look(settings, agent_type, listing.read_labels(label or []), limit))
     if as_json:
         console.write_json(found)
     else:
         console.out().print(render.agents(found))
+
+
+def show_agent(
+    agent: Annotated[str, typer.Argument(metavar="TYPE/KEY", help="Which agent, see `agents`.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show how an agent is, and what was wrong with it when it failed."""
+    settings = read_settings()
+    agent_id = AgentId.parse(agent)
+    from agentray.cli import render
+    from agentray.runtime.connection import connect
+
+    async def ask() -> dict[str, Any]:
+        async with connect(settings=settings) as manager:
+            return await manager.handle(agent_id).status()
+
+    told = asyncio.run(ask())
+    if as_json:
+        console.write_json(told)
+    else:
+        console.out().print(render.agent(told))
+
+
+def reset_agent(
+    agent: Annotated[str, typer.Argument(metavar="TYPE/KEY", help="See `agents --failed`.")],
+) -> None:
+    """Let an agent start again that has failed or is quarantined."""
+    settings = read_settings()
+    agent_id = AgentId.parse(agent)
+    from agentray.runtime.connection import connect
+
+    async def ask() -> bool:
+        async with connect(settings=settings) as manager:
+            return await manager.reset_agent(agent_id)
+
+    had_failed = asyncio.run(ask())
+    console.write(f"{agent}: {'reset' if had_failed else 'had not failed'}")
 
 
 def stop_agent(

@@ -50,6 +50,8 @@ app.add_typer(events.group)
 app.add_typer(states.group, name="state")
 
 _agent = typer.Typer(help="One agent.", no_args_is_help=True)
+_agent.command("show", cls=Command)(cluster.show_agent)
+_agent.command("reset", cls=Command)(cluster.reset_agent)
 _agent.command("stop", cls=Command)(cluster.stop_agent)
 app.add_typer(_agent, name="agent")
 

@@ -197,6 +197,28 @@ def agents(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
+def failed_agents(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return agents that have failed or are quarantined."""
+    if not rows:
+        return Text("No agent has failed.")
+    table = _table("Agent", "Status", "Since", "Host deaths", "Last error")
+    for row in rows:
+        table.add_row(
+            text(row["agent"]),
+            text(row["status"], "red"),
+            text(row["failed_at"]),
+            text(row["host_deaths"]),
+            text(row["last_error"], "red"),
+        )
+    return table
+
+
+def agent(told: Mapping[str, Any]) -> RenderableType:
+    """Return how an agent is; a traceback stands below."""
+    lines = [f"{name}: {value}" for name, value in told.items() if name != "traceback"]
+    return Text("\n".join([*lines, *(["", told["traceback"]] if told.get("traceback") else [])]))
+
+
 # Events
 
 

@@ -29,6 +29,7 @@ class LifeCall(StrEnum):
     REGISTER = "register"  # keep it
     SHUTDOWN = "shutdown"  # stop it, reply when it has stopped
     WAIT = "wait"  # reply when it has ended
+    RESET = "reset"  # forget its failure and its counters: it may start again
 
 
 @dataclass(frozen=True, slots=True)

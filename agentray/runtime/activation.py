@@ -27,6 +27,7 @@ from agentray.ids import AgentId
 from agentray.protocol.codec import decode, text_of
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.incarnation import Incarnation
+from agentray.runtime.permanents import is_permanent
 from agentray.runtime.start_chains import StartChains
 from agentray.runtime.tasks import being_cancelled
 from agentray.store.base import LaunchedAgent, StateWrite
@@ -66,7 +67,9 @@ class Activator:
             or kind.factory is not None
             or kind.keeps_state
             or kind.cls.on_start is not Agent.on_start
+            or is_permanent(kind.options)
             or not self._host.launching.is_plain(kind.name)
+            or not self._host.failures.is_plain(kind.name)
         )
         if needs_task:
             self._spawn(agent, self._start(agent))
@@ -118,9 +121,7 @@ class Activator:
         else:
             wait_s = backoff.failed(self._host.now(), random.random())  # noqa: S311 - jitter
         if wait_s is None:
-            reason = f"{type(error).__name__}: {text_of(error)}"
-            await self._host.launching.failed(agent.id, reason)
-            agent.fail(reason)
+            await self._give_up(agent, error)
             return
         agent.stats.restarts += 1
         if self._host.meters is not None:
@@ -140,7 +141,7 @@ class Activator:
                 return
             self._log(agent, error)
             # Its own policy, once its record is known.
-            backoff = backoff or _backoff_of(agent.type.options.restart)
+            backoff = backoff or backoff_of(agent.type.options.restart)
             if isinstance(error, StoreUnavailable):
                 wait_s: float | None = _STORE_RETRY_S  # not the agent's fault
             elif isinstance(error, ConfigurationError | StateError | StartCycle):
@@ -148,9 +149,7 @@ class Activator:
             else:
                 wait_s = backoff.failed(self._host.now(), random.random())  # noqa: S311 - jitter
             if wait_s is None:
-                reason = f"{type(error).__name__}: {text_of(error)}"
-                await self._host.launching.failed(agent.id, reason)
-                agent.fail(reason)
+                await self._give_up(agent, error)
                 return
             await asyncio.sleep(wait_s)
             try:
@@ -162,10 +161,26 @@ class Activator:
             else:
                 return
 
+    async def _give_up(self, agent: Incarnation, error: BaseException) -> None:
+        """Let an agent be failed, until it is reset."""
+        reason = f"{type(error).__name__}: {text_of(error)}"
+        try:
+            await self._host.failures.keep(agent.id, error)
+        except Exception as lost:  # noqa: BLE001 - whatever it is, the agent has failed
+            # It is failed in memory; its next activation finds out anew.
+            extra = {"action": "failure_not_recorded", "agent": str(agent.id)}
+            logger.warning("%s: failure not recorded: %s", agent.id, lost, extra=extra)
+        await self._host.launching.failed(agent.id, reason)
+        agent.fail(reason)
+
     async def _begin(self, agent: Incarnation) -> None:
         launched = await self._host.launching.record_of(agent.id)
         if launched is not None and not self._host.launching.prepare(agent, launched):
             return
+        if (failure := await self._host.failures.of(agent.id)) is not None:
+            agent.fail(failure.error)
+            return
+        await self._host.permanents.note(agent.id, agent.type.options)
         instance = await self._construct(agent, launched)
         state = None
         if agent.type.keeps_state:
@@ -210,8 +225,10 @@ class Activator:
         )
 
 
-def _backoff_of(policy: RestartPolicy) -> Backoff:
-    return Backoff(policy.max_restarts, policy.period_s, policy.backoff_s, policy.max_backoff_s)
+def backoff_of(policy: RestartPolicy) -> Backoff:
+    """Return what counts an agent's restarts."""
+    most = 0 if policy.restart == "temporary" else policy.max_restarts
+    return Backoff(most, policy.period_s, policy.backoff_s, policy.max_backoff_s)
 
 
 def _checked(made: Any, agent: Incarnation) -> Agent:

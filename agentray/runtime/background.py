@@ -23,6 +23,7 @@ from agentray.core.schedule import next_tick
 from agentray.core.supervision import Backoff
 from agentray.errors import AgentFailed, ConfigurationError
 from agentray.ids import AgentId
+from agentray.runtime.activation import backoff_of
 from agentray.runtime.own_turn import Once, OwnSink, Unheard, own_turn
 from agentray.runtime.tasks import being_cancelled
 from agentray.runtime.threads import in_own_thread
@@ -92,6 +93,12 @@ class BackgroundWork:
                 task.get_name(),
                 extra={"action": "loop_not_stopped", "agent": str(agent.id)},
             )
+
+    def forget_errors(self, agent: Incarnation) -> None:
+        """Let an agent's restarts be counted from none again."""
+        known = self._of.get(agent.id)
+        if known is not None and known.agent is agent:
+            known.forget_errors()
 
     def close(self) -> None:
         """Stop all timers; loops end with the host's tasks."""
@@ -211,11 +218,12 @@ class _Background:
     def backoff(self) -> Backoff:
         """How long to wait before the next restart; it remembers the last ones."""
         if self._backoff is None:
-            policy = self.agent.type.options.restart
-            self._backoff = Backoff(
-                policy.max_restarts, policy.period_s, policy.backoff_s, policy.max_backoff_s
-            )
+            self._backoff = backoff_of(self.agent.type.options.restart)
         return self._backoff
+
+    def forget_errors(self) -> None:
+        """Begin to count anew."""
+        self._backoff = None
 
     @property
     def active(self) -> bool:

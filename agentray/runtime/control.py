@@ -13,6 +13,7 @@ from agentray.protocol.envelope import Kind, ReplyKind, RunMode
 from agentray.protocol.runs import Run
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.agent_stats import NO_COUNTERS
+from agentray.runtime.failures import told_of
 from agentray.runtime.state_changes import StateChanges
 from agentray.runtime.turn import Turn
 from agentray.schema import describe_agent_type
@@ -154,4 +155,7 @@ class Control:
                 told = host.residents.status_of(agent_id)
                 if agent is None and (status := await host.launching.status_of(agent_id)):
                     told["status"] = status
+                failed = agent is None or agent.failure is not None
+                if failed and (failure := await host.failures.of(agent_id)) is not None:
+                    told |= told_of(failure)
         turn.reply(ReplyKind.VALUE, encode(told))

@@ -249,7 +249,7 @@ class Departures:
             self._closing.pop(lease, None)
         self._host.watch_doors(self.closing)
         self._host.held.give_up(leases)
-        self._host.launching.leases_changed()
+        self._host.leases_changed()
         agents: dict[Lease, list[Incarnation]] = {}
         for agent in self._host.residents:
             lease = self._host.lease_of(agent.id)

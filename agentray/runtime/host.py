@@ -41,6 +41,7 @@ from agentray.runtime.control import Control
 from agentray.runtime.dead_letters import DeadLetters
 from agentray.runtime.departures import Departures
 from agentray.runtime.dispatching import Dispatches
+from agentray.runtime.failures import Failures
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.held_leases import HeldLeases, Lease
 from agentray.runtime.hooked_publishing import HookedPublishing
@@ -58,6 +59,7 @@ from agentray.runtime.outbox import (
     Outbox,
     patience_s,
 )
+from agentray.runtime.permanents import Permanents
 from agentray.runtime.ports import Connector, MetricsPort
 from agentray.runtime.publishing import Publisher
 from agentray.runtime.residents import Residents
@@ -150,6 +152,8 @@ class Host:
         self._placed = Snapshot()  # the one of these leases: where agents live
         self._outboxes: dict[str, Outbox] = {}
         self.launching = Launching(self)
+        self.failures = Failures(self)
+        self.permanents = Permanents(self)
         self.residents = Residents(self)
         self._find: Callable[[Any], Incarnation | None] = self.residents.getter
         self.departures = Departures(self)
@@ -204,7 +208,9 @@ class Host:
 
     async def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
         """Learn the code of apps; see `AppCode.load`."""
-        return self.code.load(apps)
+        failures = self.code.load(apps)
+        self.permanents.look()
+        return failures
 
     async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
         """Take the newest snapshot and leases; agents of lost slots leave at once.
@@ -218,7 +224,7 @@ class Host:
         self._placed = snapshot
         self.parts.taken.forget_places()
         if before != self.held.held:
-            self.launching.leases_changed()
+            self.leases_changed()
         for agent in self.residents:
             lease = self.lease_of(agent.id)
             if lease in same:
@@ -229,6 +235,8 @@ class Host:
                 self.residents.lose(agent, anew=lease in self.held)
         self.departures.forget([lease for lease in before if lease not in same])
         self.channel.update(snapshot)
+        if self.held.held.keys() - before.keys():
+            self.permanents.look()
 
     async def release(
         self, pool: str, slots: Sequence[int], grace_s: float, together: bool = False
@@ -496,6 +504,11 @@ class Host:
             raise Fenced
         return epoch
 
+    def leases_changed(self) -> None:
+        """Let what is known of agents be looked up anew."""
+        self.launching.leases_changed()
+        self.failures.leases_changed()
+
     def leases(self, agent_id: AgentId) -> bool:
         """Whether an agent belongs to this host."""
         return self.lease_of(agent_id) in self.held
@@ -518,7 +531,7 @@ class Host:
             return
         extra = {"action": "leases_lost", "host": self.host_id}
         logger.warning("%d slots are leased to other hosts", len(lost), extra=extra)
-        self.launching.leases_changed()
+        self.leases_changed()
         self.departures.forget(lost)
         for agent in self.residents:
             if self.lease_of(agent.id) in lost:

@@ -107,10 +107,16 @@ class Launching:
                     await self._shut_down(turn, agent_id, decode(turn.envelope.payload))
                 case LifeCall.WAIT:
                     await self._wait(turn, agent_id)
+                case LifeCall.RESET:
+                    turn.reply(ReplyKind.VALUE, encode(await self._reset(agent_id)))
                 case _:
                     await self._launch(turn, agent_id, decode(turn.envelope.payload))
         except Fenced:
             turn.reply(ReplyKind.MOVED)  # the agent's next host does it
+
+    def is_stopping(self, agent_id: AgentId) -> bool:
+        """Whether an agent is being shut down."""
+        return agent_id in self._stopping
 
     def refuses(self, turn: Turn) -> bool:
         """Refuse a message to an agent that is not in memory because it is being shut down."""
@@ -148,6 +154,8 @@ class Launching:
         try:
             async with self._lock(agent_id):
                 known = await self._load(agent_id)
+                if await self._host.failures.of(agent_id) is not None:
+                    await self._host.failures.forget(agent_id)  # a launch is another try
                 launched = await self._keep_order(agent_id, known, order, AgentStatus.RUNNING)
                 agent = self._host.find(agent_id)
                 made_otherwise = known is None and is_special(launched)
@@ -337,6 +345,9 @@ class Launching:
             launched = replace(launched, status=AgentStatus.STOPPED, last_error="")
         ended = Ended(launched.status, launched.last_error)
         forget, delete_state = order.terminate, order.delete_state
+        await _persistent(lambda: self._host.permanents.forget(agent_id))
+        if forget:
+            await _persistent(lambda: self._host.failures.forget(agent_id))
         await _persistent(lambda: self._keep(launched, forget=forget, delete_state=delete_state))
         self._tell(agent_id, ended)
         return ended
@@ -380,6 +391,30 @@ class Launching:
         except AgentrayError as error:
             extra = {"action": "child_not_stopped", "agent": str(child)}
             logger.error("%s was not shut down: %s", child, error, extra=extra)  # noqa: TRY400 - its text says it all
+
+    # Reset
+
+    async def _reset(self, agent_id: AgentId) -> bool:
+        """Let an agent start again that has failed, and forget its counters.
+
+        Returns:
+            Whether it had failed.
+        """
+        async with self._lock(agent_id):
+            failed = await self._host.failures.of(agent_id) is not None
+            known = await self._load(agent_id)
+            await self._host.failures.forget(agent_id)
+            if known is not None and known.status is AgentStatus.FAILED:
+                failed = True
+                await self._keep(replace(known, status=AgentStatus.RUNNING, last_error=""))
+            agent = self._host.find(agent_id)
+            if agent is not None and agent.failure is not None:
+                failed = True
+                self._host.residents.forget(agent)
+            elif agent is not None:
+                self._host.background.forget_errors(agent)
+        self._host.permanents.look()
+        return failed
 
     async def _wait(self, turn: Turn, agent_id: AgentId) -> None:
         future: asyncio.Future[Ended | None] = asyncio.get_running_loop().create_future()

@@ -44,6 +44,7 @@ from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
 from agentray.runtime.agent_stats import NO_COUNTERS
 from agentray.runtime.catalog import STOPPED, Catalog
 from agentray.runtime.driver_leases import DriverLeases
+from agentray.runtime.failures import told_of
 from agentray.runtime.host_keeper import HostKeeper
 from agentray.runtime.leadership import Leadership
 from agentray.runtime.placements import Placements, PoolState, until_stored
@@ -58,6 +59,7 @@ from agentray.runtime.topic_book import TopicBook
 from agentray.runtime.trace_pruner import TracePruner, TraceRetention
 from agentray.runtime.trace_reader import read_trace
 from agentray.store.base import DeadLetter, HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
+from agentray.store.supervision import AgentFailure, FailureKind
 
 logger = logging.getLogger(__name__)
 
@@ -548,7 +550,10 @@ class Manager:
             case "ping":
                 return {}
             case _:
-                return _without_host(agent, await self.find_launched(_only(agent), 1))
+                told = _without_host(agent, await self.find_launched(_only(agent), 1))
+                failure = (await self._store.load_failures([agent])).get(agent)
+                failed = failure is not None and failure.kind is not FailureKind.SUSPECTED
+                return told | told_of(failure) if failure and failed else told
 
     async def add_pool(self, spec: PoolSpec) -> tuple[dict[str, Any], Snapshot]:
         """See `PoolAdmin.add`."""
@@ -645,6 +650,8 @@ class Manager:
             await self._placements.renew(slots)
             try:
                 await self._store.put_states(states)
+                # They may have failed because of the states that they had.
+                await self._store.put_failures([], forget=[state.agent for state in states])
             finally:
                 await self._placements.announce()
         for pool, moved in slots.items():
@@ -668,6 +675,11 @@ class Manager:
         """Return launched agents, newest first, without the arguments that only hosts can read."""
         found = await self._store.list_launched(query, limit=limit)
         return [replace(launched, arguments=b"") for launched in found]
+
+    async def failed_agents(self, agent_type: str | None, limit: int) -> list[AgentFailure]:
+        """Return agents that have failed or are quarantined, newest first."""
+        kinds = (FailureKind.FAILED, FailureKind.QUARANTINED)
+        return await self._store.list_failures(kinds=kinds, agent_type=agent_type, limit=limit)
 
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """Return the events that nobody wanted, newest first."""

@@ -47,6 +47,7 @@ from agentray.runtime.packing import class_digest, other_code, pack_app
 from agentray.runtime.pool_packing import pack_pool
 from agentray.runtime.spans import sending
 from agentray.runtime.state_client import StateClient
+from agentray.runtime.supervision_client import SupervisionClient
 from agentray.runtime.watcher import ManagerPort
 from agentray.store.base import DeadLetter, LaunchedQuery, NewRun, run_input
 
@@ -58,7 +59,7 @@ _PLACED_S = 30.0
 STOP_GRACE_S = 30.0
 
 
-class ManagerClient:
+class ManagerClient(SupervisionClient):
     """A driver's connection to the manager and to all agents of a cluster."""
 
     def __init__(self, manager: ManagerPort, channel: Channel, *, lease_s: float = LEASE_S) -> None:

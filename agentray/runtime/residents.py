@@ -15,6 +15,7 @@ from agentray.protocol.envelope import Kind
 from agentray.runtime.activation import Activator
 from agentray.runtime.held_leases import Lease
 from agentray.runtime.incarnation import Incarnation
+from agentray.runtime.permanents import is_permanent
 from agentray.runtime.sending_on import send_on
 from agentray.runtime.start_chains import StartChains
 from agentray.runtime.turn import Turn
@@ -287,7 +288,8 @@ class Residents:
             if now - agent.used < shortest_s:
                 break  # ordered by their last use: the rest was used later
             long = now - agent.used >= agent.type.options.idle_timeout_s
-            if long and agent.idle and not self._host.background.keeps(agent):
+            stays = is_permanent(agent.type.options) and agent.refusal is None
+            if long and agent.idle and not stays and not self._host.background.keeps(agent):
                 found.append(agent)
         return found
 

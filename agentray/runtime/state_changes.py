@@ -58,6 +58,7 @@ class StateChanges:
             _check_size(write, self._host.max_state_bytes)
         try:
             await self._between_handlers(agent_id, kind, write)
+            await self._host.failures.forget(agent_id)  # it may have failed because of its state
         except Fenced:
             turn.reply(ReplyKind.MOVED)
         else:

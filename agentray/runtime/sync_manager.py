@@ -27,8 +27,10 @@ from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceSummary
 from agentray.runtime.launcher import AnyAgent, ReturnWhen
 from agentray.runtime.manager_client import STOP_GRACE_S, ManagerClient
+from agentray.runtime.supervision_client import RESET_TIMEOUT_S
 from agentray.runtime.sync_event_run import SyncEventRun
 from agentray.store.base import DeadLetter
+from agentray.store.supervision import AgentFailure
 
 A = TypeVar("A", bound=Agent)
 T = TypeVar("T")
@@ -236,6 +238,16 @@ class SyncManager:
                 raise_error=raise_error,
             )
         )
+
+    def failed_agents(
+        self, agent_type: type[Agent] | str | None = None, *, limit: int = 100
+    ) -> list[AgentFailure]:
+        """Return agents that have failed or are quarantined, newest first."""
+        return self._wait(self._manager.failed_agents(agent_type, limit=limit))
+
+    def reset_agent(self, agent: AnyAgent, *, timeout: float = RESET_TIMEOUT_S) -> bool:
+        """Let an agent start again that has failed; its errors are counted from none."""
+        return self._wait(self._manager.reset_agent(agent, timeout=timeout))
 
     def close(self) -> None:
         """End the agents of the lifetime `driver`; this manager launches nothing any more."""

@@ -25,6 +25,7 @@ from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
 from agentray.store.leadership import LeadershipStore
 from agentray.store.run_ends import RunEndStore
+from agentray.store.supervision import SupervisionStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +262,7 @@ class DeadLetter:
     created_at: datetime
 
 
-class Store(LeadershipStore, RunEndStore, Protocol):
+class Store(LeadershipStore, RunEndStore, SupervisionStore, Protocol):
     """Durable memory of a cluster. Raises `StoreUnavailable` when it cannot be reached."""
 
     async def open(self) -> None:

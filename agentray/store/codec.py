@@ -27,6 +27,7 @@ from agentray.store.base import (
     RunEnd,
     SlotLease,
 )
+from agentray.store.supervision import AgentFailure
 
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
@@ -149,6 +150,17 @@ def check_leases(leases: Sequence[SlotLease]) -> None:
     """
     if len({(lease.pool, lease.slot) for lease in leases}) < len(leases):
         raise ValueError("A slot can be assigned only once in one call.")
+
+
+def check_failure(failure: AgentFailure) -> None:
+    """Check the texts of an agent's failure.
+
+    Raises:
+        PayloadError: one of them has a NUL or a lone surrogate.
+    """
+    check_text("key", failure.agent.key)
+    check_text("error", failure.error)
+    check_text("traceback", failure.traceback)
 
 
 def check_launched(launched: LaunchedAgent) -> None:

@@ -63,6 +63,7 @@ from agentray.store.codec import (
 )
 from agentray.store.memory_leadership import MemoryLeadership
 from agentray.store.memory_run_ends import MemoryRunEnds
+from agentray.store.memory_supervision import MemorySupervision
 
 _T = TypeVar("_T")
 
@@ -111,7 +112,7 @@ class RunRow:
         )
 
 
-class MemoryStore(MemoryLeadership, MemoryRunEnds):
+class MemoryStore(MemoryLeadership, MemoryRunEnds, MemorySupervision):
     """A `Store` that forgets everything when its process ends."""
 
     def __init__(self) -> None:

@@ -55,11 +55,12 @@ from agentray.store.codec import (
 from agentray.store.database import Database, Row
 from agentray.store.postgres_leadership import PostgresLeadership
 from agentray.store.postgres_run_ends import PostgresRunEnds
+from agentray.store.postgres_supervision import PostgresSupervision
 
 _GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
 
 
-class PostgresStore(PostgresLeadership, PostgresRunEnds):
+class PostgresStore(PostgresLeadership, PostgresRunEnds, PostgresSupervision):
     """A `Store` in the schema `agentray` of a PostgreSQL database.
 
     Args:

@@ -36,6 +36,7 @@ from agentray.runtime.trace_pruner import TraceRetention
 from agentray.store.base import DeadLetter, LaunchedAgent, LaunchedQuery, StateWrite
 from agentray.store.embedded import EmbeddedPostgres
 from agentray.store.postgres import PostgresStore
+from agentray.store.supervision import AgentFailure
 
 _TELL_S = 3.0
 """How long a manager that does not lead tells so before its process ends."""
@@ -191,6 +192,10 @@ class ManagerActor:
     async def find_launched(self, query: LaunchedQuery, limit: int) -> list[LaunchedAgent]:
         """See `Manager.find_launched`."""
         return await (await self._running()).find_launched(query, limit)
+
+    async def failed_agents(self, agent_type: str | None, limit: int) -> list[AgentFailure]:
+        """See `Manager.failed_agents`."""
+        return await (await self._running()).failed_agents(agent_type, limit)
 
     async def dead_letters(self, limit: int) -> list[DeadLetter]:
         """See `Manager.dead_letters`."""
