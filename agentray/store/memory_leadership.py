@@ -21,6 +21,7 @@ class MemoryLeadership:
     """A `LeadershipStore` in memory; the Store's clock is that of the event loop."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._lead: Lead | None = None
 
     async def read_lead(self) -> tuple[Lead | None, float]:

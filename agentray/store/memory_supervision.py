@@ -14,6 +14,7 @@ class MemorySupervision:
     """See `SupervisionStore`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._failures: dict[AgentId, AgentFailure] = {}
         self._permanent: dict[AgentId, int] = {}  # and their slots
 
