@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from inspect import isclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast, overload
 
 from pydantic import BaseModel, ValidationError
@@ -132,25 +133,32 @@ class EventRun:
         """Return what its `TerminateEvent` told, when the run has ended.
 
         Args:
-            kind: a `TerminateEvent` class, or another pydantic model, that the result is to be;
-                None: it is returned as JSON values, None when there was no `TerminateEvent`.
+            kind: a `TerminateEvent` class, or another pydantic model, as which its fields are read;
+                an event belongs to the run's conversation. None: it is returned as JSON values,
+                None when there was no `TerminateEvent`.
             timeout: seconds to wait; None: as long as it takes. The run goes on after it.
 
         Raises:
             RunFailed: it ended in another state than `succeeded`; tells the error and what led to
                 it.
             PayloadError: the result is not of this kind.
+            ConfigurationError: `kind` is no pydantic model.
             DeadlineExceeded: it has not ended yet.
             ChannelClosed: this process has left the cluster; the run goes on.
         """
+        if kind is not None and not (isclass(kind) and issubclass(kind, BaseModel)):
+            raise ConfigurationError(f"A result is read as a pydantic model: {kind!r} is none.")
         run = await self.wait(timeout)
         if run.status != RunStatus.SUCCEEDED:
             error = run.error or RunError(type="", message="it has no error")
             raise RunFailed(self.id, run.status.value, error.message, error.type, error.path)
         if kind is None:
             return run.result
+        result = run.result
+        if issubclass(kind, Event) and isinstance(result, dict):
+            result = {**cast("dict[str, Any]", result), "correlation_id": self.correlation_id}
         try:
-            return kind.model_validate(run.result)
+            return kind.model_validate(result)
         except ValidationError as error:
             told = "is none: no TerminateEvent" if run.result is None else f"is no {kind.__name__}"
             raise PayloadError(f"The result of run {self.id} {told}: {error}") from error

@@ -6,13 +6,25 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from inspect import get_annotations
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, dataclass_transform
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
 from agentray.errors import ConfigurationError, PayloadError, UnknownEventType
 from agentray.ids import TopicId, new_id
 from agentray.protocol.codec import as_json
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 _registry: dict[str, type[Event]] = {}
 
@@ -20,7 +32,23 @@ _NAME = "event_type"
 """Under which JSON has the name of an event's class, beside the fields."""
 
 
-class Event(BaseModel):
+# As pydantic says of its own: type checkers do not look for it above a metaclass.
+@dataclass_transform(kw_only_default=True, field_specifiers=(Field, PrivateAttr))
+class _Named(ModelMetaclass):
+    """Registers event classes by the name that they are given.
+
+    A class that travels by value is made anew, empty, wherever it arrives; where it is known, the
+    new one is thrown away and the known one gets everything, its name included. So the class that
+    was given the name last is the one that lives.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == _NAME:
+            _registry[value] = cast("type[Event]", self)
+
+
+class Event(BaseModel, metaclass=_Named):
     """Something that happened. Subclass it with the fields that tell what.
 
     An event does not change. What the runtime knows of it (correlation, cause, source) is filled in
@@ -53,12 +81,11 @@ class Event(BaseModel):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         _check_fields(cls)
+        # A class may be made anew (a notebook cell, a module read twice): the newest one counts.
         cls.event_type = f"{cls.__module__}.{cls.__qualname__}"
         cls.event_lineage = tuple(
             base.event_type for base in cls.__mro__ if issubclass(base, Event)
         )
-        # A class may be made anew (a notebook cell, a module read twice): the newest one counts.
-        _registry[cls.event_type] = cls
 
     @field_validator("topic", mode="before")
     @classmethod

@@ -46,11 +46,23 @@ def forget() -> None:
 class _Pickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         """Say how an object is pickled; `NotImplemented`: as usual."""
-        if isinstance(obj, type) and obj.__module__ == "__main__":
+        if isinstance(obj, type):
             cls = cast("type[Any]", obj)
-            return _class_of, _written.get(cls) or _write(cls)
+            _leave_surroundings(cls)
+            if cls.__module__ == "__main__":
+                return _class_of, _written.get(cls) or _write(cls)
         usual: Any = super()
         return usual.reducer_override(obj)
+
+
+def _leave_surroundings(cls: type[Any]) -> None:
+    """Let a pydantic model forget the locals of the function that it was defined in.
+
+    It keeps them to resolve annotations later, needs them no more once it is complete, and would
+    take all of them along.
+    """
+    if vars(cls).get("__pydantic_parent_namespace__") and cls.__pydantic_complete__:
+        cls.__pydantic_parent_namespace__ = None
 
 
 def _write(cls: type[Any]) -> tuple[bytes, bytes]:

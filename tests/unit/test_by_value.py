@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
+
+from agentray import Event
+from agentray.protocol.codec import decode, encode
 
 READER = """
 import sys
@@ -70,3 +74,60 @@ def test_a_class_is_written_once_and_is_one_class_where_it_is_read(tmp_path: Pat
     sent = _run(WRITER, tmp_path / "writer.py")
     told = _run(READER, tmp_path / "reader.py", sent).splitlines()
     assert told == ["Order Order Parcel", "True True", "3 6 cup"]
+
+
+EVENTS = """
+from agentray import Event
+from agentray.protocol.codec import encode
+
+class Ordered(Event):
+    item: str
+
+class Packed(Ordered):
+    boxes: list[Ordered] = []
+
+packed = Packed(item="pot", boxes=[Ordered(item="cup")])
+for value in (Ordered(item="tea"), packed, Ordered(item="jar")):
+    print(encode(value).hex())
+"""
+
+EVENTS_READER = """
+import sys
+from agentray import Event
+from agentray.protocol.codec import decode
+
+for line in [*sys.stdin] * 2:
+    event = decode(bytes.fromhex(line.strip()))
+    again = Event.from_json(event.to_json())
+    assert type(again) is type(event), (type(again), type(event))
+    assert again == event, (again, event)
+    print(type(event).__name__)
+"""
+
+
+def test_events_of_a_script_are_found_by_name_wherever_they_were_read(tmp_path: Path) -> None:
+    sent = _run(EVENTS, tmp_path / "writer.py")
+    told = _run(EVENTS_READER, tmp_path / "reader.py", sent).split()
+    assert told == ["Ordered", "Packed", "Ordered"] * 2
+
+
+def test_an_event_of_a_class_that_a_function_defines_is_found_by_name_after_it_travelled() -> None:
+    class Local(Event):
+        item: str
+
+    for _ in range(2):
+        event = decode(encode(Local(item="tea")))
+        assert type(event) is Local
+        again = Event.from_json(event.to_json())
+        assert type(again) is Local
+        assert again == event
+
+
+async def test_a_class_does_not_take_the_locals_of_its_function_along() -> None:
+    task = asyncio.current_task()  # has no way to another process
+
+    class Local(Event):
+        item: str
+
+    assert decode(encode(Local(item="tea"))).item == "tea"
+    assert task is not None

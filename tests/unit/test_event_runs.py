@@ -57,7 +57,10 @@ async def test_a_dispatched_event_ends_with_the_result_of_its_terminate_event(du
         await manager.deploy(APP)
         run = await manager.dispatch(Submitted(text="to be or not"), durable=durable)
         assert await run.result() == {"words": 4}
-        assert (await run.result(Report)).words == 4
+        report = await run.result(Report)
+        assert (report.words, report.correlation_id) == (4, run.correlation_id)
+        with pytest.raises(ConfigurationError, match="int"):
+            await run.result(int)  # pyright: ignore[reportCallIssue, reportArgumentType]
         assert run.status == "succeeded"
         assert run.error is None
 
