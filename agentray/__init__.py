@@ -42,13 +42,13 @@ from agentray.launching import AgentRecord, Launch
 from agentray.middleware import DROP, Drop, MessageReply, Middleware, SentMessage
 from agentray.pool import Pool
 from agentray.protocol.launching import AgentStatus
+from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.states import StateRecord
 from agentray.protocol.topics import TopicSubscription
 from agentray.runtime.connection import connect
 from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.sync_manager import SyncManager
-from agentray.store.base import DeadLetter
 
 __version__ = "0.1.0"
 
@@ -77,6 +77,8 @@ __all__ = [
     "Handle",
     "HostDied",
     "Launch",
+    "LetterKind",
+    "LetterReason",
     "ManagerClient",
     "ManagerUnavailable",
     "MessageDropped",

@@ -32,6 +32,9 @@ METRICS_INTERVAL_S = 5.0
 TRACE_RETENTION_DAYS = 7.0
 TRACE_RETENTION_RUNS = 100_000
 
+DEAD_LETTERS = 10_000
+"""Dead letters that are kept, where nothing else is set."""
+
 
 class BatchLimits(NamedTuple):
     """What leaves together in one request to a host, at most.
@@ -115,6 +118,9 @@ class Settings(BaseSettings):
     )
     trace_retention_runs: NonNegativeInt = Field(
         default=TRACE_RETENTION_RUNS, description="Runs, the newest, whose traces are kept."
+    )
+    dead_letters: NonNegativeInt = Field(
+        default=DEAD_LETTERS, description="Dead letters that are kept, the newest."
     )
     metrics_interval_s: NonNegativeFloat = Field(
         default=METRICS_INTERVAL_S,

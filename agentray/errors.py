@@ -18,7 +18,9 @@
     │   ├── UnknownAgent
     │   ├── UnknownRun
     │   ├── UnknownState
-    │   └── UnknownSubscription
+    │   ├── UnknownSubscription
+    │   └── UnknownDeadLetter
+    ├── NotRetryable                        a dead letter whose content is not kept any more
     ├── CallError                           a message that was sent and got no value back
     │   ├── DeadlineExceeded (TimeoutError)
     │   ├── HostDied
@@ -239,6 +241,24 @@ class UnknownSubscription(AddressError):
             "classes, as @on(...)."
         )
         self.subscription_id = subscription_id
+
+
+class UnknownDeadLetter(AddressError):
+    """There is no dead letter of this id."""
+
+    def __init__(self, letter_id: str) -> None:
+        super().__init__(
+            f"There is no dead letter {letter_id!r}: it was purged, or made room for newer ones."
+        )
+        self.letter_id = letter_id
+
+
+class NotRetryable(AgentrayError):
+    """What a dead letter carried is not kept, so that it cannot be sent again."""
+
+    def __init__(self, letter_id: str, why: str) -> None:
+        super().__init__(f"The dead letter {letter_id} cannot be tried once more: {why}.")
+        self.letter_id, self.why = letter_id, why
 
 
 class CallError(AgentrayError):

@@ -1,4 +1,4 @@
-"""Commands about events: subscriptions made at run time, and events that nobody wanted."""
+"""Commands about subscriptions made at run time."""
 
 from __future__ import annotations
 
@@ -92,24 +92,3 @@ def remove(
 
     asyncio.run(ask())
     console.write(f"{subscription}: removed")
-
-
-def dead_letters(
-    limit: Annotated[int, typer.Option(min=1, help="Most of them.")] = 20,
-    as_json: JsonOption = False,
-) -> None:
-    """List events that nobody subscribed to, newest first."""
-    settings = read_settings()
-    from agentray.cli import render
-    from agentray.runtime.connection import connect
-    from agentray.store.base import DeadLetter
-
-    async def ask() -> list[DeadLetter]:
-        async with connect(settings=settings) as manager:
-            return await manager.dead_letters(limit)
-
-    found = asyncio.run(ask())
-    if as_json:
-        console.write_json([asdict(s) | {"created_at": s.created_at.isoformat()} for s in found])
-    else:
-        console.out().print(render.dead_letters(found))

@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 
 import agentray
-from agentray.cli import cluster, console, doctor, events, measure, pools, runs, states, traces
+from agentray.cli import (
+    cluster,
+    console,
+    doctor,
+    events,
+    letters,
+    measure,
+    pools,
+    runs,
+    states,
+    traces,
+)
 from agentray.cli.command import Command
 
 app = typer.Typer(
@@ -31,7 +42,6 @@ COMMANDS = (
     runs.runs,
     runs.run,
     runs.cancel,
-    events.dead_letters,
     traces.trace,
     traces.traces,
     cluster.deploy,
@@ -46,6 +56,7 @@ for _command in COMMANDS:
     app.command(cls=Command)(_command)
 app.add_typer(pools.group)
 app.add_typer(events.group)
+app.add_typer(letters.group)
 
 app.add_typer(states.group, name="state")
 

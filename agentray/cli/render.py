@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from agentray.cli.stack import Started
     from agentray.cli.status import ClusterStatus
     from agentray.config import ClusterRecord
+    from agentray.protocol.letters import DeadLetter
     from agentray.protocol.topics import TopicSubscription
-    from agentray.store.base import DeadLetter
 
 _STYLES = {
     RunStatus.QUEUED: "yellow",
@@ -105,7 +105,9 @@ def status(found: ClusterStatus) -> RenderableType:
     gateway = text("ready" if ready else "; ".join(found.missing), _good_or_bad(ready))
     rows = [("gateway", Text.assemble(found.url, "  ", gateway)), ("runs", run_counts(found))]
     if letters := found.manager.get("dead_letters"):
-        told = f"{letters} events that nobody subscribed to: agentray dead-letters"
+        reasons = found.manager.get("dead_letters_by_reason", {})
+        why = ", ".join(f"{many} {reason.replace('_', ' ')}" for reason, many in reasons.items())
+        told = f"{letters}: {why}; see: agentray dead-letters list"
         rows.append(("dead letters", text(told, "yellow")))
     return Group(
         pairs(rows),
@@ -240,17 +242,20 @@ def subscriptions(rows: Sequence[TopicSubscription]) -> RenderableType:
 
 
 def dead_letters(rows: Sequence[DeadLetter]) -> RenderableType:
-    """Return events that nobody wanted, with where they came from."""
+    """Return dead letters as a table."""
     if not rows:
         return Text("There are no dead letters.")
-    table = _table("Time", "Event", "Reason", "Source", "Topic", "Correlation")
+    table = _table("Dead letter", "Time", "Kind", "For", "Name", "Reason", "Error", "Retried as")
     for row in rows:
         table.add_row(
+            text(row.id),
             text(moment(row.created_at)),
+            text(row.kind.value),
             text(row.target),
-            text(row.reason),
-            *(text(row.payload.get(name) or None) for name in ("source", "topic")),
-            text(row.correlation_id),
+            text(row.name),
+            text(row.reason.value.replace("_", " "), "red"),
+            text(row.error and f"{row.error.type}: {row.error.message}"),
+            text(row.retried_as),
         )
     return table
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from agentray.cli.render import moment, pairs, run_status, status_text, text, took
+from agentray.protocol.letters import DeadLetter
 from agentray.protocol.runs import Run, RunError, RunEvent, Span
 from agentray.protocol.traces import TraceSummary
 
@@ -45,6 +46,28 @@ def error(found: RunError) -> str:
     where = f" in {found.agent}" if found.agent else ""
     causes = f" (by way of {' → '.join(found.path)})" if found.path else ""
     return f"{found.type}: {found.message}{where}{causes}"
+
+
+def dead_letter(found: DeadLetter) -> RenderableType:
+    """Return a dead letter with what it carried."""
+    facts = pairs(
+        [
+            ("dead letter", found.id),
+            ("kind", found.kind.value),
+            ("for", found.target),
+            ("name", found.name),
+            ("reason", text(found.reason.value.replace("_", " "), "red")),
+            ("error", None if found.error is None else text(error(found.error), "red")),
+            ("sender", found.sender),
+            ("correlation", found.correlation_id or None),
+            ("run", found.run_id),
+            ("attempts", str(found.attempts)),
+            ("time", moment(found.created_at)),
+            ("retryable", "yes" if found.retryable else "no, its content was not kept"),
+            ("retried as", found.retried_as),
+        ]
+    )
+    return Group(facts, Text(), result(found.payload)) if found.payload else facts
 
 
 # Results: any JSON

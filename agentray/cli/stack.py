@@ -257,6 +257,7 @@ class Stack:
                 self._settings.trace_retention_days,
                 self._settings.trace_retention_runs,
                 self._settings.metrics_interval_s,
+                self._settings.dead_letters,
             )
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)

@@ -1,7 +1,7 @@
 """Talks to a gateway over HTTP; needs neither Ray nor a cluster."""
 
 from agentray.client.async_client import AsyncAgentClient
-from agentray.client.calls import RunPage
+from agentray.client.calls import DeadLetterPage, LetterMatch, RunPage
 from agentray.client.errors import (
     ClientError,
     Conflict,
@@ -23,8 +23,10 @@ __all__ = [
     "ClientError",
     "Conflict",
     "ConnectionFailed",
+    "DeadLetterPage",
     "Forbidden",
     "InvalidRequest",
+    "LetterMatch",
     "NotFound",
     "PayloadTooLarge",
     "RunPage",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from typing import Self
+from typing import Self, Unpack
 
 from agentray.client import calls
 from agentray.client.access import Access
-from agentray.client.calls import RunPage
+from agentray.client.calls import DeadLetterPage, LetterMatch, RunPage
 from agentray.client.connection import Connection
 from agentray.client.streams import follow
 from agentray.core.lifecycle import TERMINAL
 from agentray.ids import new_id
+from agentray.protocol.letters import DeadLetter
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
 
 DEFAULT_WAIT_S = 30.0
@@ -201,6 +202,67 @@ class AsyncAgentClient:
             ClientError: the gateway refuses, or cannot be reached within the client's timeout.
         """
         return calls.parse_trace(await self._connection.send(calls.get_trace(run_id)))
+
+    async def dead_letters(
+        self, *, limit: int = 50, before: str | None = None, **match: Unpack[LetterMatch]
+    ) -> DeadLetterPage:
+        """Return what came to nothing with nobody there to hear of it, newest first.
+
+        Args:
+            limit: most of them, 1 to 200.
+            before: id of the last one already seen: the `next` of the page before.
+            match: only those of this `kind`, `reason` or `agent`, or that were `retried` or not.
+
+        Raises:
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        request = calls.list_letters(limit, before, match)
+        return calls.parse_letter_page(await self._connection.send(request))
+
+    async def dead_letter(self, letter_id: str) -> DeadLetter:
+        """Return a dead letter.
+
+        Raises:
+            NotFound: there is none of this id.
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        return calls.parse_letter(await self._connection.send(calls.get_letter(letter_id)))
+
+    async def retry_dead_letter(self, letter_id: str) -> Run:
+        """Try a dead letter once more, as a run; return that as it is now.
+
+        However often it is asked for, there is one run until that has ended without success.
+
+        Raises:
+            NotFound: there is none of this id.
+            Conflict: its content was not kept.
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        return calls.parse_run(await self._connection.send(calls.retry_letter(letter_id)))
+
+    async def forget_dead_letter(self, letter_id: str) -> None:
+        """Forget a dead letter.
+
+        Raises:
+            NotFound: there is none of this id, any more.
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        calls.check(await self._connection.send(calls.forget_letter(letter_id)))
+
+    async def purge_dead_letters(
+        self, *, older_than_s: float | None = None, **match: Unpack[LetterMatch]
+    ) -> int:
+        """Forget dead letters; return how many. Without arguments: all that there are.
+
+        Args:
+            older_than_s: only those that are older, in seconds.
+            match: see `dead_letters`.
+
+        Raises:
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        request = calls.purge_letters(older_than_s, match)
+        return calls.parse_purged(await self._connection.send(request))
 
     async def ready(self) -> list[str]:
         """Return what is missing before prompts can be served; empty when ready. Never retried.

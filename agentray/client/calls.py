@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -18,6 +18,7 @@ from agentray.client.errors import (
     Unavailable,
     class_of,
 )
+from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
 from agentray.protocol.runs import Run, RunStatus, Span
 
 EVENT_STREAM = "text/event-stream"
@@ -29,7 +30,7 @@ _LONGEST_PAUSE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request to a gateway. Each may be repeated: a GET, a POST with a key, an end."""
+    """An HTTP request to a gateway. Each of them may be repeated without harm."""
 
     method: str
     path: str
@@ -54,6 +55,38 @@ class RunPage(NamedTuple):
     next: str | None
 
 
+class DeadLetterPage(NamedTuple):
+    """Some dead letters, newest first, and what to give as `before` for the next page."""
+
+    dead_letters: list[DeadLetter]
+    next: str | None
+
+
+class LetterMatch(TypedDict, total=False):
+    """Which dead letters are meant; what is not said does not matter.
+
+    Attributes:
+        kind: event, message or run.
+        reason: why they are dead.
+        agent: for which they were, as type/key or only its type; or the type of an event.
+        retried: whether they were tried once more.
+    """
+
+    kind: LetterKind | None
+    reason: LetterReason | None
+    agent: str | None
+    retried: bool | None
+
+
+class _LetterPage(BaseModel):
+    dead_letters: list[DeadLetter]
+    next: str | None
+
+
+class _Purged(BaseModel):
+    purged: int
+
+
 class _Page(BaseModel):
     runs: list[Run]
     next: str | None
@@ -66,6 +99,9 @@ class _Trace(BaseModel):
 _run = TypeAdapter(Run)
 _page = TypeAdapter(_Page)
 _trace = TypeAdapter(_Trace)
+_letter = TypeAdapter(DeadLetter)
+_letter_page = TypeAdapter(_LetterPage)
+_purged = TypeAdapter(_Purged)
 
 
 # Requests
@@ -141,6 +177,46 @@ def get_trace(run_id: str) -> Request:
     return Request("GET", f"/v1/runs/{quote(run_id, safe='')}/trace")
 
 
+def list_letters(limit: int, before: str | None, match: LetterMatch) -> Request:
+    """List dead letters, newest first."""
+    query = {"limit": str(limit), **({} if before is None else {"before": before})}
+    return Request("GET", "/v1/dead-letters", query | _match(match))
+
+
+def get_letter(letter_id: str) -> Request:
+    """Look at a dead letter."""
+    return Request("GET", f"/v1/dead-letters/{quote(letter_id, safe='')}")
+
+
+def retry_letter(letter_id: str) -> Request:
+    """Try a dead letter once more; one that is tried already is not."""
+    return Request("POST", f"/v1/dead-letters/{quote(letter_id, safe='')}/retry")
+
+
+def forget_letter(letter_id: str) -> Request:
+    """Forget a dead letter."""
+    return Request("DELETE", f"/v1/dead-letters/{quote(letter_id, safe='')}")
+
+
+def purge_letters(older_than_s: float | None, match: LetterMatch) -> Request:
+    """Forget dead letters."""
+    query = _match(match)
+    if older_than_s is not None:
+        query["older_than_s"] = f"{older_than_s:.3f}"
+    return Request("DELETE", "/v1/dead-letters", query or {"all": "true"})
+
+
+def _match(match: LetterMatch) -> dict[str, str]:
+    retried = match.get("retried")
+    query = {
+        "kind": match.get("kind"),
+        "reason": match.get("reason"),
+        "agent": match.get("agent"),
+        "retried": None if retried is None else str(retried).lower(),
+    }
+    return {name: str(value) for name, value in query.items() if value is not None}
+
+
 def get_ready() -> Request:
     """Ask whether prompts can be served."""
     return Request("GET", "/readyz")
@@ -175,6 +251,34 @@ def parse_trace(response: Response) -> list[Span]:
         ClientError: the answer is a problem, or nothing that a gateway says.
     """
     return _parse(response, _trace).spans
+
+
+def parse_letter(response: Response) -> DeadLetter:
+    """Read a dead letter.
+
+    Raises:
+        ClientError: the answer is a problem, or nothing that a gateway says.
+    """
+    return _parse(response, _letter)
+
+
+def parse_letter_page(response: Response) -> DeadLetterPage:
+    """Read a list of dead letters.
+
+    Raises:
+        ClientError: the answer is a problem, or nothing that a gateway says.
+    """
+    page = _parse(response, _letter_page)
+    return DeadLetterPage(page.dead_letters, page.next)
+
+
+def parse_purged(response: Response) -> int:
+    """Read how many dead letters were forgotten.
+
+    Raises:
+        ClientError: the answer is a problem, or nothing that a gateway says.
+    """
+    return _parse(response, _purged).purged
 
 
 def missing_parts(response: Response) -> list[str]:

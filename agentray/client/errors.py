@@ -8,7 +8,7 @@
         ├── Unauthorized            401: no key, or one that is unknown or revoked
         ├── Forbidden               403: the key lacks the scope
         ├── NotFound                404: no such agent type or run
-        ├── Conflict                409: the idempotency key was used for another request
+        ├── Conflict                409: the key was used for another request; it cannot be retried
         ├── PayloadTooLarge         413
         ├── TooManyRequests         429: `retry_after_s`
         ├── Unavailable             503: `retry_after_s`
@@ -71,11 +71,11 @@ class NotFound(ClientError):
 
 
 class Conflict(ClientError):
-    """The idempotency key was used for another request."""
+    """The idempotency key was used for another request, or what is asked for cannot be any more."""
 
     @property
     def run_id(self) -> str:
-        """The run that the key belongs to."""
+        """The run that the key belongs to; "" where it is not about a key."""
         return self.problem.get("run_id", "")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack
 from functools import partial
-from typing import Self
+from typing import Self, Unpack
 
 from anyio.from_thread import start_blocking_portal
 
 from agentray.client.async_client import DEFAULT_WAIT_S, AsyncAgentClient
-from agentray.client.calls import RunPage
+from agentray.client.calls import DeadLetterPage, LetterMatch, RunPage
+from agentray.protocol.letters import DeadLetter
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
 
 
@@ -119,6 +120,32 @@ class AgentClient:
     def trace(self, run_id: str) -> list[Span]:
         """Return the spans of an ended run, in order of their start."""
         return self._portal.call(self._client.trace, run_id)
+
+    def dead_letters(
+        self, *, limit: int = 50, before: str | None = None, **match: Unpack[LetterMatch]
+    ) -> DeadLetterPage:
+        """Return what came to nothing with nobody there to hear of it, newest first."""
+        ask = partial(self._client.dead_letters, limit=limit, before=before, **match)
+        return self._portal.call(ask)
+
+    def dead_letter(self, letter_id: str) -> DeadLetter:
+        """Return a dead letter."""
+        return self._portal.call(self._client.dead_letter, letter_id)
+
+    def retry_dead_letter(self, letter_id: str) -> Run:
+        """Try a dead letter once more, as a run; return that as it is now."""
+        return self._portal.call(self._client.retry_dead_letter, letter_id)
+
+    def forget_dead_letter(self, letter_id: str) -> None:
+        """Forget a dead letter."""
+        self._portal.call(self._client.forget_dead_letter, letter_id)
+
+    def purge_dead_letters(
+        self, *, older_than_s: float | None = None, **match: Unpack[LetterMatch]
+    ) -> int:
+        """Forget dead letters; return how many. Without arguments: all that there are."""
+        ask = partial(self._client.purge_dead_letters, older_than_s=older_than_s, **match)
+        return self._portal.call(ask)
 
     def ready(self) -> list[str]:
         """Return what is missing before prompts can be served; empty when ready."""

@@ -22,6 +22,7 @@ from agentray.errors import AgentrayError
 from agentray.gateway.admission import Admissions
 from agentray.gateway.auth import KeyRing
 from agentray.gateway.health import HealthChecks
+from agentray.gateway.letters import DeadLetters
 from agentray.gateway.openapi import TAGS, GatewayApp
 from agentray.gateway.problems import (
     MISDIRECTED,
@@ -56,12 +57,14 @@ def build_app(services: Services) -> FastAPI:
     reader = RunReader(services)
     streams = RunStreams(services.store, services.dispatcher)
     ends = RunEnds(services)
+    letters = DeadLetters(services, keys)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         yield
         await admissions.close()
         await ends.close()
+        await letters.close()
 
     app = GatewayApp(
         title="agentray",
@@ -84,6 +87,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(Prompts(services, keys, admissions, reader, streams).router)
     app.include_router(Runs(services, keys, reader, streams).router)
     app.include_router(RunActions(services, keys, reader, ends).router)
+    app.include_router(letters.router)
     app.include_router(HealthChecks(services).router)
     return app
 

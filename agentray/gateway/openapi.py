@@ -28,6 +28,7 @@ from agentray.protocol.runs import Run, RunEvent
 TAGS: list[dict[str, Any]] = [
     {"name": "prompts", "description": "Give work to agents."},
     {"name": "runs", "description": "Look at accepted work: its state, events and trace."},
+    {"name": "dead letters", "description": "What came to nothing: look, try again, forget."},
     {"name": "health", "description": "For probes and load balancers."},
 ]
 

@@ -26,6 +26,7 @@ from agentray.errors import (
     DeploymentStopped,
     IdempotencyConflict,
     NoHandler,
+    NotRetryable,
     Overloaded,
     PayloadError,
     StoreUnavailable,
@@ -80,6 +81,7 @@ NOT_FOUND = Kind(404, "not-found", "There is nothing here")
 UNKNOWN = Kind(404, "unknown", "What the request names does not exist")
 METHOD_NOT_ALLOWED = Kind(405, "method-not-allowed", "The method is not allowed here")
 CONFLICT = Kind(409, "idempotency-conflict", "The idempotency key was used for another request")
+NOT_RETRYABLE = Kind(409, "not-retryable", "It cannot be tried once more")
 TOO_LARGE = Kind(413, "too-large", "The request body is too large")
 MISDIRECTED = Kind(421, "misdirected", "This gateway does not serve the host that was asked for")
 INVALID = Kind(422, "invalid-request", "The request has fields that are wrong")
@@ -181,6 +183,8 @@ def from_error(error: AgentrayError) -> HttpProblem:  # noqa: PLR0911 - one row 
             return invalid("request", "query", str(error))
         case AddressError():
             return HttpProblem(UNKNOWN, str(error))
+        case NotRetryable():
+            return HttpProblem(NOT_RETRYABLE, str(error))
         case IdempotencyConflict():
             return HttpProblem(CONFLICT, str(error), run_id=error.run_id)
         case Overloaded() | DeploymentStopped():

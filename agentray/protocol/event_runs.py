@@ -34,6 +34,29 @@ def root_of(pool: str, run_id: str) -> AgentId:
     return AgentId(root_type(pool), str(crc32(run_id.encode()) % ROOTS))
 
 
+RETRY = "retry"
+"""In the input of a run that tries a dead letter once more: what that was."""
+
+RETRY_OF = "retry_of"
+"""In the input of a run that does the work of one that died: its id."""
+
+
+class Retry(NamedTuple):
+    """A dead letter that a run tries once more.
+
+    Attributes:
+        letter: its id.
+        to: the agent that it is for, as type/key; None: an event, for its present subscribers.
+        action: that is called; None: it is an event.
+        content: pickled inside the cluster, in base64; None: an event that has JSON.
+    """
+
+    letter: str
+    to: str | None
+    action: str | None
+    content: str | None
+
+
 class OnError(StrEnum):
     """What an error in a branch means for its run."""
 

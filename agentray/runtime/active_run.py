@@ -13,7 +13,15 @@ from agentray.errors import Fenced
 from agentray.events import Event
 from agentray.ids import new_traceparent, trace_id_of
 from agentray.protocol.envelope import Failure, Outcome, Reply, ReplyKind
-from agentray.protocol.event_runs import OnError, Recording, RunKey, RunOptions, is_root
+from agentray.protocol.event_runs import (
+    RETRY,
+    RETRY_OF,
+    OnError,
+    Recording,
+    RunKey,
+    RunOptions,
+    is_root,
+)
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, why_stopped
 from agentray.runtime.run_log import RunLog, as_recorded
 from agentray.runtime.scope import Scope, failure_of
@@ -85,7 +93,10 @@ class ActiveRun:
         if self.recording == Recording.NOTHING:
             return
         if stored.events == 0:
-            self.log.add("queued", {}, self.run.created_at)
+            again = {k: v for k, v in stored.input.items() if k == RETRY_OF}
+            if RETRY in stored.input:
+                again["dead_letter"] = stored.input[RETRY]["letter"]
+            self.log.add("queued", again, self.run.created_at)
         if not to_end:
             self.log.add("started", {"attempt": self.run.attempt, "host": book.host_id})
 

@@ -20,6 +20,7 @@ from agentray.context import Context
 from agentray.errors import (
     AgentMoved,
     ConfigurationError,
+    DeadlineExceeded,
     Fenced,
     NoHandler,
     PayloadError,
@@ -39,8 +40,10 @@ from agentray.protocol.codec import (
 )
 from agentray.protocol.envelope import Envelope, Failure, Kind, Large, Outcome, ReplyKind
 from agentray.runtime import passage
+from agentray.runtime.dead_letters import read_payload
 from agentray.runtime.own_turn import OWN, Unheard
 from agentray.runtime.scope import EMPTY, Scope, scope_of
+from agentray.runtime.sending_on import send_on
 from agentray.runtime.streams import PartWriter
 from agentray.runtime.tasks import being_cancelled
 from agentray.runtime.turn import Turn
@@ -82,7 +85,7 @@ async def handle(agent: Incarnation, turn: Turn, reentrant: bool = False) -> Non
     except Fenced:
         # Nothing was written: the agent lives elsewhere, the sender shall ask there.
         agent.host.residents.let_go(agent)
-        turn.reply(ReplyKind.MOVED)
+        send_on((turn,), agent.host.channel)
     except BaseException as raised:  # noqa: BLE001 - an exit of user's code is not the host's
         error = raised
     finally:
@@ -108,7 +111,7 @@ def _cancelled(agent: Incarnation, turn: Turn, context: Context) -> bool:
     if agent.refusal is not None:
         turn.fail(agent.refusal)  # it was shut down, and this took longer than the grace
     elif turn.envelope.kind == _EVENT or (spec is not None and spec.idempotent):
-        turn.reply(ReplyKind.MOVED)  # its next host does it again
+        send_on((turn,), agent.host.channel)  # its next host does it again
     else:
         reason = "the agent had to leave its host"
         turn.fail(AgentMoved(str(agent.id), reason, agent.host.host_id))
@@ -175,6 +178,16 @@ def _reply_from_run(
     else:
         turn.ends_with(scope, lambda outcome: turn.reply(ReplyKind.SETTLED, None, outcome))
         turn.reply(ReplyKind.OPEN, result)
+
+
+async def _handle_tell(
+    agent: Incarnation, turn: Turn, context: Context, started: datetime | None
+) -> None:
+    """Run an action that nobody waits for; too late, it becomes a dead letter."""
+    if turn.deadline is not None and turn.deadline < agent.host.now():
+        turn.fail(DeadlineExceeded(f"{agent.id}.{turn.envelope.name}"))
+    else:
+        await _handle_call(agent, turn, context, started)
 
 
 async def _handle_own(
@@ -331,6 +344,7 @@ def _failed(
             exc_info=error,
             extra={"action": "tell_failed"},
         )
+        agent.host.dead_letters.failed(envelope, None, error)
         turn.drop()
         return
     if started is not None:
@@ -339,6 +353,9 @@ def _failed(
     if envelope.kind != _EVENT:
         turn.reply(ReplyKind.ERROR, encode_error(error), (context.scope or Scope()).outcome())
         return
+    if envelope.run is None and envelope.root is None:  # else the run has an error of its own
+        payload = read_payload(envelope.payload, agent.host.read_event)
+        agent.host.dead_letters.failed(envelope, payload, error)
     scope = scope_of(context)
     if scope.idle:
         scope.hold()  # it failed before its handler was called
@@ -387,7 +404,7 @@ def _along(outcome: Outcome, envelope: Envelope) -> Outcome:
 
 _BY_KIND = {
     int(Kind.CALL): _handle_call,
-    _TELL: _handle_call,
+    _TELL: _handle_tell,
     _EVENT: _handle_event,
     _STREAM: _handle_stream,
     OWN: _handle_own,

@@ -157,7 +157,7 @@ class Host:
         self.residents = Residents(self)
         self._find: Callable[[Any], Incarnation | None] = self.residents.getter
         self.departures = Departures(self)
-        self.dead_letters = DeadLetters(store)
+        self.dead_letters = DeadLetters(store, self.pool_of)
         self.publisher = Publisher(self)
         self._publish_hooks = self.code.publish_hooks
         self._hooked = HookedPublishing(self)
@@ -286,6 +286,7 @@ class Host:
             "background_errors": self.background.errors,
             "missed_ticks": self.background.missed_ticks,
             "dead_letters": self.dead_letters.count,
+            "dead_letters_by_reason": self.dead_letters.by_reason(),
             "undelivered": self.parts.undelivered,
             "dropped_traces": self.runs.traces.dropped,
             "version": self.channel.snapshot.version,

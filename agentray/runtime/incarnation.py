@@ -219,7 +219,8 @@ class Incarnation:
         if offer is _REFUSED:
             turn.fail(Overloaded(str(self.id)))
             return
-        if envelope.kind == _TELL:
+        if envelope.kind == _TELL and turn.letters is None:
+            turn.letters = self.host.dead_letters
             turn.sink.reply(envelope.id, _VALUE, None)
         if offer is _RUN:
             self._busy += 1

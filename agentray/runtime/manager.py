@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from agentray.config import DEAD_LETTERS
 from agentray.core.reconcile import (
     HostFact,
     HostStatus,
@@ -37,16 +38,19 @@ from agentray.event_run import cancel_run
 from agentray.ids import AgentId, new_id, slot_of
 from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.launching import AgentStatus
+from agentray.protocol.letters import DeadLetter, LetterQuery
 from agentray.protocol.runs import Run
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
 from agentray.runtime.agent_stats import NO_COUNTERS
 from agentray.runtime.catalog import STOPPED, Catalog
+from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.driver_leases import DriverLeases
 from agentray.runtime.failures import told_of
 from agentray.runtime.host_keeper import HostKeeper
 from agentray.runtime.leadership import Leadership
+from agentray.runtime.letter_desk import LetterDesk
 from agentray.runtime.placements import Placements, PoolState, until_stored
 from agentray.runtime.pool_admin import PoolAdmin
 from agentray.runtime.pool_book import DEFAULT, PoolBook
@@ -58,7 +62,7 @@ from agentray.runtime.tasks import TaskSet
 from agentray.runtime.topic_book import TopicBook
 from agentray.runtime.trace_pruner import TracePruner, TraceRetention
 from agentray.runtime.trace_reader import read_trace
-from agentray.store.base import DeadLetter, HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
+from agentray.store.base import HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
 from agentray.store.supervision import AgentFailure, FailureKind
 
 logger = logging.getLogger(__name__)
@@ -87,6 +91,7 @@ class Manager:
         default_hosts: int,
         redriver: Redriver,
         trace_retention: TraceRetention | None = None,
+        kept_letters: int = DEAD_LETTERS,
     ) -> None:
         """Make a manager; `start` lets it work.
 
@@ -98,6 +103,7 @@ class Manager:
             default_hosts: hosts of the pool `default`.
             redriver: gives unfinished runs to their hosts.
             trace_retention: how long traces are kept; None: as long as settings say by default.
+            kept_letters: dead letters that are kept, the newest.
         """
         self._store = store
         self._lead = lead
@@ -141,7 +147,7 @@ class Manager:
             wake=self._wake.set,
         )
         self._steps: dict[str, int] = {}  # failures per step of the loop
-        self._dead_letters = 0  # of hosts that are gone
+        self._letters = LetterDesk(store, ChannelDispatcher(redriver.channel), kept_letters)
         self.started_at = datetime.now(UTC)
 
     # Life
@@ -166,6 +172,7 @@ class Manager:
         await self._tasks.close()
         await self._drivers.close()
         await asyncio.gather(*(keeper.stop(grace_s) for keeper in self._hosts.values()))
+        await self._letters.close()
         await self._redriver.close()
         await self._lead.give_up()
 
@@ -173,6 +180,7 @@ class Manager:
         """End its own tasks, as the end of its process would; the hosts go on."""
         await self._tasks.close()
         await asyncio.gather(*(keeper.abandon() for keeper in self._hosts.values()))
+        await self._letters.close()
         await self._redriver.close()
         await self._lead.abandon()
         self._placements.wake()
@@ -214,6 +222,7 @@ class Manager:
             await self._step("ends of runs", self._ender.sweep)
             await self._step("drivers", self._drivers.sweep)
             await self._step("traces", self._traces.sweep)
+            await self._step("dead letters", self._letters.sweep)
             try:
                 async with asyncio.timeout(RECONCILE_S):
                     await self._wake.wait()
@@ -351,7 +360,7 @@ class Manager:
         row = HostRow(keeper.ref.id, keeper.pool, keeper.ref.actor_name, "dead", reason=reason)
         keeper.status = HostStatus.DEAD
         if self._hosts.pop(keeper.ref.id, None) is not None:
-            self._dead_letters += keeper.info.get("dead_letters", 0)
+            self._letters.host_gone(keeper.info)
         await until_stored(lambda: self._store.put_host(row))
 
     def _retire(self, host_id: str) -> None:
@@ -681,9 +690,23 @@ class Manager:
         kinds = (FailureKind.FAILED, FailureKind.QUARANTINED)
         return await self._store.list_failures(kinds=kinds, agent_type=agent_type, limit=limit)
 
-    async def dead_letters(self, limit: int) -> list[DeadLetter]:
-        """Return the events that nobody wanted, newest first."""
-        return await self._store.list_dead_letters(limit=limit)
+    async def dead_letters(
+        self, query: LetterQuery, limit: int, before: str | None
+    ) -> list[DeadLetter]:
+        """See `LetterDesk.list`."""
+        return await self._letters.list(query, limit, before)
+
+    async def dead_letter(self, letter_id: str) -> DeadLetter:
+        """See `LetterDesk.get`."""
+        return await self._letters.get(letter_id)
+
+    async def retry_dead_letter(self, letter_id: str) -> Run:
+        """See `LetterDesk.retry`."""
+        return await self._letters.retry(letter_id)
+
+    async def purge_dead_letters(self, query: LetterQuery) -> int:
+        """See `LetterDesk.purge`."""
+        return await self._letters.purge(query)
 
     async def trace(self, run_id: str) -> RunTrace | None:
         """See `read_trace`."""
@@ -721,8 +744,7 @@ class Manager:
             ],
             "pools": self.pool_admin.list(),
             # Since the manager began, and since those hosts began that it has found.
-            "dead_letters": self._dead_letters
-            + sum(keeper.info.get("dead_letters", 0) for keeper in self._hosts.values()),
+            **self._letters.counts([keeper.info for keeper in self._hosts.values()]),
             "hosts": [keeper.describe() for keeper in self._hosts.values()],
         }
 

@@ -48,7 +48,15 @@ METRICS = {
         Metric("agentray_start_failures", "counter", _TYPE, "Starts of agents that failed."),
         Metric("agentray_agents_in_memory", "gauge", _TYPE, "Agents in memory."),
         Metric("agentray_mailbox_depth", "gauge", _TYPE, "Messages that wait for their agents."),
-        Metric("agentray_dead_letters", "counter", (*_HOST, "event"), "Events that nobody wanted."),
+        Metric(
+            "agentray_dead_letters",
+            "counter",
+            (*_HOST, "reason", "what"),
+            "Dead letters, by reason and by the name of the event, action or agent type.",
+        ),
+        Metric(
+            "agentray_lost_dead_letters", "counter", _HOST, "Of these, those that were not kept."
+        ),
         Metric("agentray_runs_begun", "counter", _HOST, "Attempts at runs that began."),
         Metric("agentray_runs_ended", "counter", (*_HOST, "status"), "Runs that ended, by status."),
         Metric("agentray_runs_under_way", "gauge", _HOST, "Runs that hosts work on."),
@@ -166,8 +174,10 @@ class HostMetrics:
                 found["agentray_handler_seconds_bucket", (*of, str(bound))] = count
             found["agentray_handler_seconds_count", of] = buckets[-1]
             found["agentray_handler_seconds_sum", of] = meter.seconds
-        for event, count in self._host.dead_letters.of_types.items():
-            found["agentray_dead_letters", (event,)] = count
+        letters = self._host.dead_letters
+        for (reason, name), count in letters.counts.items():
+            found["agentray_dead_letters", (reason.value, name)] = count
+        found["agentray_lost_dead_letters", ()] = letters.lost
         runs = self._host.runs
         for status, count in runs.ended.items():
             found["agentray_runs_ended", (status,)] = count

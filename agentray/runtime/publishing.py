@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from agentray.context import Context
-from agentray.core.routing import Misrouted, Routes
+from agentray.core.routing import Misrouted, Recipients, Routes
 from agentray.events import Event, TerminateEvent
 from agentray.ids import AgentId
 from agentray.protocol.codec import as_json, decode, encode, text_of
@@ -53,6 +53,7 @@ class Publisher:
         context: Context,
         sender: AgentId | None,
         only: Callable[[AgentId], bool] | None = None,
+        to: AgentId | None = None,
     ) -> bool:
         """Send an event as it is to its subscribers; return whether somebody wants it.
 
@@ -61,6 +62,7 @@ class Publisher:
             context: of the message that is being handled, or of the run whose root event it is.
             sender: the agent that publishes it; None from outside.
             only: which subscribers get it; None: all.
+            to: the only agent that gets it, whoever subscribes; None: subscribers do.
         """
         scope = scope_of(context)
         # An event with a correlation of its own begins another conversation: the run waits for it,
@@ -73,7 +75,10 @@ class Publisher:
             return True
         if terminates and own:
             scope.answer(answer)
-        targets, failed = self._current_routes().recipients(published, sender)
+        if to is None:
+            targets, failed = self._current_routes().recipients(published, sender)
+        else:
+            targets, failed = Recipients([to], [])
         if only is not None:
             targets = [target for target in targets if only(target)]
         # No turn waits for an event, nor does a caller: neither chain nor deadline.
@@ -86,8 +91,9 @@ class Publisher:
             context.traceparent,
             run,
         )
+        letters = self._host.dead_letters if run is None and context.root is None else None
         for target in targets:
-            message = EventMessage(target, published, scope, answers=own)
+            message = EventMessage(target, published, scope, answers=own, letters=letters)
             message.origin = origin
             scope.sent(message)
             self._host.channel.post(message)
@@ -95,7 +101,7 @@ class Publisher:
             _fail(published, misrouted, context, scope)
         wanted = bool(targets or failed or terminates)
         if not wanted:
-            self._host.dead_letters.add(published, "no subscriber")
+            self._host.dead_letters.unwanted(published, sender)
         if terminates and run is not None:
             self._host.parts.terminate(run)
         return wanted

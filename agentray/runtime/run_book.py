@@ -406,6 +406,8 @@ class RunBook:
         match outcome:
             case CommitOutcome.COMMITTED:
                 self.ended[run.status.value] += 1
+                if run.status is RunStatus.DEAD:
+                    self._host.dead_letters.dead_run(active.agent)
                 return run
             case CommitOutcome.ALREADY_ENDED:
                 stored = await self._store.get_run(run.id)

@@ -6,6 +6,7 @@ Nobody is activated for it.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,21 @@ from agentray.context import Context
 from agentray.errors import NoHandler
 from agentray.events import Event
 from agentray.ids import AgentId, slot_of
-from agentray.protocol.codec import decode, text_of
+from agentray.protocol.codec import NO_ARGUMENTS, decode, text_of
 from agentray.protocol.envelope import Envelope, Failure, Kind, ReplyKind
-from agentray.protocol.event_runs import DispatchOrder, Recording, RunOptions, is_root
+from agentray.protocol.event_runs import (
+    RETRY,
+    DispatchOrder,
+    Recording,
+    Retry,
+    RunOptions,
+    is_root,
+)
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.dispatching import check_running
+from agentray.runtime.message import inherit
 from agentray.runtime.run_book import conversation
+from agentray.runtime.told_again import ToldAgain
 from agentray.runtime.turn import Turn
 from agentray.store.base import NewRun, StoredRun
 
@@ -78,33 +88,60 @@ class RunRoots:
         scope.hold()
         try:
             given = active.stored.input
-            self._publish(active, Event.from_json(given["event"]) if event is None else event)
+            if RETRY in given:
+                self._retry(active, Retry(**given[RETRY]))
+            else:
+                self._publish(active, Event.from_json(given["event"]) if event is None else event)
         except Exception as error:  # noqa: BLE001 - routing calls code of the user's
             scope.fail(Failure(type(error).__name__, text_of(error), "", ()))
         scope.release()
 
-    def _publish(self, active: ActiveRun, event: Event) -> None:
+    def _retry(self, active: ActiveRun, retry: Retry) -> None:
+        """Send what a dead letter carried once more."""
+        to = None if retry.to is None else AgentId.parse(retry.to)
+        content = None if retry.content is None else b64decode(retry.content)
+        if to is not None and retry.action is not None:
+            self._tell(active, to, retry.action, content or NO_ARGUMENTS)
+            return
+        event = (
+            Event.from_json(active.stored.input["event"]) if content is None else decode(content)
+        )
+        self._publish(active, event, to)
+
+    def _tell(self, active: ActiveRun, to: AgentId, action: str, arguments: bytes) -> None:
+        context = self._context(active, action)
+        message = ToldAgain(to, action, arguments, active.scope)
+        inherit(message, context)
+        message.origin = message.origin._replace(sender=None, chain=())
+        active.scope.sent(message)
+        self._host.channel.post(message)
+
+    def _context(self, active: ActiveRun, name: str) -> Context:
         correlation_id = conversation(active.run)
         root = None if active.recording == Recording.NOTHING else active.agent
         envelope = Envelope(
             1,
             Kind.EVENT,
             *active.agent,
-            event.event_type,
+            name,
             None,
             correlation_id=correlation_id,
             root=root,
             trace_context=active.trace_context,
             run=active.key,
         )
-        active.event = event
         context = Context(active.agent, self._host, envelope)
         context.scope = active.scope
-        published = event.model_copy(update={"correlation_id": correlation_id})
+        return context
+
+    def _publish(self, active: ActiveRun, event: Event, to: AgentId | None = None) -> None:
+        active.event = event
+        context = self._context(active, event.event_type)
+        published = event.model_copy(update={"correlation_id": conversation(active.run)})
         sender = None if active.options.sender is None else AgentId.parse(active.options.sender)
         # A run that was accepted before goes on also where an app was stopped meanwhile.
         only = self._takes_new_runs if active.run.attempt == 1 else None
-        if not self._host.publisher.route(published, context, sender, only):
+        if not self._host.publisher.route(published, context, sender, only, to):
             missing = NoHandler("Nobody", event.event_type)
             active.scope.fail(Failure("NoHandler", str(missing), "", ()))
 

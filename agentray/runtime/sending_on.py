@@ -39,6 +39,7 @@ def _tell_on(turn: Turn, channel: Channel) -> None:
 
     def queued(reply: Reply) -> None:
         if reply.kind != ReplyKind.ERROR:
+            turn.letters = None
             turn.reply(ReplyKind.VALUE)  # it may have come too early to have been queued here
             return
         error = error_of(reply)
@@ -49,7 +50,7 @@ def _tell_on(turn: Turn, channel: Channel) -> None:
             error,
             extra={"action": "tell_lost", "agent": str(envelope.target)},
         )
-        if isinstance(error, ChannelClosed):
+        if isinstance(error, ChannelClosed) and turn.letters is None:
             turn.reply(ReplyKind.MOVED)  # a sender that waits sends it again
         else:
             turn.fail(error)

@@ -21,6 +21,7 @@ from agentray.ids import AgentId, TopicId
 from agentray.launching import LAUNCH_TIMEOUT_S, AgentRecord, Launch, Lifetime
 from agentray.pool import Pool, PoolSettings
 from agentray.protocol.launching import AgentStatus
+from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
 from agentray.protocol.runs import Run
 from agentray.protocol.states import StateRecord
 from agentray.protocol.topics import TopicSubscription
@@ -29,7 +30,6 @@ from agentray.runtime.launcher import AnyAgent, ReturnWhen
 from agentray.runtime.manager_client import STOP_GRACE_S, ManagerClient
 from agentray.runtime.supervision_client import RESET_TIMEOUT_S
 from agentray.runtime.sync_event_run import SyncEventRun
-from agentray.store.base import DeadLetter
 from agentray.store.supervision import AgentFailure
 
 A = TypeVar("A", bound=Agent)
@@ -272,9 +272,45 @@ class SyncManager:
         """Return apps, pools and hosts as the manager sees them."""
         return self._wait(self._manager.status())
 
-    def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
-        """Return events that no agent subscribed to, newest first, at most `limit`."""
-        return self._wait(self._manager.dead_letters(limit))
+    def dead_letters(
+        self,
+        *,
+        kind: LetterKind | None = None,
+        reason: LetterReason | None = None,
+        agent: AgentId | str | None = None,
+        retried: bool | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> list[DeadLetter]:
+        """Return what came to nothing with nobody there to hear of it, newest first."""
+        asked = self._manager.dead_letters(
+            kind=kind, reason=reason, agent=agent, retried=retried, before=before, limit=limit
+        )
+        return self._wait(asked)
+
+    def dead_letter(self, letter_id: str) -> DeadLetter:
+        """Return a dead letter."""
+        return self._wait(self._manager.dead_letter(letter_id))
+
+    def retry_dead_letter(self, letter_id: str) -> Run:
+        """Try a dead letter once more, as a run; return that as it is now."""
+        return self._wait(self._manager.retry_dead_letter(letter_id))
+
+    def purge_dead_letters(
+        self,
+        *,
+        ids: Iterable[str] | None = None,
+        kind: LetterKind | None = None,
+        reason: LetterReason | None = None,
+        agent: AgentId | str | None = None,
+        retried: bool | None = None,
+        older_than: timedelta | None = None,
+    ) -> int:
+        """Forget dead letters; return how many. Without arguments: all that there are."""
+        asked = self._manager.purge_dead_letters(
+            ids=ids, kind=kind, reason=reason, agent=agent, retried=retried, older_than=older_than
+        )
+        return self._wait(asked)
 
     # State
 

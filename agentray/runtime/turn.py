@@ -12,6 +12,7 @@ from agentray.protocol.envelope import Envelope, Outcome, ReplyKind
 
 if TYPE_CHECKING:
     from agentray.runtime.active_run import ActiveRun
+    from agentray.runtime.dead_letters import DeadLetters
     from agentray.runtime.scope import Scope
     from agentray.runtime.streams import PartWriter
 
@@ -39,6 +40,8 @@ class Turn:
         received: when it came, in seconds of the event loop's clock.
         run: the run whose prompt this is; None for every other message.
         writer: of what it yields; None for every other message.
+        letters: where it is kept if it comes to nothing: its sender was told that it is queued, and
+            thinks no more of it; None: it still waits for an answer.
         scope: what it has set off and its handler has not waited for; None: nothing, or not yet.
         task: what handles it; None before its handler begins and after it has ended.
         cancelled: its sender gave it up.
@@ -48,6 +51,7 @@ class Turn:
         "cancelled",
         "deadline",
         "envelope",
+        "letters",
         "received",
         "run",
         "scope",
@@ -78,6 +82,7 @@ class Turn:
         self.sink = sink
         self.run = run
         self.writer: PartWriter | None = None
+        self.letters: DeadLetters | None = None
         self.scope: Scope | None = None
         self.task: asyncio.Task[Any] | None = None
         self.cancelled = False
@@ -95,7 +100,11 @@ class Turn:
         scope.on_done(callback)
 
     def fail(self, error: BaseException, outcome: Outcome | None = None) -> None:
-        """Answer with an error."""
+        """Answer with an error; of a message that nobody waits for, it makes a dead letter."""
+        if self.letters is not None:
+            self.letters.untold(self.envelope, error)
+            self.drop()
+            return
         self.reply(ReplyKind.ERROR, encode_error(error), outcome)
 
     def awaited_by(self, chain: tuple[AgentId, ...]) -> None:

@@ -24,6 +24,7 @@ from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
 from agentray.store.leadership import LeadershipStore
+from agentray.store.letters import LetterStore
 from agentray.store.run_ends import RunEndStore
 from agentray.store.supervision import SupervisionStore
 
@@ -249,20 +250,7 @@ class ApiKey:
     revoked_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message or run that could not be delivered."""
-
-    id: str
-    kind: str  # event, run
-    reason: str
-    target: str
-    payload: Mapping[str, Any]
-    correlation_id: str
-    created_at: datetime
-
-
-class Store(LeadershipStore, RunEndStore, SupervisionStore, Protocol):
+class Store(LeadershipStore, LetterStore, RunEndStore, SupervisionStore, Protocol):
     """Durable memory of a cluster. Raises `StoreUnavailable` when it cannot be reached."""
 
     async def open(self) -> None:
@@ -553,7 +541,7 @@ class Store(LeadershipStore, RunEndStore, SupervisionStore, Protocol):
         """Return the connections with which agents end that have not ended yet."""
         ...
 
-    # Keys and dead letters
+    # Keys
 
     async def put_key(self, key: ApiKey) -> None:
         """Insert or replace an API key by its id."""
@@ -561,12 +549,4 @@ class Store(LeadershipStore, RunEndStore, SupervisionStore, Protocol):
 
     async def find_key(self, digest: str) -> ApiKey | None:
         """Return the key with this digest, also a revoked one, or None."""
-        ...
-
-    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep dead letters."""
-        ...
-
-    async def list_dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
-        """Return dead letters, newest first."""
         ...

@@ -19,7 +19,6 @@ from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace
 from agentray.store.base import (
-    DeadLetter,
     Effects,
     EndedRun,
     LaunchedAgent,
@@ -27,6 +26,7 @@ from agentray.store.base import (
     RunEnd,
     SlotLease,
 )
+from agentray.store.letters import StoredLetter
 from agentray.store.supervision import AgentFailure
 
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
@@ -179,14 +179,16 @@ def check_launched(launched: LaunchedAgent) -> None:
     encode(dict(launched.options))
 
 
-def check_letter(letter: DeadLetter) -> None:
+def check_letter(stored: StoredLetter) -> None:
     """Check the texts of a dead letter.
 
     Raises:
         PayloadError: one cannot be stored.
     """
+    letter = stored.letter
     check_text("target", letter.target)
-    check_text("reason", letter.reason)
+    check_text("name", letter.name)
+    check_text("sender", letter.sender or "")
     check_text("correlation id", letter.correlation_id)
 
 

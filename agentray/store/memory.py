@@ -26,7 +26,6 @@ from agentray.store.base import (
     ApiKey,
     AppRow,
     CommitOutcome,
-    DeadLetter,
     Effects,
     EndedRun,
     HostRow,
@@ -45,7 +44,6 @@ from agentray.store.codec import (
     Touch,
     check_launched,
     check_leases,
-    check_letter,
     check_run,
     check_subscription,
     check_text,
@@ -62,6 +60,7 @@ from agentray.store.codec import (
     touches,
 )
 from agentray.store.memory_leadership import MemoryLeadership
+from agentray.store.memory_letters import MemoryLetters
 from agentray.store.memory_run_ends import MemoryRunEnds
 from agentray.store.memory_supervision import MemorySupervision
 
@@ -112,7 +111,7 @@ class RunRow:
         )
 
 
-class MemoryStore(MemoryLeadership, MemoryRunEnds, MemorySupervision):
+class MemoryStore(MemoryLetters, MemoryLeadership, MemoryRunEnds, MemorySupervision):
     """A `Store` that forgets everything when its process ends."""
 
     def __init__(self) -> None:
@@ -128,7 +127,6 @@ class MemoryStore(MemoryLeadership, MemoryRunEnds, MemorySupervision):
         self._launched: dict[AgentId, LaunchedAgent] = {}
         self._api_keys: dict[str, ApiKey] = {}
         self._traces: dict[str, tuple[TraceSummary, str]] = {}
-        self._letters: dict[str, tuple[DeadLetter, str]] = {}
 
     async def open(self) -> None:
         """Do nothing: there is nothing to connect to."""
@@ -243,8 +241,9 @@ class MemoryStore(MemoryLeadership, MemoryRunEnds, MemorySupervision):
             row = _touched(RunRow(ended.new, encode(dict(ended.new.input))), touch)
             if row is not None:
                 rows.setdefault(ended.new.id, row)
-        for run_id, row in rows.items():
-            self._runs.setdefault(run_id, row)
+        new = {run_id: row for run_id, row in rows.items() if run_id not in self._runs}
+        self._runs.update(new)
+        self._bury_dead(new)
 
     # Traces
 
@@ -310,11 +309,19 @@ class MemoryStore(MemoryLeadership, MemoryRunEnds, MemorySupervision):
             for effects, of_item in zip(batch, touched, strict=True)
         ]
         # Nothing above has changed this store, and nothing below can fail.
+        ended = [i for i, row in draft.maps[0].items() if row.end != self._runs[i].end]
         self._runs.update(draft.maps[0])
+        self._bury_dead(ended)
         for outcome, written in zip(outcomes, states, strict=True):
             if outcome is CommitOutcome.COMMITTED:
                 self._states.update(written)
         return outcomes
+
+    def _bury_dead(self, ended: Iterable[str]) -> None:
+        """Keep the letters of those that are dead of runs that have ended just now."""
+        for row in map(self._runs.__getitem__, ended):
+            if row.status is RunStatus.DEAD:
+                self._bury(row.stored_run)
 
     def _judge(
         self,
@@ -503,7 +510,7 @@ class MemoryStore(MemoryLeadership, MemoryRunEnds, MemorySupervision):
         """Return the connections with which agents end that have not ended yet."""
         return {a.driver for a in self._launched.values() if a.driver and a.status not in ENDED}
 
-    # Keys and dead letters
+    # Keys
 
     async def put_key(self, key: ApiKey) -> None:
         """Insert or replace an API key by its id."""
@@ -512,19 +519,6 @@ class MemoryStore(MemoryLeadership, MemoryRunEnds, MemorySupervision):
     async def find_key(self, digest: str) -> ApiKey | None:
         """Return the key with this digest, also a revoked one, or None."""
         return next((key for key in self._api_keys.values() if key.digest == digest), None)
-
-    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep dead letters; one that is kept already is left alone."""
-        for letter in letters:
-            check_letter(letter)
-        payloads = [encode(dict(letter.payload)) for letter in letters]
-        for letter, payload in zip(letters, payloads, strict=True):
-            self._letters.setdefault(letter.id, (replace(letter, payload={}), payload))
-
-    async def list_dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
-        """Return dead letters, newest first."""
-        newest = sorted(self._letters.items(), reverse=True, key=lambda item: item[0])
-        return [replace(d, payload=decode(payload)) for _, (d, payload) in newest[:limit]]
 
 
 def _touched(row: RunRow, touch: Touch) -> RunRow | None:

@@ -26,7 +26,6 @@ from agentray.store.base import (
     ApiKey,
     AppRow,
     CommitOutcome,
-    DeadLetter,
     Effects,
     EndedRun,
     HostRow,
@@ -43,7 +42,6 @@ from agentray.store.codec import (
     KEY_LIFETIME,
     check_launched,
     check_leases,
-    check_letter,
     check_run,
     check_subscription,
     check_text,
@@ -54,13 +52,14 @@ from agentray.store.codec import (
 )
 from agentray.store.database import Database, Row
 from agentray.store.postgres_leadership import PostgresLeadership
+from agentray.store.postgres_letters import PostgresLetters
 from agentray.store.postgres_run_ends import PostgresRunEnds
 from agentray.store.postgres_supervision import PostgresSupervision
 
 _GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
 
 
-class PostgresStore(PostgresLeadership, PostgresRunEnds, PostgresSupervision):
+class PostgresStore(PostgresLeadership, PostgresLetters, PostgresRunEnds, PostgresSupervision):
     """A `Store` in the schema `agentray` of a PostgreSQL database.
 
     Args:
@@ -384,7 +383,7 @@ class PostgresStore(PostgresLeadership, PostgresRunEnds, PostgresSupervision):
         """Return the connections with which agents end that have not ended yet."""
         return {row["driver"] for row in await self._database.fetch("live_drivers")}
 
-    # Keys and dead letters
+    # Keys
 
     async def put_key(self, key: ApiKey) -> None:
         """Insert or replace an API key by its id."""
@@ -395,17 +394,6 @@ class PostgresStore(PostgresLeadership, PostgresRunEnds, PostgresSupervision):
         """Return the key with this digest, also a revoked one, or None."""
         row = await self._database.fetch_row("find_key", digest)
         return rows.key_of(row) if row else None
-
-    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
-        """Keep dead letters; one that is kept already is left alone."""
-        for letter in letters:
-            check_letter(letter)
-        await self._database.execute("add_dead_letters", *rows.letter_columns(letters))
-
-    async def list_dead_letters(self, *, limit: int = 100) -> list[DeadLetter]:
-        """Return dead letters, newest first."""
-        found = await self._database.fetch("list_dead_letters", limit)
-        return [rows.letter_of(row) for row in found]
 
 
 def _repeated(row: Row, run: NewRun) -> Admission:

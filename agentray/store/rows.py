@@ -14,7 +14,6 @@ from agentray.protocol.traces import RunTrace, TraceSummary
 from agentray.store.base import (
     ApiKey,
     AppRow,
-    DeadLetter,
     Effects,
     EndedRun,
     HostRow,
@@ -108,20 +107,6 @@ def subscription_columns(subscription: TopicSubscription) -> tuple[Any, ...]:
     wish = subscription.wish
     digest = hashlib.sha256(encode(wish).encode()).hexdigest()
     return (subscription.id, *wish, subscription.created_at, digest)
-
-
-def letter_columns(letters: Iterable[DeadLetter]) -> list[list[Any]]:
-    """Return the arguments of `add_dead_letters`."""
-    return columns(
-        (
-            (
-                *(letter.id, letter.kind, letter.reason, letter.target),
-                *(encode(dict(letter.payload)), letter.correlation_id, letter.created_at),
-            )
-            for letter in letters
-        ),
-        7,
-    )
 
 
 def trace_columns(traces: Iterable[RunTrace]) -> list[list[Any]]:
@@ -272,10 +257,3 @@ def key_of(row: Row) -> ApiKey:
     fields = dict(row)
     fields["scopes"] = frozenset(row["scopes"])
     return ApiKey(**fields)
-
-
-def letter_of(row: Row) -> DeadLetter:
-    """Return the dead letter of a row."""
-    fields = dict(row)
-    fields["payload"] = decode(row["payload"])
-    return DeadLetter(**fields)

@@ -1,4 +1,4 @@
-"""Hosts, leases, apps, launched agents, API keys and dead letters."""
+"""Hosts, leases, apps, launched agents and API keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from agentray.protocol.topics import TopicSubscription
 from agentray.store.base import (
     ApiKey,
     AppRow,
-    DeadLetter,
     LaunchedAgent,
     LaunchedQuery,
     PoolRow,
@@ -150,26 +149,6 @@ async def test_a_key_is_found_by_its_digest_even_when_revoked(store: Store):
 
     await store.put_key(revoked := replace(key, revoked_at=at(1)))
     assert await store.find_key("ab12") == revoked
-
-
-async def test_dead_letters_are_listed_newest_first(store: Store):
-    letters = [
-        DeadLetter(f"dl_{n}", "event", "no subscriber", "t", {"n": "\0"}, "cor", at(n))
-        for n in range(3)
-    ]
-    await store.add_dead_letters(letters[:2])
-    await store.add_dead_letters([letters[2], letters[0]])
-
-    assert await store.list_dead_letters() == letters[::-1]
-    assert await store.list_dead_letters(limit=2) == [letters[2], letters[1]]
-
-
-async def test_a_dead_letter_that_cannot_be_stored_keeps_none(store: Store):
-    good = DeadLetter("dl_1", "event", "why", "t", {}, "cor", T0)
-    for bad in ({"target": "\0"}, {"reason": "\ud800"}, {"payload": {"x": float("inf")}}):
-        with pytest.raises(PayloadError):
-            await store.add_dead_letters([good, replace(good, id="dl_2", **bad)])
-    assert await store.list_dead_letters() == []
 
 
 async def test_a_store_answers_and_may_be_opened_and_closed_again(store: Store):

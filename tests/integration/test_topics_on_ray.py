@@ -227,9 +227,11 @@ async def test_the_command_line_subscribes_and_shows_what_nobody_wanted(
         return (await manager.status())["dead_letters"] == before + 1
 
     await eventually_async(counted)
-    (letter,) = json.loads(cluster.agentray("dead-letters", "--limit", "1", "--json").stdout)
+    (letter,) = json.loads(
+        cluster.agentray("dead-letters", "list", "--limit", "1", "--json").stdout
+    )
     assert (letter["target"], letter["payload"]["number"]) == (Measured.event_type, 2)
     event = Event.from_json(letter["payload"])
     assert (type(event), event.topic, event.source) == (Measured, "cli.a/x", "station/c")
-    assert "no subscriber" in cluster.agentray("dead-letters").stdout
+    assert "no subscriber" in cluster.agentray("dead-letters", "list").stdout
     assert "agentray dead-letters" in cluster.agentray("status").stdout

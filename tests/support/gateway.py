@@ -267,7 +267,9 @@ class Http:
             sent.setdefault("Authorization", f"Bearer {key}")
         data = json.dumps(body) if isinstance(body, dict) else body
         async with self.session.request(method, self.url + path, data=data, headers=sent) as answer:
-            content = await answer.json(content_type=None)
+            content: Any = {}
+            if answer.status != 204:
+                content = await answer.json(content_type=None)
             if answer.status >= 400:
                 assert answer.content_type == "application/problem+json"
                 assert content["status"] == answer.status

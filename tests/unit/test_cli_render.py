@@ -20,10 +20,10 @@ from agentray.cli.steps import Step
 from agentray.client import errors as client_errors
 from agentray.config import ClusterRecord, Settings
 from agentray.errors import ConfigurationError
+from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import summarise
-from agentray.store.base import DeadLetter
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -309,8 +309,9 @@ class TestStatus:
 
     def test_dead_letters_are_told_where_there_are_any(self):
         found = a_status()
-        lines = printed(render.status(a_status(manager={**found.manager, "dead_letters": 3})))
-        told = "3 events that nobody subscribed to: agentray dead-letters"
+        counts = {"dead_letters": 3, "dead_letters_by_reason": {"expired": 1, "no_subscriber": 2}}
+        lines = printed(render.status(a_status(manager={**found.manager, **counts})))
+        told = "3: 1 expired, 2 no subscriber; see: agentray dead-letters list"
         assert lines[2] == f"dead letters  {told}"
 
     def test_subscriptions(self):
@@ -325,11 +326,22 @@ class TestStatus:
         assert "no subscriptions" in printed(render.subscriptions([]))[0]
 
     def test_dead_letters(self):
-        payload = {"source": "desk/d", "topic": None}
-        row = DeadLetter("dl_1", "event", "no subscriber", "shop.Typo", payload, "cor_1", NOW)
-        lines = printed(render.dead_letters([row]), width=140)
-        assert lines[1].split()[2:] == ["shop.Typo", "no", "subscriber", "desk/d", "-", "cor_1"]
+        row = DeadLetter(
+            id="dead_1",
+            kind=LetterKind.MESSAGE,
+            reason=LetterReason.HANDLER_FAILED,
+            target="desk/d",
+            name="greet",
+            error=RunError(type="ValueError", message="no"),
+            created_at=NOW,
+        )
+        lines = printed(render.dead_letters([row]), width=160)
+        told = ["message", "desk/d", "greet", "handler", "failed", "ValueError:", "no", "-"]
+        assert lines[1].split()[0] == "dead_1"
+        assert lines[1].split()[3:] == told
         assert printed(render.dead_letters([])) == ["There are no dead letters."]
+        shown = printed(results.dead_letter(row), width=100)
+        assert ["error", "ValueError:", "no"] in [line.split() for line in shown]
 
     def test_no_app_and_no_runs(self):
         empty = a_status(

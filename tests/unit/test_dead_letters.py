@@ -13,6 +13,7 @@ from agentray import DeadLetter, Event
 from agentray.errors import StoreUnavailable
 from agentray.runtime import dead_letters
 from agentray.runtime.dead_letters import MAX_WAITING, DeadLetters
+from agentray.store.letters import StoredLetter
 from agentray.store.memory import MemoryStore
 from tests.support import virtual_time
 
@@ -29,7 +30,7 @@ class Unreliable(MemoryStore):
         self.away = away
         self.batches: list[int] = []
 
-    async def add_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+    async def add_dead_letters(self, letters: Sequence[StoredLetter]) -> None:
         await asyncio.sleep(0.1)
         self.away -= 1
         if self.away >= 0:
@@ -47,7 +48,7 @@ def test_letters_are_written_in_batches_and_in_order_also_when_the_store_was_awa
         store = Unreliable(away=3)
         letters = DeadLetters(store)
         for number in range(1200):
-            letters.add(Sighed(number=number, correlation_id="c"), "no subscriber")
+            letters.unwanted(Sighed(number=number, correlation_id="c"), None)
         await letters.close()
         assert letters.count == 1200
         assert store.batches == [500, 500, 200]
@@ -64,10 +65,10 @@ def test_a_letter_that_has_no_json_or_cannot_be_stored_takes_no_other_along() ->
     async def scenario() -> None:
         store = MemoryStore()
         letters = DeadLetters(store)
-        letters.add(Sighed(number=1), "no subscriber")
-        letters.add(Sighed(number=math.nan), "no subscriber")
-        letters.add(Sighed(number=2, correlation_id="nul\0"), "no subscriber")
-        letters.add(Sighed(number=3), "no subscriber")
+        letters.unwanted(Sighed(number=1), None)
+        letters.unwanted(Sighed(number=math.nan), None)
+        letters.unwanted(Sighed(number=2, correlation_id="nul\0"), None)
+        letters.unwanted(Sighed(number=3), None)
         await letters.close()
         assert letters.count == 4
         payloads = {letter.payload.get("number"): letter.payload for letter in await kept(store)}
@@ -82,7 +83,7 @@ def test_more_than_can_wait_are_counted_and_told(caplog: pytest.LogCaptureFixtur
         store = Unreliable(away=2)
         letters = DeadLetters(store)
         for _ in range(MAX_WAITING + 7):
-            letters.add(Sighed(), "no subscriber")
+            letters.unwanted(Sighed(), None)
         await letters.close()
         assert letters.count == MAX_WAITING + 7
         assert len(await kept(store)) == MAX_WAITING
@@ -91,13 +92,13 @@ def test_more_than_can_wait_are_counted_and_told(caplog: pytest.LogCaptureFixtur
         virtual_time.run(scenario())
     told = {record.__dict__["action"]: record for record in caplog.records}
     assert told["dead_letters_not_kept"].__dict__["count"] == 7
-    assert told["dead_letter"].getMessage() == f"{Sighed.event_type}: no subscriber (500 times)"
+    assert told["dead_letter"].getMessage() == f"{Sighed.event_type}: no_subscriber (500 times)"
 
 
 def test_a_store_that_stays_away_does_not_keep_a_host_from_ending() -> None:
     async def scenario() -> None:
         letters = DeadLetters(Unreliable(away=10_000))
-        letters.add(Sighed(), "no subscriber")
+        letters.unwanted(Sighed(), None)
         loop = asyncio.get_running_loop()
         begun = loop.time()
         await letters.close()

@@ -22,6 +22,8 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.UnknownRun: ("run_1",),
     errors.UnknownState: ("greeter/ada",),
     errors.UnknownSubscription: ("sub_1",),
+    errors.UnknownDeadLetter: ("dead_1",),
+    errors.NotRetryable: ("dead_1", "its content was too large to be kept"),
     errors.UnknownEventType: ("shop.OrderPlaced",),
     errors.DeadlineExceeded: ("greeter/ada.greet", 1.5),
     errors.HostDied: ("greeter/ada", "host-1", "killed by the system"),

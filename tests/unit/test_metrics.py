@@ -171,7 +171,9 @@ async def test_runs_and_dead_letters(manager: ManagerClient, recorded: RecordedM
     await until(recorded, 3, "agentray_runs_begun")
     await until(recorded, 2, "agentray_runs_ended", status="succeeded")
     await until(recorded, 1, "agentray_runs_ended", status="failed")
-    await until(recorded, 1, "agentray_dead_letters", event=Unwanted.event_type)
+    await until(
+        recorded, 1, "agentray_dead_letters", reason="no_subscriber", what=Unwanted.event_type
+    )
     await until(recorded, 0, "agentray_runs_under_way")
 
 

@@ -499,7 +499,7 @@ def test_without_await_it_is_the_same() -> None:
         manager.prompt(order(1, topic="orders/eu"), agent=AgentId("desk", "d"))
         manager.unsubscribe(subscription)
         manager.prompt(order(2, topic="orders/eu"), agent=AgentId("desk", "d"))
-        assert [letter.reason for letter in manager.dead_letters()] == ["no subscriber"]
+        assert [letter.reason for letter in manager.dead_letters()] == ["no_subscriber"]
     assert heard() == [("on_demand/eu", 1)]
 
 

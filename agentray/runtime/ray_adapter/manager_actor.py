@@ -20,6 +20,7 @@ from agentray.errors import ManagerSuperseded
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode
 from agentray.protocol.deployment import AppSpec, PoolSpec
+from agentray.protocol.letters import DeadLetter, LetterQuery
 from agentray.protocol.runs import Run
 from agentray.protocol.snapshot import Snapshot
 from agentray.protocol.topics import TopicSubscription
@@ -33,7 +34,7 @@ from agentray.runtime.ray_adapter.ray_host import RayConnector
 from agentray.runtime.ray_adapter.setup import Setup
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.trace_pruner import TraceRetention
-from agentray.store.base import DeadLetter, LaunchedAgent, LaunchedQuery, StateWrite
+from agentray.store.base import LaunchedAgent, LaunchedQuery, StateWrite
 from agentray.store.embedded import EmbeddedPostgres
 from agentray.store.postgres import PostgresStore
 from agentray.store.supervision import AgentFailure
@@ -79,6 +80,7 @@ class ManagerActor:
                     trace_retention=TraceRetention(
                         self._setup.trace_retention_days, self._setup.trace_retention_runs
                     ),
+                    kept_letters=self._setup.dead_letters,
                 )
                 await manager.start()
                 self._manager = manager
@@ -197,9 +199,23 @@ class ManagerActor:
         """See `Manager.failed_agents`."""
         return await (await self._running()).failed_agents(agent_type, limit)
 
-    async def dead_letters(self, limit: int) -> list[DeadLetter]:
-        """See `Manager.dead_letters`."""
-        return await (await self._running()).dead_letters(limit)
+    async def dead_letters(
+        self, query: LetterQuery, limit: int, before: str | None
+    ) -> list[DeadLetter]:
+        """See `LetterDesk.list`."""
+        return await (await self._running()).dead_letters(query, limit, before)
+
+    async def dead_letter(self, letter_id: str) -> DeadLetter:
+        """See `LetterDesk.get`."""
+        return await (await self._running()).dead_letter(letter_id)
+
+    async def retry_dead_letter(self, letter_id: str) -> Run:
+        """See `LetterDesk.retry`."""
+        return await (await self._running()).retry_dead_letter(letter_id)
+
+    async def purge_dead_letters(self, query: LetterQuery) -> int:
+        """See `LetterDesk.purge`."""
+        return await (await self._running()).purge_dead_letters(query)
 
     async def trace(self, run_id: str) -> RunTrace | None:
         """See `Manager.trace`."""

@@ -14,6 +14,7 @@ from ray.exceptions import (
 
 from agentray.config import (
     BATCH,
+    DEAD_LETTERS,
     MAX_STATE_BYTES,
     METRICS_INTERVAL_S,
     TRACE_RETENTION_DAYS,
@@ -44,6 +45,7 @@ class Setup:
             server is somebody else's.
         trace_retention_days: how long traces are kept.
         trace_retention_runs: how many of them.
+        dead_letters: how many are kept.
         metrics_interval_s: how often hosts hand their metrics to Ray; 0: they count none.
     """
 
@@ -59,6 +61,7 @@ class Setup:
     trace_retention_days: float = TRACE_RETENTION_DAYS
     trace_retention_runs: int = TRACE_RETENTION_RUNS
     metrics_interval_s: float = METRICS_INTERVAL_S
+    dead_letters: int = DEAD_LETTERS
 
 
 def reason_of(error: RayError) -> str:

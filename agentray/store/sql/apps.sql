@@ -21,15 +21,3 @@ ON CONFLICT (id) DO UPDATE SET
 -- name: find_key
 -- Return the API key with a digest, also a revoked one.
 SELECT id, digest, label, scopes, created_at, revoked_at FROM api_keys WHERE digest = $1;
-
--- name: add_dead_letters
--- Keep dead letters; a repeated one is kept once.
-INSERT INTO dead_letters (id, kind, reason, target, payload, correlation_id, created_at)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::json[], $6::text[],
-                     $7::timestamptz[])
-ON CONFLICT DO NOTHING;
-
--- name: list_dead_letters
--- Return dead letters, newest first.
-SELECT id, kind, reason, target, payload, correlation_id, created_at
-FROM dead_letters ORDER BY id DESC LIMIT $1;

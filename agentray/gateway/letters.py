@@ -1,0 +1,178 @@
+"""`/v1/dead-letters`: what came to nothing with nobody there to hear of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentray.errors import UnknownDeadLetter
+from agentray.gateway.auth import ADMIN, READ, KeyRing, RequireScope
+from agentray.gateway.openapi import problems, run_content
+from agentray.gateway.problems import invalid
+from agentray.gateway.runs import run_response
+from agentray.gateway.services import Services
+from agentray.protocol.letters import DeadLetter, LetterKind, LetterQuery, LetterReason
+from agentray.runtime.letter_desk import purge_all
+from agentray.runtime.letter_retries import LetterRetries
+
+
+class DeadLetterPage(BaseModel):
+    """Some dead letters, newest first."""
+
+    dead_letters: list[DeadLetter]
+    next: str | None = Field(description="Give it as `before` for the next page; null: the last.")
+
+
+class Purged(BaseModel):
+    """What was forgotten."""
+
+    purged: int = Field(description="How many dead letters.")
+
+
+class LetterMatch(BaseModel):
+    """Which dead letters are meant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: LetterKind | None = Field(default=None, description="Only these.")
+    reason: LetterReason | None = Field(default=None, description="Only for this reason.")
+    agent: str | None = Field(
+        default=None,
+        max_length=1024,
+        description="Only those for an agent, as type/key, or for agents of a type.",
+    )
+    retried: bool | None = Field(
+        default=None, description="Only those that were tried once more, or that were not."
+    )
+
+    def query(self, until: datetime | None = None) -> LetterQuery:
+        """Return it as a query."""
+        if self.agent is not None and "\0" in self.agent:
+            raise invalid("agent", "query", "it is no text")
+        return LetterQuery(self.kind, self.reason, self.agent, self.retried, until)
+
+
+class LetterFilter(LetterMatch):
+    """Which dead letters to list."""
+
+    limit: int = Field(default=50, ge=1, le=200, description="Most dead letters to return.")
+    before: str | None = Field(
+        default=None,
+        max_length=64,
+        pattern=r"^dead_\w+$",
+        description="Id of the last dead letter already seen.",
+    )
+
+
+class LetterPurge(LetterMatch):
+    """Which dead letters to forget."""
+
+    older_than_s: float | None = Field(
+        default=None, ge=0, le=1e10, allow_inf_nan=False, description="Only older ones, in seconds."
+    )
+    all: bool = Field(default=False, description="Needed where nothing else is said.")
+
+
+class DeadLetters:
+    """The dead letters resource."""
+
+    def __init__(self, services: Services, keys: KeyRing) -> None:
+        self._store = services.store
+        self._retries = LetterRetries(services.store, services.dispatcher)
+        self.router = self._routes(keys)
+
+    def _routes(self, keys: KeyRing) -> APIRouter:
+        router = APIRouter(
+            prefix="/v1/dead-letters", tags=["dead letters"], default_response_class=Response
+        )
+
+        def route(
+            method: str,
+            path: str,
+            endpoint: Any,
+            name: str,
+            answers: dict[int | str, dict[str, Any]],
+            *errors: int,
+            scope: str = ADMIN,
+            status: int = 200,
+        ) -> None:
+            router.add_api_route(
+                path,
+                endpoint,
+                methods=[method],
+                operation_id=name,
+                status_code=status,
+                dependencies=[Depends(RequireScope(keys, scope))],
+                responses={**answers, **problems(401, 403, 421, 422, 500, 503, *errors)},
+            )
+
+        page: dict[int | str, dict[str, Any]] = {200: {"model": DeadLetterPage}}
+        one: dict[int | str, dict[str, Any]] = {200: {"model": DeadLetter}}
+        again: dict[int | str, dict[str, Any]]
+        again = {202: {"description": "The run.", "content": run_content("queued")}}
+        purged: dict[int | str, dict[str, Any]] = {200: {"model": Purged}}
+        gone: dict[int | str, dict[str, Any]] = {204: {"description": "It is forgotten."}}
+        route("GET", "", self.list_letters, "listDeadLetters", page, scope=READ)
+        route("GET", "/{letter_id}", self.get_letter, "getDeadLetter", one, 404, scope=READ)
+        path = "/{letter_id}/retry"
+        route("POST", path, self.retry, "retryDeadLetter", again, 404, 409, status=202)
+        route("DELETE", "", self.purge, "purgeDeadLetters", purged)
+        route("DELETE", "/{letter_id}", self.forget, "forgetDeadLetter", gone, 404, status=204)
+        return router
+
+    async def list_letters(self, wanted: Annotated[LetterFilter, Query()]) -> Response:
+        """List dead letters, newest first."""
+        found = await self._store.list_dead_letters(
+            wanted.query(), limit=wanted.limit + 1, before=wanted.before
+        )
+        letters = found[: wanted.limit]
+        following = letters[-1].id if len(found) > wanted.limit else None
+        return _json(DeadLetterPage(dead_letters=letters, next=following))
+
+    async def get_letter(self, letter_id: str) -> Response:
+        """Look at a dead letter."""
+        return _json(await self._find(letter_id))
+
+    async def retry(self, letter_id: str) -> Response:
+        """Try a dead letter once more, as a run.
+
+        An event without subscribers goes to those that it has now; every other event, and what was
+        told, to the agent that it was for. A run that died is run anew, as another run. However
+        often it is asked for, there is one run until that has ended without success.
+        """
+        run = await self._retries.retry(letter_id)
+        location = {"Location": f"/v1/runs/{run.id}"}
+        return run_response(run, status_code=202, headers=location)
+
+    async def purge(self, wanted: Annotated[LetterPurge, Query()]) -> Response:
+        """Forget dead letters, those that are named; with `all`, every one."""
+        said = wanted.model_dump(exclude_none=True, exclude={"all"})
+        if not said and not wanted.all:
+            raise invalid("all", "query", "say which, or all=true")
+        age = wanted.older_than_s
+        until = None if age is None else datetime.now(UTC) - timedelta(seconds=age)
+        return _json(Purged(purged=await purge_all(self._store, wanted.query(until))))
+
+    async def forget(self, letter_id: str) -> Response:
+        """Forget a dead letter."""
+        await self._find(letter_id)
+        await self._store.purge_dead_letters(LetterQuery(ids=[letter_id]))
+        return Response(status_code=204)
+
+    async def _find(self, letter_id: str) -> DeadLetter:
+        stored = await self._store.get_dead_letter(letter_id) if "\0" not in letter_id else None
+        if stored is None:
+            raise UnknownDeadLetter(letter_id)
+        return stored.letter
+
+    async def close(self) -> None:
+        """Let go of the runs that were begun: their hosts go on."""
+        await self._retries.close()
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")
