@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
@@ -63,6 +64,18 @@ class PoolSpec:
         """What Ray must have free for one host, by Ray's names."""
         named = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": float(self.memory)}
         return {name: amount for name, amount in {**named, **self.resources}.items() if amount}
+
+    @property
+    def host_digest(self) -> str:
+        """Tells hosts apart that were started for other demands; equal ones are as good."""
+        packages = {name: hashlib.blake2b(held).digest() for name, held in self.packages.items()}
+        told = repr(
+            (
+                *(sorted(d.items()) for d in (self.demand, self.runtime_env, packages)),
+                self.placement,
+            )
+        )
+        return hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
 
     def same_host(self, other: PoolSpec) -> bool:
         """Whether hosts that were started for another spec are as good for this one."""

@@ -31,6 +31,7 @@ class AppCode:
     Attributes:
         types: the agent types that it can run, by name.
         broken: why the app of an agent type cannot be imported here, by the type's name.
+        digests: of the apps that it has imported.
         publish_hooks: the middleware that agents' events pass, by the type's name.
     """
 
@@ -38,6 +39,7 @@ class AppCode:
         self.types: dict[str, Loaded] = {}
         self.broken: dict[str, str] = {}
         self.publish_hooks: dict[str, tuple[Middleware, ...]] = {}
+        self.digests: dict[str, str] = {}
         self._apps: dict[str, bytes] = {}
 
     def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
@@ -70,6 +72,7 @@ class AppCode:
                         self.publish_hooks[agent_type.name] = hooks.publish
                 self.types[agent_type.name] = Loaded(agent_type, name)
             self._apps[name] = packed
+            self.digests[name] = spec.digest
         return failures
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain
 
@@ -18,6 +19,8 @@ from agentray.runtime.seats import Seats, is_seat, pool_of
 from agentray.runtime.topic_book import Handles, TopicBook
 from agentray.store.base import AppRow, Store
 
+logger = logging.getLogger(__name__)
+
 RUNNING = "running"
 STOPPED = "stopped"
 
@@ -28,6 +31,11 @@ class Deployed:
 
     spec: AppSpec
     row: AppRow
+
+    @classmethod
+    def of(cls, row: AppRow) -> Deployed:
+        """Return the app of a row."""
+        return cls(pickle.loads(row.spec), row)  # noqa: S301 - written by this cluster's manager
 
     @property
     def stopped(self) -> bool:
@@ -59,8 +67,18 @@ class Catalog:
         await self._book.load()
         await self._topics.load()
         for row in await self._store.list_apps():
-            spec = pickle.loads(row.spec)  # noqa: S301 - written by this cluster's manager
-            self._apps[row.name] = Deployed(spec, row)
+            self._apps[row.name] = Deployed.of(row)
+            if row.before is not None:
+                await self._take_back(self._apps[row.name], row.before)
+
+    async def _take_back(self, half: Deployed, packed: bytes) -> None:
+        """Take back a deployment in whose midst the manager died: nobody knows how far it came."""
+        extra = {"action": "deployment_taken_back", "app": half.row.name}
+        logger.warning("the deployment of %s had not ended", half.row.name, extra=extra)
+        before = Deployed.of(pickle.loads(packed)) if packed else None  # noqa: S301 - written by this cluster's manager
+        await self.restore(half.row.name, before)
+        if before is not None:  # there may be hosts with the new code
+            self._rollouts.begin(half.spec, before.spec)
 
     @property
     def apps(self) -> Mapping[str, Deployed]:
@@ -94,14 +112,24 @@ class Catalog:
             await self.set_status(spec.name, RUNNING)
             return "started"
         deployed_at = datetime.now(UTC)
+        before = pickle.dumps(known.row, protocol=5) if known else b""
         row = AppRow(
-            spec.name, self.pack(spec), spec.import_string, spec.digest, RUNNING, deployed_at
+            *(spec.name, self.pack(spec), spec.import_string, spec.digest, RUNNING, deployed_at),
+            before=before,
         )
         await self._store.put_app(row)
         self._apps[spec.name] = Deployed(spec, row)
         if known is not None:
             self._rollouts.begin(known.spec, spec)
         return "added" if known is None else "replaced"
+
+    async def settle(self, name: str) -> None:
+        """Note that a deployment has succeeded: it is not taken back any more."""
+        known = self._apps[name]
+        if known.row.before is not None:
+            row = replace(known.row, before=None)
+            await self._store.put_app(row)
+            self._apps[name] = Deployed(known.spec, row)
 
     def _check_pools(self, spec: AppSpec) -> None:
         own = {pool.name for pool in spec.pools}
@@ -253,6 +281,10 @@ class Catalog:
     def named(self, spec: AppSpec) -> set[str]:
         """Return the pools in which an app's agents live."""
         return {self._book.resolve(pool) for _, pool, *_ in spec.types}
+
+    def digests(self, pool: str) -> dict[str, str]:
+        """Return the digests of the code that hosts of a pool must have, by app."""
+        return {name: self._apps[name].spec.digest for name in self.code(pool)}
 
     def code(self, pool: str) -> dict[str, bytes]:
         """Return what hosts of a pool must load, by app.

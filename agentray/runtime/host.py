@@ -290,6 +290,7 @@ class Host:
             "undelivered": self.parts.undelivered,
             "dropped_traces": self.runs.traces.dropped,
             "version": self.channel.snapshot.version,
+            "code": dict(self.code.digests),
         }
 
     def _load(self) -> int:

@@ -131,8 +131,10 @@ class HostKeeper:
         try:
             async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
                 self.info = await control.heartbeat()
-        except (HostGone, HostUnreachable, TimeoutError):
+        except HostGone:
             return False
+        except (HostUnreachable, TimeoutError):
+            self._heartbeats.missed()  # as late as a busy one may be
         self.live()
         return True
 

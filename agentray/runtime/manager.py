@@ -43,6 +43,7 @@ from agentray.protocol.runs import Run
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
+from agentray.runtime.adoption import generation_of
 from agentray.runtime.agent_stats import NO_COUNTERS
 from agentray.runtime.catalog import STOPPED, Catalog
 from agentray.runtime.dispatcher import ChannelDispatcher
@@ -153,11 +154,21 @@ class Manager:
     # Life
 
     async def start(self) -> None:
-        """Read the Store, adopt living hosts, and begin to supervise."""
+        """Read the Store, adopt living hosts, and begin to supervise.
+
+        One that does not come that far has let go of everything.
+        """
+        try:
+            await self._begin()
+        except BaseException:
+            await self.abandon()
+            raise
+
+    async def _begin(self) -> None:
         await self._catalog.load()
         await self._placements.load()
-        for row in await self._store.list_hosts():
-            await self._adopt(row)
+        rows = await self._store.list_hosts()
+        await asyncio.gather(*(self._adopt(row) for row in rows))  # one may be slow to answer
         await self._placements.load()  # with the leases of seats, which their hosts told of
         self._placements.resume_scales()
         await self._placements.announce()
@@ -196,20 +207,19 @@ class Manager:
     async def _adopt(self, row: HostRow) -> None:
         ref = HostRef(row.id, row.actor_name)
         control = await self._factory.adopt(ref)
-        keeper = self._keeper(ref, row.pool, self._generation(row.pool))
+        keeper = self._keeper(ref, row.pool, 0)
         if control is None or row.status == "starting" or not await keeper.adopt(control):
             self._factory.kill(ref)  # it may wait for room, and would come up for nobody
             await self._bury(keeper, "it was gone when the manager came back")
             return
+        keeper.generation = await generation_of(keeper, row, self._placements, self._catalog)
+        if keeper.status is not HostStatus.LIVE:
+            return  # it was lost this very moment
         self._hosts[row.id] = keeper
         if is_seat(row.pool):
             for agent in await keeper.resident(None, 1):
                 self._seats.found(row.pool, AgentId.parse(agent["agent"]))
         logger.info("host adopted", extra={"action": "host_adopted", "host": row.id})
-
-    def _generation(self, pool: str) -> int:
-        known = self._placements.pools.get(pool)
-        return known.generation if known else 0
 
     # The loop
 
@@ -305,15 +315,16 @@ class Manager:
         ref = keeper.ref
         try:
             # Noted before it is made: a manager that comes back finds it, whatever it waits for.
-            await self._store.put_host(HostRow(ref.id, keeper.pool, ref.actor_name, "starting"))
+            made_for = pool.spec.host_digest
+            row = HostRow(ref.id, keeper.pool, ref.actor_name, "starting", made_for=made_for)
+            await self._store.put_host(row)
             info = await keeper.start(self._setup, pool.spec)
-            row = HostRow(ref.id, keeper.pool, ref.actor_name, "live", info["node_id"], info["pid"])
+            row = replace(row, status="live", node_id=info["node_id"], pid=info["pid"])
             await self._store.put_host(row)
             loaded: dict[str, bytes] = {}
             while (code := self._catalog.code(keeper.pool)) != loaded:  # an app may come meanwhile
                 self._refuse_new_code(await keeper.load(code))
                 loaded = code
-            row = HostRow(ref.id, keeper.pool, ref.actor_name, "live", info["node_id"], info["pid"])
             await self._store.put_host(row)
         except AgentrayError as error:
             pool.last_error = str(error)
@@ -438,6 +449,7 @@ class Manager:
             await self._catalog.restore(spec.name, before)
             self._replace_code(pools)
             raise
+        await self._catalog.settle(spec.name)
         await self._placements.announce()
         return done, self._placements.snapshot
 

@@ -162,6 +162,7 @@ class HostRow:
     node_id: str = ""
     pid: int = 0
     reason: str = ""  # why it is dead
+    made_for: str = ""  # digest of what its pool demanded; "": an older version has kept it
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,7 @@ class AppRow:
     digest: str
     status: str  # running, stopped
     deployed_at: datetime
+    before: bytes | None = None  # pickled: what is to come back if this deployment does not succeed
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,7 +268,7 @@ class PostgresStore(PostgresLeadership, PostgresLetters, PostgresRunEnds, Postgr
     async def put_host(self, host: HostRow) -> None:
         """Insert or replace a host. A dead host stays dead."""
         about = (host.id, host.pool, host.actor_name, host.status, host.node_id, host.pid)
-        await self._database.execute("put_host", *about, host.reason)
+        await self._database.execute("put_host", *about, host.reason, host.made_for)
 
     async def list_hosts(self, *, include_dead: bool = False) -> list[HostRow]:
         """Return the hosts, ordered by id."""
@@ -326,7 +326,7 @@ class PostgresStore(PostgresLeadership, PostgresLetters, PostgresRunEnds, Postgr
     async def put_app(self, app: AppRow) -> None:
         """Insert or replace an app by its name."""
         about = (app.name, app.spec, app.import_string, app.digest, app.status, app.deployed_at)
-        await self._database.execute("put_app", *about)
+        await self._database.execute("put_app", *about, app.before)
 
     async def list_apps(self) -> list[AppRow]:
         """Return the apps in order of their first deployment."""

@@ -1,14 +1,14 @@
 -- name: put_app
 -- Insert or replace an app; a replaced one keeps its place in the order.
-INSERT INTO apps (name, spec, import_string, digest, status, deployed_at)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO apps (name, spec, import_string, digest, status, deployed_at, before)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (name) DO UPDATE SET
     spec = excluded.spec, import_string = excluded.import_string, digest = excluded.digest,
-    status = excluded.status, deployed_at = excluded.deployed_at;
+    status = excluded.status, deployed_at = excluded.deployed_at, before = excluded.before;
 
 -- name: list_apps
 -- Return the apps in the order of their first deployment.
-SELECT name, spec, import_string, digest, status, deployed_at FROM apps ORDER BY position;
+SELECT name, spec, import_string, digest, status, deployed_at, before FROM apps ORDER BY position;
 
 -- name: put_key
 -- Insert or replace an API key.

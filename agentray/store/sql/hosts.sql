@@ -11,16 +11,17 @@ FROM agent_states JOIN unnest($1::text[], $2::text[]) AS wanted (agent_type, age
 
 -- name: put_host
 -- Insert or replace a host, but never revive a dead one.
-INSERT INTO hosts (id, pool, actor_name, status, node_id, pid, reason)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO hosts (id, pool, actor_name, status, node_id, pid, reason, made_for)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (id) DO UPDATE SET
     pool = excluded.pool, actor_name = excluded.actor_name, status = excluded.status,
-    node_id = excluded.node_id, pid = excluded.pid, reason = excluded.reason
+    node_id = excluded.node_id, pid = excluded.pid, reason = excluded.reason,
+    made_for = excluded.made_for
 WHERE hosts.status <> 'dead';
 
 -- name: list_hosts
 -- Return the hosts, the dead ones only when asked for.
-SELECT id, pool, actor_name, status, node_id, pid, reason
+SELECT id, pool, actor_name, status, node_id, pid, reason, made_for
 FROM hosts WHERE status <> 'dead' OR $1 ORDER BY id;
 
 -- name: list_slots
