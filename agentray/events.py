@@ -191,7 +191,14 @@ def _copy(event: Event, update: dict[str, Any]) -> Event:
 
 
 class TerminateEvent(Event):
-    """Ends its own correlation, nothing else. Its content is the run's result."""
+    """Ends its own correlation, nothing else. Its content is the run's result.
+
+    Attributes:
+        end_grace_s: seconds in which what its run has under way may still end by itself; the rest
+            is then cancelled, and the run ends with its result. None: all of it goes on to its end.
+    """
+
+    end_grace_s: ClassVar[float | None] = 2.0
 
 
 class Prompt(Event):

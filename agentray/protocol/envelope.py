@@ -176,6 +176,14 @@ class Outcome(NamedTuple):
     dropped_spans: int = 0
     more_errors: int = 0
 
+    def below(self, envelope: Envelope) -> Outcome:
+        """Put a message in front of the path of causes of each error of what it set off."""
+        if not self.errors:
+            return self
+        step = f"{envelope.name.rpartition('.')[2]} at {envelope.type}/{envelope.key}"
+        errors = tuple(error._replace(path=(step, *error.path)) for error in self.errors)
+        return self._replace(errors=errors)
+
 
 class Failure(NamedTuple):
     """One error in a branch of a run."""

@@ -39,6 +39,9 @@ _INFRASTRUCTURE = frozenset({"HostDied", "ChannelClosed"})
 CONSEQUENCES = frozenset({"Incomplete"})
 """Errors of those who waited for what such an error took: with one, they say nothing either."""
 
+ANSWERED_CANCEL_S = 1.0
+"""The same in a run that has its result: nobody wants to wait for that any longer."""
+
 CANCEL_GRACE_S = 10.0
 """How long what is cancelled may take to end; then the run ends without it."""
 
@@ -86,6 +89,8 @@ class ActiveRun:
         self._book = book
         self._joined: list[Callable[[Run | None], None]] = []
         self._stopping: RunStatus | None = None  # it is cancelled, and ends with this status
+        self._answer: Any = None  # what a `TerminateEvent` told, wrapped as in an `Outcome`
+        self._finishing = False  # it has its answer, and what is left of it is cancelled
         self._timers: list[asyncio.TimerHandle] = []
         self._ended = False  # nothing more is written for it here
         self._told = False  # those who joined know what became of it
@@ -131,11 +136,38 @@ class ActiveRun:
         """Cancel all that belongs to it; it ends with this status when all of that has ended."""
         if self._ended or self._stopping is not None:
             return
+        if status is RunStatus.TIMED_OUT and self._answer is not None:
+            self._finish()
+            return
         self._stopping = status
-        self._after(CANCEL_GRACE_S, self._stopped)  # a handler may refuse to end
+        self._cancel_parts(CANCEL_GRACE_S)
+
+    def answered(self, answer: Any, end_grace_s: float | None) -> None:
+        """Take the result that a `TerminateEvent` told; the first one counts.
+
+        Args:
+            answer: JSON.
+            end_grace_s: what is under way may end by itself for so long; None: for ever.
+        """
+        if self._answer is None:
+            self._answer = (answer,)
+            if end_grace_s is not None:
+                self._after(end_grace_s, self._finish)
+
+    def _finish(self) -> None:
+        """Cancel what is left of a run that has its result."""
+        if self._ended or self._finishing or self._stopping is not None:
+            return
+        self._finishing = True
+        self._book.note_unfinished(self)
+        self._cancel_parts(ANSWERED_CANCEL_S)
+
+    def _cancel_parts(self, grace_s: float) -> None:
+        """Cancel all that belongs to it, and end it when that has ended, or after the grace."""
+        self._after(grace_s, self._stopped)  # a handler may refuse to end
         self._book.stop_parts(self)
         if is_root(self.agent.type):
-            self.scope.abandon(self._book.channel, self._stopped)
+            self.scope.abandon(self._book.channel, self.settled)
         else:
             for turn in list(self.active.values()):
                 self._book.cancel_turn(turn)
@@ -147,7 +179,10 @@ class ActiveRun:
         self._timers.append(loop.call_later(delay_s, callback))
 
     def _stopped(self) -> None:
-        self.settled(Outcome())
+        """End it with what is known of it: something of it would not end."""
+        scopes = [turn.scope for turn in self.active.values() if turn.scope is not None]
+        known = next(iter(scopes), self.scope)
+        self.settled(known.outcome())
 
     # The reply sink of the prompt's message
 
@@ -168,6 +203,8 @@ class ActiveRun:
 
     def settled(self, outcome: Outcome) -> None:
         """Take what all that it set off came to."""
+        if outcome.answer is None and self._answer is not None:
+            outcome = outcome._replace(answer=self._answer)
         if self.durable:
             self._book.spawn(self.end(outcome))
         elif not self._ended:

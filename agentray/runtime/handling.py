@@ -38,7 +38,7 @@ from agentray.protocol.codec import (
     goes_as_it_is,
     text_of,
 )
-from agentray.protocol.envelope import Envelope, Failure, Kind, Large, Outcome, ReplyKind
+from agentray.protocol.envelope import Failure, Kind, Large, Outcome, ReplyKind
 from agentray.runtime import passage
 from agentray.runtime.dead_letters import read_payload
 from agentray.runtime.own_turn import OWN, Unheard
@@ -80,7 +80,7 @@ async def handle(agent: Incarnation, turn: Turn, reentrant: bool = False) -> Non
     except asyncio.CancelledError as raised:
         if not turn.cancelled and not being_cancelled():
             error = raised
-        elif not _cancelled(agent, turn, context):
+        elif not _cancelled(agent, turn, context, started):
             raise
     except Fenced:
         # Nothing was written: the agent lives elsewhere, the sender shall ask there.
@@ -98,14 +98,16 @@ async def handle(agent: Incarnation, turn: Turn, reentrant: bool = False) -> Non
         _failed(agent, turn, context, started, error)
 
 
-def _cancelled(agent: Incarnation, turn: Turn, context: Context) -> bool:
+def _cancelled(agent: Incarnation, turn: Turn, context: Context, started: datetime | None) -> bool:
     """Answer for a handler that was cancelled; False: the whole task was, not its message."""
     agent.restore_state(turn)
     if turn.cancelled:
         # The message was given up, not this task: it goes on with the next one.
         cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
+        if started is not None:
+            _trace(agent, turn, context, started, "cancelled")
         # What it had set off is given up with it.
-        scope_of(context).abandon(agent.host.channel, lambda: turn.reply(ReplyKind.CANCELLED))
+        scope_of(context).abandon(agent.host.channel, turn.given_up)
         return True
     spec = agent.type.actions.get(turn.envelope.name)
     if agent.refusal is not None:
@@ -390,16 +392,7 @@ def _trace(
 def _acknowledge(turn: Turn, outcome: Outcome) -> None:
     """Tell the sender of an event that it and all that it set off is done."""
     # Most came to nothing worth telling, which has the shorter way.
-    turn.reply(_VALUE, None, None if outcome is EMPTY else _along(outcome, turn.envelope))
-
-
-def _along(outcome: Outcome, envelope: Envelope) -> Outcome:
-    """Put this message in front of the path of causes of each error below it."""
-    if not outcome.errors:
-        return outcome
-    step = f"{envelope.name.rpartition('.')[2]} at {envelope.type}/{envelope.key}"
-    errors = tuple(error._replace(path=(step, *error.path)) for error in outcome.errors)
-    return outcome._replace(errors=errors)
+    turn.reply(_VALUE, None, None if outcome is EMPTY else outcome.below(turn.envelope))
 
 
 _BY_KIND = {

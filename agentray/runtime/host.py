@@ -491,7 +491,7 @@ class Host:
     def _abandon(self, turn: Turn) -> None:
         """Cancel what a message has set off whose handler has ended."""
         if turn.scope is not None and turn.envelope.id in turn.sink.active:
-            turn.scope.abandon(self.channel, lambda: turn.reply(ReplyKind.CANCELLED))
+            turn.scope.abandon(self.channel, turn.given_up)
 
     # Leases
 

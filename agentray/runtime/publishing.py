@@ -103,7 +103,7 @@ class Publisher:
         if not wanted:
             self._host.dead_letters.unwanted(published, sender)
         if terminates and run is not None:
-            self._host.parts.terminate(run)
+            self._host.parts.terminate(run, answer, published.end_grace_s)
         return wanted
 
     def _current_routes(self) -> Routes:

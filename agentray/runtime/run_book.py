@@ -345,6 +345,11 @@ class RunBook:
         """Cancel what belongs to a run, on all hosts."""
         self._host.parts.stop(active)
 
+    def note_unfinished(self, active: ActiveRun) -> None:
+        """Tell that a run ends with its result, and what is still under way is cancelled."""
+        extra = {"action": "rest_cancelled", "run": active.run.id}
+        logger.info("what run %s still had under way is cancelled", active.run.id, extra=extra)
+
     def cancel_turn(self, turn: Turn) -> None:
         """Cancel a run's prompt."""
         self._host.cancel(turn)

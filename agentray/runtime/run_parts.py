@@ -8,7 +8,7 @@ so the end of a run stays exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentray.events import Event
@@ -78,14 +78,20 @@ class RunParts:
 
     # Ends
 
-    def terminate(self, run: str) -> None:
-        """A `TerminateEvent` of a run was published here: it is the last one."""
+    def terminate(self, run: str, answer: Any, end_grace_s: float | None) -> None:
+        """A `TerminateEvent` of a run was published here: it is the last one.
+
+        Args:
+            run: its key.
+            answer: its result.
+            end_grace_s: see `TerminateEvent`.
+        """
         self._mark(run, cancelled=False)
         host_id = RunKey.parse(run).host
         if host_id == self._host.host_id:
-            self._terminated(run)
+            self._terminated(run, answer, end_grace_s)
         else:
-            self._tell([host_id], PartsCall.TERMINATED, [run])
+            self._tell([host_id], PartsCall.TERMINATED, [(run, answer, end_grace_s)])
 
     def stop(self, active: ActiveRun) -> None:
         """Cancel all that belongs to a run of this host, wherever it is."""
@@ -105,9 +111,10 @@ class RunParts:
         # Its mark stays: what a handler that would not end publishes later is not delivered.
         self._stopping.pop(active.key, None)
 
-    def _terminated(self, run: str) -> None:
+    def _terminated(self, run: str, answer: Any, end_grace_s: float | None) -> None:
         active = self.find(run)
         if active is not None:
+            active.answered(answer, end_grace_s)
             self._mark(run, cancelled=False)
             self._stopping.setdefault(run, active)
             self._spread_in(_SPREAD_S)
@@ -160,7 +167,7 @@ class RunParts:
         self._cancel(cancelled)
         self._spread_in(_REPEAT_S)
 
-    def _tell(self, hosts: Iterable[str], call: PartsCall, runs: list[str]) -> None:
+    def _tell(self, hosts: Iterable[str], call: PartsCall, runs: Sequence[Any]) -> None:
         payload = encode(runs)
         for host_id in hosts:
             message = Post(Kind.RUN_PARTS, _ANYBODY, call.value, payload, _ignore)
@@ -168,8 +175,13 @@ class RunParts:
 
     def handle(self, turn: Turn) -> None:
         """Take in what another host tells."""
-        runs: list[str] = decode(turn.envelope.payload)
         call = turn.envelope.name
+        if call == PartsCall.TERMINATED:
+            for terminated in decode(turn.envelope.payload):
+                self._terminated(*terminated)
+            turn.reply(ReplyKind.VALUE)
+            return
+        runs: list[str] = decode(turn.envelope.payload)
         if call == PartsCall.OPEN:
             still_open = [run for run in runs if self.find(run) is not None]
             turn.reply(ReplyKind.VALUE, encode(still_open))
@@ -178,10 +190,7 @@ class RunParts:
             self.when_ended(runs[0], lambda: turn.reply(ReplyKind.VALUE))
             return
         for run in runs:
-            if call == PartsCall.TERMINATED:
-                self._terminated(run)
-            else:
-                self._mark(run, cancelled=call == PartsCall.CANCEL)
+            self._mark(run, cancelled=call == PartsCall.CANCEL)
         if call == PartsCall.CANCEL:
             self._cancel(runs)
         turn.reply(ReplyKind.VALUE)

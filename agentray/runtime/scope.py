@@ -96,14 +96,12 @@ class Scope:
             if not channel.cancel(message):
                 self.ended(message)  # it has not left, or nobody will answer it
 
-    def abandon(self, channel: Channel, callback: Callable[[], None]) -> None:
-        """Cancel what is under way; call back when all of it has ended, instead of before."""
+    def abandon(self, channel: Channel, callback: Callable[[Outcome], None]) -> None:
+        """Cancel what is under way; call back when all of it has ended, instead of before.
 
-        def done(outcome: Outcome) -> None:
-            del outcome  # whoever wanted it has gone
-            callback()
-
-        self._on_done = done
+        A run that ends before all of its branches have ended wants to know what these came to.
+        """
+        self._on_done = callback
         self._pending = len(self._sent) + 1  # whoever held it besides has lost it
         self.cancel(channel)
         self.release()

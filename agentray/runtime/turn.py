@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from agentray.ids import AgentId
 from agentray.protocol.codec import encode_error
-from agentray.protocol.envelope import Envelope, Outcome, ReplyKind
+from agentray.protocol.envelope import Envelope, Kind, Outcome, ReplyKind
 
 if TYPE_CHECKING:
     from agentray.runtime.active_run import ActiveRun
@@ -98,6 +98,13 @@ class Turn:
         """Let a message whose handler has ended end when what that set off has."""
         self.scope = scope
         scope.on_done(callback)
+
+    def given_up(self, outcome: Outcome) -> None:
+        """Answer that it was cancelled, with what it and all that it set off has come to."""
+        if self.envelope.kind == Kind.EVENT:
+            self.reply(ReplyKind.CANCELLED, None, outcome.below(self.envelope))
+        else:
+            self.reply(ReplyKind.CANCELLED)
 
     def fail(self, error: BaseException, outcome: Outcome | None = None) -> None:
         """Answer with an error; of a message that nobody waits for, it makes a dead letter."""

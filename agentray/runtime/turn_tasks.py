@@ -35,6 +35,7 @@ class TurnTasks:
         self._idle: list[asyncio.Future[None]] = []
         self._called = False  # a task, or `_go_on`, will look at what is ready; true while any is
         self._round = 0
+        self._closed = False  # a handler may have kept to itself that its task was cancelled
 
     def run(self, agent: Incarnation, turn: Turn, *, reentrant: bool) -> None:
         """Let an agent take a turn, and those that wait behind it; see `Incarnation.take`."""
@@ -54,7 +55,7 @@ class TurnTasks:
     async def _work(self) -> None:
         task = cast("asyncio.Task[Any]", asyncio.current_task(self._loop))
         try:
-            while await self._take_round(task):
+            while await self._take_round(task) and not self._closed:
                 if len(self._idle) >= _MOST_IDLE:
                     return
                 called = self._loop.create_future()
@@ -103,6 +104,7 @@ class TurnTasks:
 
     async def close(self) -> None:
         """Cancel everything, and return when it has ended."""
+        self._closed = True
         self._ready.clear()
         self._idle.clear()
         tasks = list(self._tasks)

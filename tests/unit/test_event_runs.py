@@ -282,7 +282,7 @@ async def test_what_comes_after_the_terminate_event_is_not_delivered(durable: bo
 
 async def _timed_out(durable: bool) -> None:
     async with LocalRuntime() as manager:
-        await manager.deploy(App("hanging", [Hanging, Reporter]))
+        await manager.deploy(App("hanging", [Hanging]))
         run = await manager.dispatch(Submitted(text="x"), durable=durable, timeout=5)
         started = asyncio.get_running_loop().time()
         ended = await run.wait()
@@ -299,7 +299,7 @@ def test_a_run_that_takes_too_long_is_timed_out(durable: bool):
 
 async def _deadline() -> None:
     async with LocalRuntime() as manager:
-        await manager.deploy(App("hanging", [Hanging, Reporter]))
+        await manager.deploy(App("hanging", [Hanging]))
         run = await manager.dispatch(Submitted(text="x"))
         with pytest.raises(DeadlineExceeded):
             await run.result(timeout=3)
