@@ -26,6 +26,7 @@ import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, cast, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -339,6 +340,8 @@ class Agent:
         on_error: OnErrorName = "fail",
         timeout: float | None = None,
         events: bool = True,
+        delay_s: float | None = None,
+        at: datetime | None = None,
     ) -> EventRun:
         """Publish an event as the root of a run of its own, which this message is no part of.
 
@@ -352,6 +355,8 @@ class Agent:
             on_error: `fail` or `collect`.
             timeout: seconds after which the run is ended as `timed_out`.
             events: keep the events of the run.
+            delay_s: seconds after which the run begins.
+            at: when it begins, an aware time.
 
         Raises:
             StoreUnavailable, DeploymentStopped, Overloaded, PayloadError: as there.
@@ -364,6 +369,8 @@ class Agent:
             on_error=on_error,
             timeout=timeout,
             events=events,
+            delay_s=delay_s,
+            at=at,
         )
 
     async def run_sync(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from datetime import datetime
 from inspect import isclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast, overload
 
@@ -21,6 +22,7 @@ from agentray.errors import (
     RunFailed,
     UnknownRun,
 )
+from agentray.event_loop import time_of_day
 from agentray.events import Event
 from agentray.ids import AgentId, TopicId
 from agentray.protocol.codec import decode, encode
@@ -50,6 +52,8 @@ class DispatchOptions(TypedDict, total=False):
     on_error: OnErrorName
     timeout: float | None
     events: bool
+    delay_s: float | None
+    at: datetime | None
 
 
 class EventRun:
@@ -59,6 +63,7 @@ class EventRun:
         id: of the run.
         correlation_id: that its events inherit.
         root: the address at which the cluster works on it.
+        not_before: when it begins; None: it has begun at once.
     """
 
     __slots__ = (
@@ -69,6 +74,7 @@ class EventRun:
         "_run",
         "correlation_id",
         "id",
+        "not_before",
         "root",
     )
 
@@ -81,6 +87,7 @@ class EventRun:
         self.root = root
         self._caller = caller
         self._records = records
+        self.not_before: datetime | None = None
         self._run: Run | None = None
         self._lost: BaseException | None = None
         self._ended: asyncio.Future[None] | None = None  # made by the first one who waits
@@ -90,8 +97,11 @@ class EventRun:
 
     @property
     def status(self) -> RunStatus:
-        """Its terminal status, `running` before its end."""
-        return RunStatus.RUNNING if self._run is None else self._run.status
+        """Its terminal status; before its end `running`, or `queued` until it is to begin."""
+        if self._run is not None:
+            return self._run.status
+        waits = self.not_before is not None and time_of_day() < self.not_before
+        return RunStatus.QUEUED if waits else RunStatus.RUNNING
 
     @property
     def error(self) -> RunError | None:
@@ -113,15 +123,42 @@ class EventRun:
             DeadlineExceeded: it has not ended yet.
             ChannelClosed: this process has left the cluster; the run goes on.
         """
-        if self._run is None and self._lost is None:
-            if self._ended is None:
-                self._ended = self._caller.loop.create_future()
-            done, _ = await asyncio.wait((self._ended,), timeout=timeout)
-            if not done:
-                raise DeadlineExceeded(f"Run {self.id}", timeout)
+        try:
+            async with asyncio.timeout(timeout):
+                if self.not_before is not None:
+                    await self._follow(self.not_before)
+                await self._end_told(None)
+        except TimeoutError:
+            raise DeadlineExceeded(f"Run {self.id}", timeout) from None
         if self._run is None:
             raise cast("BaseException", self._lost)
         return self._run
+
+    async def _end_told(self, timeout: float | None) -> None:
+        """Wait until the end is known here, or the time is over."""
+        if self._run is None and self._lost is None:
+            if self._ended is None:
+                self._ended = self._caller.loop.create_future()
+            await asyncio.wait((self._ended,), timeout=timeout)
+
+    async def _follow(self, not_before: datetime) -> None:
+        """Find out the end of a run that began long after it was dispatched."""
+        while self._run is None:
+            left_s = (not_before - time_of_day()).total_seconds()
+            await self._end_told(max(0.0, left_s))  # it may be cancelled before
+            if self._run is None:
+                await self._join()
+
+    async def _join(self) -> None:
+        with suppress(HostDied, DeploymentStopped, Overloaded):  # it is asked again
+            told = await self._caller.request(
+                Kind.JOIN, self.root, "", encode(self.id), timeout=None
+            )
+            run = Run.model_validate_json(told)
+            if run.status in TERMINAL:
+                self.ended(run)
+                return
+        await self._end_told(_PAUSE_S)
 
     @overload
     async def result(self, kind: None = None, *, timeout: float | None = None) -> Any: ...
@@ -194,6 +231,8 @@ class EventRun:
                 f"The events of run {self.id} are not kept: dispatch it with events=True."
             )
         after = -1
+        if self.not_before is not None:
+            await self._end_told(max(0.0, (self.not_before - time_of_day()).total_seconds()))
         while True:
             over = self._run is not None
             told = await self._watch(after)
@@ -225,6 +264,10 @@ class EventRun:
             await self.wait(wait_s)
 
     # What its message hears
+
+    def kept(self, run: Run) -> None:
+        """Note that it begins later."""
+        self.not_before = run.not_before
 
     def ended(self, run: Run) -> None:
         """Note the end."""

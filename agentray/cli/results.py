@@ -32,6 +32,8 @@ def run(found: Run) -> RenderableType:
             ("attempt", str(found.attempt)),
             ("correlation", found.correlation_id),
             ("created", moment(found.created_at)),
+            ("begins", found.not_before and moment(found.not_before)),
+            ("schedule", found.schedule),
             ("started", found.started_at and moment(found.started_at)),
             ("took", took(found)),
         ]

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -23,6 +24,7 @@ from agentray.cli.command import (
     UrlOption,
 )
 from agentray.cli.exits import ExitCode
+from agentray.cli.times import read_seconds, read_time
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import ConfigurationError, RunFailed
 from agentray.ids import new_id
@@ -50,6 +52,8 @@ class _Asking:
     trace: bool
     wait_s: float
     run_timeout_s: float | None = None
+    delay_s: float | None = None
+    at: datetime | None = None
 
 
 def prompt(  # noqa: PLR0913 - the options are read from the signature
@@ -80,6 +84,16 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
         float | None,
         typer.Option(min=0.001, help="Seconds after which the run is ended (default: never)."),
     ] = None,
+    delay: Annotated[
+        str | None,
+        typer.Option(
+            "--in", metavar="TIME", help="Begin after 90s, 15m, 2h or 3d; prints the run's id."
+        ),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Begin at a time, as 2026-01-31T12:00; prints the id."),
+    ] = None,
     url: UrlOption = None,
     key: KeyOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
@@ -88,8 +102,18 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
 
     Exits with 6 when the run does not succeed, and with 7 when it has not ended within --wait.
     """
-    wait_s = inf if wait is None else wait
-    asking = _Asking(read_text(text, file), agent, stream, as_json, trace, wait_s, run_timeout)
+    delay_s = None if delay is None else read_seconds("--in", delay)
+    when = None if at is None else read_time("--at", at)
+    if delay_s is not None and when is not None:
+        raise ConfigurationError("Give --in or --at, not both.")
+    later = delay_s is not None or when is not None
+    if later and stream:
+        raise ConfigurationError("A run that begins later has no events yet: leave out --stream.")
+    wait_s = (0.0 if later else inf) if wait is None else wait
+    given = read_text(text, file)
+    asking = _Asking(
+        given, agent, stream, as_json, trace, wait_s, run_timeout, delay_s=delay_s, at=when
+    )
     code = asyncio.run(_prompt(Target(url, key, timeout), asking))
     if code is not ExitCode.OK:
         raise typer.Exit(code)
@@ -228,6 +252,8 @@ async def _ask(client: AsyncAgentClient, asking: _Asking) -> Run:
         asking.agent,
         idempotency_key=again,
         run_timeout_s=asking.run_timeout_s,
+        delay_s=asking.delay_s,
+        at=asking.at,
     )
     found = await ask(wait_s=0)
     if found.status in TERMINAL or asking.wait_s == 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,14 +18,12 @@ from agentray.cli.command import (
     UrlOption,
     read_settings,
 )
+from agentray.cli.times import seconds_of
 from agentray.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from agentray.protocol.runs import Run, Span
     from agentray.protocol.traces import TraceSummary
-
-_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def trace(
@@ -108,8 +105,8 @@ def read_since(text: str, now: datetime) -> datetime:
     Raises:
         ConfigurationError: it is neither.
     """
-    if ago := _AGO.fullmatch(text):
-        return now - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2]])
+    if (seconds := seconds_of(text)) is not None:
+        return now - timedelta(seconds=seconds)
     try:
         time = datetime.fromisoformat(text)
     except ValueError as error:

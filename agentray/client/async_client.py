@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
+from datetime import datetime
 from typing import Self, Unpack
 
 from agentray.client import calls
@@ -68,23 +69,30 @@ class AsyncAgentClient:
         text: str,
         agent: str | None = None,
         *,
-        wait_s: float = DEFAULT_WAIT_S,
+        wait_s: float | None = None,
         idempotency_key: str | None = None,
         run_timeout_s: float | None = None,
+        delay_s: float | None = None,
+        at: datetime | None = None,
     ) -> Run:
         """Ask an agent and return the run: ended, or as it is after `wait_s`.
 
         Args:
             text: what it is asked.
             agent: an agent type (a fresh instance answers) or type/key; None: the app's entry.
-            wait_s: seconds to wait for the end; look at `status` afterwards.
+            wait_s: seconds to wait for the end; look at `status` afterwards. None: 30, and 0 for a
+                run that begins later.
             idempotency_key: the same key finds the same run for 24 hours; None: a new one.
-            run_timeout_s: seconds from now on after which the run is ended as `timed_out`, wherever
-                it is then; None: never.
+            run_timeout_s: seconds from now, or from when it is to begin, after which the run is
+                ended as `timed_out`, wherever it is then; None: never.
+            delay_s: seconds after which the run begins; it is accepted at once.
+            at: when it begins, an aware time.
 
         Raises:
             ClientError: the gateway refuses, or cannot be reached within the client's timeout.
         """
+        if wait_s is None:
+            wait_s = DEFAULT_WAIT_S if delay_s is None and at is None else 0.0
         deadline = time.monotonic() + wait_s
         slice_s = min(wait_s, _LONGEST_WAIT_S)
         request = calls.prompt(
@@ -94,6 +102,8 @@ class AsyncAgentClient:
             # A long wait is left to the gateway, whose limit is not known here.
             wait_s=wait_s if wait_s < _LONGEST_WAIT_S else None,
             timeout_s=run_timeout_s,
+            delay_s=delay_s,
+            at=at,
         )
         response = await self._connection.send(request, waiting_s=slice_s)
         return await self._until_ended(calls.parse_run(response), deadline)

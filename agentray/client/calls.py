@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple, TypedDict, TypeVar, cast
 from urllib.parse import quote
 
@@ -115,6 +116,8 @@ def prompt(
     wait_s: float | None = None,
     stream: bool = False,
     timeout_s: float | None = None,
+    delay_s: float | None = None,
+    at: datetime | None = None,
 ) -> Request:
     """Ask an agent.
 
@@ -125,9 +128,12 @@ def prompt(
         wait_s: seconds the gateway waits for the run's end; None: its default.
         stream: answer with the run's events.
         timeout_s: seconds after which the run is ended; None: it has no deadline.
+        delay_s: seconds after which the run begins.
+        at: when it begins, an aware time.
     """
     body: dict[str, Any] = {"prompt": text, "agent": agent, "wait_s": wait_s, "stream": stream}
-    body["timeout_s"] = timeout_s
+    body |= {"timeout_s": timeout_s, "delay_s": delay_s}
+    body["at"] = None if at is None else at.isoformat()
     return _post("/v1/prompts", body, **{"Idempotency-Key": idempotency_key})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack
+from datetime import datetime
 from functools import partial
 from typing import Self, Unpack
 
@@ -64,9 +65,11 @@ class AgentClient:
         text: str,
         agent: str | None = None,
         *,
-        wait_s: float = DEFAULT_WAIT_S,
+        wait_s: float | None = None,
         idempotency_key: str | None = None,
         run_timeout_s: float | None = None,
+        delay_s: float | None = None,
+        at: datetime | None = None,
     ) -> Run:
         """Ask an agent and return the run: ended, or as it is after `wait_s`."""
         ask = partial(
@@ -74,6 +77,8 @@ class AgentClient:
             wait_s=wait_s,
             idempotency_key=idempotency_key,
             run_timeout_s=run_timeout_s,
+            delay_s=delay_s,
+            at=at,
         )
         return self._portal.call(ask, text, agent)
 

@@ -87,7 +87,7 @@ class Admissions:
     async def _admit_all(self, runs: Sequence[NewRun]) -> Sequence[Admitted]:
         admissions = await self._store.admit(runs)
         for run, admission in zip(runs, admissions, strict=True):
-            if admission.created:
+            if admission.created and run.not_before is None:  # else the manager begins it
                 task = asyncio.create_task(self._drive(run), name=f"drive {run.id}")
                 self._driving[run.id] = task
                 task.add_done_callback(partial(self._forget, run.id))

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
+from agentray.core.delays import MAX_DELAY_S
 from agentray.gateway.problems import TOO_LARGE, HttpProblem, from_validation, invalid
 from agentray.ids import AgentId, check_type_name
 
@@ -43,7 +53,8 @@ class PromptBody(BaseModel):
         ge=0,
         allow_inf_nan=False,
         description="Seconds to wait for the end of the run before the answer is 202. Left out: "
-        f"{DEFAULT_WAIT_S:g}, or the gateway's longest wait where that is shorter.",
+        f"{DEFAULT_WAIT_S:g}, or the gateway's longest wait where that is shorter; 0 for a run "
+        "that begins later.",
     )
     timeout_s: float | None = Field(
         default=None,
@@ -54,6 +65,17 @@ class PromptBody(BaseModel):
         "wherever it is then. Left out: it has no deadline.",
     )
     stream: bool = Field(default=False, description="Answer with the run's events as they happen.")
+    delay_s: float | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_DELAY_S,
+        allow_inf_nan=False,
+        description="Seconds after which the run begins. It is accepted now; the answer is 202, "
+        "unless `wait_s` says to wait.",
+    )
+    at: AwareDatetime | None = Field(
+        default=None, description="When the run begins, with its offset from UTC; as `delay_s`."
+    )
 
     @field_validator("prompt", "agent")
     @classmethod
@@ -68,6 +90,18 @@ class PromptBody(BaseModel):
         if agent is not None:
             check_type_name(agent) if "/" not in agent else AgentId.parse(agent)
         return agent
+
+    @field_validator("at")
+    @classmethod
+    def _check_at(cls, at: datetime | None, info: ValidationInfo) -> datetime | None:
+        if at is not None and info.data.get("delay_s") is not None:
+            raise ValueError("Say when the run begins with delay_s or with at, not with both")
+        return at
+
+    @property
+    def later(self) -> bool:
+        """Whether the run is to begin later."""
+        return self.delay_s is not None or self.at is not None
 
     def address(self) -> tuple[str | None, str | None]:
         """Return agent type and key, each None where not given."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from agentray import telemetry
+from agentray.core.delays import begin_at
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import IdempotencyConflict
+from agentray.event_loop import time_of_day
 from agentray.gateway.admission import Admissions
 from agentray.gateway.auth import INVOKE, KeyRing, RequireScope, caller
 from agentray.gateway.bodies import (
@@ -38,6 +39,7 @@ whatever happens to this connection or to the machine that works on it.
 - Ended within `wait_s`: **200** with the run. A run that failed is a 200 too: its `status` and
   `error` tell.
 - Still going: **202** with the run, and a `Location` to ask again.
+- With `delay_s` or `at` the run begins later: **202** at once, with the run's `not_before`.
 - `"stream": true`, or `Accept: text/event-stream`: the run's events as they happen.
 
 A `traceparent` header (W3C trace context) is continued: the agents' work belongs to that trace.
@@ -123,7 +125,8 @@ class Prompts:
         location = {"Location": f"/v1/runs/{admission.run.id}"}
         if prompt.stream or "text/event-stream" in request.headers.get("accept", ""):
             return self._streams.response(admission.run, -1, location)
-        wait_s = check_wait(prompt.wait_s, self._settings.max_wait_s)
+        wait_s = 0.0 if prompt.later and prompt.wait_s is None else prompt.wait_s
+        wait_s = check_wait(wait_s, self._settings.max_wait_s)
         if admitted.driving is None:
             ended = await self._reader.wait(admission.run, wait_s)
         else:
@@ -136,6 +139,7 @@ class Prompts:
         run_id = new_id("run")
         # Before anything is stored: a prompt that nobody takes leaves no run behind.
         place = self._services.dispatcher.place(*prompt.address(), fresh_key=run_id)
+        now = time_of_day()
         return NewRun(
             id=run_id,
             agent=place.agent,
@@ -147,7 +151,8 @@ class Prompts:
                 timeout_s=prompt.timeout_s,
             ),
             correlation_id=run_id,
-            created_at=datetime.now(UTC),
+            created_at=now,
+            not_before=begin_at(prompt.delay_s, prompt.at, now),
             owner=key.id,
             idempotency_key=check_idempotency_key(idempotency_key),
             digest="" if idempotency_key is None else _digest(prompt),
@@ -163,6 +168,7 @@ def _answer(run: Run, location: dict[str, str]) -> Response:
 def _digest(prompt: PromptBody) -> str:
     """Return a hash of what is asked of whom; how the answer is awaited is no part of it."""
     asked: list[Any] = [prompt.prompt, prompt.agent]
-    if options := prompt.model_dump(include={"timeout_s"}, exclude_none=True):
+    shown = {"timeout_s", "delay_s", "at"}
+    if options := prompt.model_dump(mode="json", include=shown, exclude_none=True):
         asked.append(options)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

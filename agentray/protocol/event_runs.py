@@ -110,6 +110,7 @@ class DispatchOrder(NamedTuple):
         pool: of its root.
         options: how it is treated.
         event: its root event, an `Event`.
+        not_before: when it begins; None: at once.
     """
 
     id: str
@@ -118,6 +119,7 @@ class DispatchOrder(NamedTuple):
     pool: str
     options: RunOptions
     event: Any
+    not_before: datetime | None = None
 
 
 class Recording(StrEnum):

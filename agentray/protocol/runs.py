@@ -40,6 +40,10 @@ def _is_empty(errors: tuple[RunError, ...]) -> bool:
     return not errors
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 def why_stopped(status: RunStatus, timeout_s: float | None) -> RunError:
     """Return the error of a run that was cancelled or whose time was over."""
     if status == RunStatus.TIMED_OUT and timeout_s is not None:
@@ -62,6 +66,16 @@ class Run(BaseModel):
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    not_before: datetime | None = Field(
+        exclude_if=_is_none,
+        default=None,
+        description="When it begins; only in runs that were to begin later.",
+    )
+    schedule: str | None = Field(
+        exclude_if=_is_none,
+        default=None,
+        description="The schedule that it is a firing of; only in runs of schedules.",
+    )
     errors: tuple[RunError, ...] = Field(
         exclude_if=_is_empty,
         default=(),

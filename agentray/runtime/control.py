@@ -126,7 +126,10 @@ class Control:
         (admission,) = await self._host.store.admit([new])
         if admission.conflict:
             raise IdempotencyConflict(new.idempotency_key or "", admission.run.id)
-        if admission.created:
+        if new.not_before is not None:
+            # The manager gives it to a host when it is to begin.
+            turn.reply(ReplyKind.VALUE, admission.run.model_dump_json().encode())
+        elif admission.created:
             self._begin(turn, StoredRun.fresh(new))
         else:
             self.answer_at_end(turn, await self._host.runs.take_up(admission.run.id))

@@ -10,8 +10,11 @@ from agentray.events import Prompt
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.codec import decode, encode, error_of
 from agentray.protocol.envelope import Kind, Reply, ReplyKind, RunMode
+from agentray.protocol.event_runs import root_of
 from agentray.protocol.runs import Run, RunEvent
+from agentray.protocol.schedules import ScheduleSpec
 from agentray.runtime.channel import Channel
+from agentray.runtime.dispatching import check_running, pool_for
 from agentray.runtime.message import Post
 from agentray.runtime.ports import Place
 from agentray.store.base import NewRun
@@ -51,6 +54,25 @@ class ChannelDispatcher:
         if snapshot.host_of(agent) is None and not nowhere:
             nobody = DeploymentStopped(name, why="has no host at the moment")
             raise snapshot.pending(agent) or nobody
+        return Place(agent, view.pool, slot_of(agent))
+
+    def place_scheduled(self, spec: ScheduleSpec, run_id: str) -> Place:
+        """Find out where a schedule's run goes; see `ports.RunDispatcher`."""
+        snapshot = self._channel.snapshot
+        if spec.event is not None:
+            check_running(snapshot, spec.lineage)
+            pool = pool_for(snapshot, spec.lineage)
+            root = root_of(pool, run_id)
+            return Place(root, pool, slot_of(root))
+        name, _, key = (spec.agent or "").partition("/")
+        view = snapshot.types.get(name)
+        if view is None:
+            raise UnknownAgentType(name, tuple(sorted(snapshot.types)))
+        agent = AgentId(name, key or run_id)
+        if not view.prompts:
+            raise NoHandler(str(agent), Prompt.event_type)
+        if view.stopped:
+            raise DeploymentStopped(name)
         return Place(agent, view.pool, slot_of(agent))
 
     async def run(self, run: NewRun) -> Run:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from agentray import context as contexts
+from agentray.core.delays import begin_at
+from agentray.core.lifecycle import TERMINAL
 from agentray.errors import ConfigurationError, DeploymentStopped, HostDied
+from agentray.event_loop import time_of_day
 from agentray.event_run import EventRun, OnErrorName
 from agentray.events import Event
 from agentray.ids import AgentId, TopicId, new_id
@@ -41,9 +45,13 @@ class DispatchMessage(Message):
         self.on_its_way = False  # whoever dispatched it has the run
 
     def on_value(self, payload: Any) -> None:
-        """Take the end of a run."""
+        """Take the end of a run, or that it is kept and begins later."""
         self.closed = True
-        self._run.ended(Run.model_validate_json(payload))
+        run = Run.model_validate_json(payload)
+        if run.status in TERMINAL:
+            self._run.ended(run)
+        else:
+            self._run.kept(run)
         self._dispatches.ended(self._run)
         self._accept()
 
@@ -93,7 +101,7 @@ class Dispatches:
         self._open: dict[str, EventRun] = {}
         self._idle: asyncio.Future[None] | None = None
 
-    async def dispatch(
+    async def dispatch(  # noqa: PLR0913 - as `ManagerClient.dispatch`
         self,
         event: Event,
         *,
@@ -102,6 +110,8 @@ class Dispatches:
         on_error: OnErrorName = "fail",
         timeout: float | None = None,
         events: bool = True,
+        delay_s: float | None = None,
+        at: datetime | None = None,
         sender: AgentId | None = None,
     ) -> EventRun:
         """Begin a run; see `ManagerClient.dispatch`.
@@ -113,15 +123,21 @@ class Dispatches:
             on_error: what an error means for the run.
             timeout: after which it is ended.
             events: are recorded.
+            delay_s: after which it begins.
+            at: when it begins.
             sender: the agent that dispatches, None from outside.
         """
         _check(event, on_error, timeout)
+        now = time_of_day()
+        not_before = begin_at(delay_s, at, now)
+        if not_before is not None and not durable:
+            raise ConfigurationError("A run that begins later is durable: leave durable=True.")
         if topic is not None:
             event = event.on_topic(topic)
         channel = self._channel
-        check_running(channel.snapshot, event)
+        check_running(channel.snapshot, event.event_lineage)
         run_id = new_id("run")
-        pool = _pool_for(channel.snapshot, event)
+        pool = pool_for(channel.snapshot, event.event_lineage)
         options = RunOptions(OnError(on_error).value, timeout, events, sender and str(sender))
         root = root_of(pool, run_id)
         context = contexts.current.get()
@@ -131,10 +147,11 @@ class Dispatches:
             order = DispatchOrder(
                 run_id,
                 event.correlation_id or run_id,
-                datetime.now(UTC),
+                now,
                 pool,
                 options._replace(traceparent=traceparent),
                 event,
+                not_before,
             )
             return await self._send(order, root, durable=durable)
 
@@ -175,21 +192,21 @@ class Dispatches:
         return bool(done)
 
 
-def check_running(snapshot: Snapshot, event: Event) -> None:
-    """Refuse an event that only stopped apps want.
+def check_running(snapshot: Snapshot, lineage: Sequence[str]) -> None:
+    """Refuse an event, told by the names of its classes, that only stopped apps want.
 
     Raises:
         DeploymentStopped: they are.
     """
-    types = {s.agent_type for n in event.event_lineage for s in snapshot.subscriptions.get(n, ())}
+    types = {s.agent_type for n in lineage for s in snapshot.subscriptions.get(n, ())}
     views = [view for name in types if (view := snapshot.types.get(name)) is not None]
     if views and all(view.stopped for view in views):
         raise DeploymentStopped(min(view.app for view in views))
 
 
-def _pool_for(snapshot: Snapshot, event: Event) -> str:
-    """Return a pool whose hosts can read the event: one in which agents live that want it."""
-    for name in event.event_lineage:
+def pool_for(snapshot: Snapshot, lineage: Sequence[str]) -> str:
+    """Return a pool whose hosts can read an event: one in which agents live that want it."""
+    for name in lineage:
         for subscription in snapshot.subscriptions.get(name, ()):
             view = snapshot.types.get(subscription.agent_type)
             if view is not None and not view.isolated:

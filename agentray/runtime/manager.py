@@ -58,6 +58,7 @@ from agentray.runtime.pool_book import DEFAULT, PoolBook
 from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.run_ends import RunEnder
+from agentray.runtime.scheduler import Scheduler
 from agentray.runtime.seats import Seats, is_seat
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.topic_book import TopicBook
@@ -132,6 +133,7 @@ class Manager:
         self._ender = RunEnder(store, partial(cancel_run, redriver.channel))
         self._end = TaskSet("manager's end")
         self._drivers = DriverLeases(store, redriver.channel)
+        self._scheduler = Scheduler(store, redriver.channel)
         self._traces = TracePruner(store, trace_retention or TraceRetention())
         self._reconciling = asyncio.Lock()
         self._deploying = asyncio.Lock()
@@ -173,6 +175,7 @@ class Manager:
         self._placements.resume_scales()
         await self._placements.announce()
         self._tasks.spawn(self._loop(), name="reconcile")
+        self._scheduler.start()
         self._lead.keep(self._superseded)
 
     def _superseded(self) -> None:
@@ -180,6 +183,7 @@ class Manager:
 
     async def stop(self, grace_s: float) -> None:
         """Stop the hosts and everything else."""
+        await self._scheduler.close()
         await self._tasks.close()
         await self._drivers.close()
         await asyncio.gather(*(keeper.stop(grace_s) for keeper in self._hosts.values()))
@@ -189,6 +193,7 @@ class Manager:
 
     async def abandon(self) -> None:
         """End its own tasks, as the end of its process would; the hosts go on."""
+        await self._scheduler.close()
         await self._tasks.close()
         await asyncio.gather(*(keeper.abandon() for keeper in self._hosts.values()))
         await self._letters.close()

@@ -15,7 +15,9 @@ from pydantic import ValidationError
 
 from agentray.agent import Agent, AgentOptions
 from agentray.app import App, load_app
+from agentray.core.delays import begin_at
 from agentray.errors import ConfigurationError, PoolPending, UnknownAgent
+from agentray.event_loop import time_of_day
 from agentray.event_run import EventRun, OnErrorName
 from agentray.events import Event
 from agentray.handle import DEFAULT_TIMEOUT_S, Handle
@@ -731,6 +733,8 @@ class ManagerClient(SupervisionClient):
         on_error: OnErrorName = "fail",
         timeout: float | None = None,
         events: bool = True,
+        delay_s: float | None = None,
+        at: datetime | None = None,
     ) -> EventRun:
         """Publish an event, and return the run that it begins: all that it sets off.
 
@@ -743,6 +747,8 @@ class ManagerClient(SupervisionClient):
                 `run.errors` tells them.
             timeout: seconds after which the run is ended as `timed_out`; None: never.
             events: keep the events of the run, for `run.events()`.
+            delay_s: seconds after which it begins; it is kept before this returns.
+            at: when it begins, an aware time; None: at once.
 
         Raises:
             StoreUnavailable: a durable run was not kept.
@@ -756,6 +762,8 @@ class ManagerClient(SupervisionClient):
             on_error=on_error,
             timeout=timeout,
             events=events,
+            delay_s=delay_s,
+            at=at,
         )
 
     async def cancel_run(self, run_id: str) -> Run:
@@ -772,7 +780,7 @@ class ManagerClient(SupervisionClient):
         return await self._manager.call("cancel_run", run_id)
 
     async def wait_idle(self, timeout: float | None = None) -> bool:
-        """Wait until all runs that this connection dispatched have ended.
+        """Wait until all runs that this connection dispatched have ended, but for later ones.
 
         Args:
             timeout: seconds; None: as long as it takes.
@@ -790,6 +798,8 @@ class ManagerClient(SupervisionClient):
         timeout: float | None = None,
         idempotency_key: str | None = None,
         run_timeout_s: float | None = None,
+        delay_s: float | None = None,
+        at: datetime | None = None,
     ) -> Run:
         """Give an agent a prompt and return the run when it has ended.
 
@@ -802,8 +812,11 @@ class ManagerClient(SupervisionClient):
                 an instance of its own takes the run.
             timeout: seconds to wait for the end; None: as long as it takes.
             idempotency_key: the same key and text find the same run again, for 24 hours.
-            run_timeout_s: seconds from now on after which the run is ended as `timed_out`, wherever
-                it is then; None: never.
+            run_timeout_s: seconds from now, or from when it is to begin, after which the run is
+                ended as `timed_out`, wherever it is then; None: never.
+            delay_s: seconds after which the run begins. Then this returns as soon as it is kept,
+                with the run as `queued` and its `not_before`.
+            at: when the run begins, an aware time; the same otherwise.
 
         Raises:
             ConfigurationError: `run_timeout_s` is no number of seconds above 0.
@@ -812,7 +825,9 @@ class ManagerClient(SupervisionClient):
             DeadlineExceeded: it has not ended yet; it goes on.
         """
         check_timeout("run_timeout_s", run_timeout_s)
-        run_id = new_id("run")
+        run_id, now = new_id("run"), time_of_day()
+        not_before = begin_at(delay_s, at, now)
+        later = "" if not_before is None else f"{delay_s}|{at}|"
         type_name, key = _prompt_target(agent)
         given = run_input(text, None, timeout_s=run_timeout_s)
         place = self._dispatcher.place(type_name, key, run_id)
@@ -823,10 +838,11 @@ class ManagerClient(SupervisionClient):
             place.slot,
             given,
             run_id,
-            datetime.now(UTC),
+            now,
             owner="driver",
             idempotency_key=idempotency_key,
-            digest=_digest(f"{type_name}/{key}", given),
+            digest=_digest(f"{later}{type_name}/{key}", given),
+            not_before=not_before,
         )
         with sending(place.agent, "prompt", run_id) as traceparent:
             if traceparent is not None:

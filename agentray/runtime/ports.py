@@ -12,6 +12,7 @@ from agentray.ids import AgentId
 from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.envelope import Packet
 from agentray.protocol.runs import Run, RunEvent
+from agentray.protocol.schedules import ScheduleSpec
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.store.base import NewRun
 
@@ -215,6 +216,18 @@ class RunDispatcher(Protocol):
             UnknownAgentType: no such type; or None was given and no app has an entry.
             NoHandler: the type takes no prompts.
             DeploymentStopped: its app is stopped, or no host of its pool is up.
+        """
+        ...
+
+    def place_scheduled(self, spec: ScheduleSpec, run_id: str) -> Place:
+        """Find out where a run of a schedule goes, whether or not its hosts are up.
+
+        Args:
+            spec: says who is prompted, as a type or type/key, or which event is dispatched.
+            run_id: of the run.
+
+        Raises:
+            UnknownAgentType, NoHandler, DeploymentStopped: there is nobody to take it.
         """
         ...
 

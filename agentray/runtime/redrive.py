@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
+from agentray.event_loop import time_of_day
 from agentray.protocol.codec import encode
 from agentray.protocol.envelope import Kind, Reply, RunMode
 from agentray.protocol.snapshot import Snapshot
@@ -50,7 +51,7 @@ class Redriver:
 
     async def sweep(self) -> None:
         """Make sure of the old ones, every few seconds."""
-        now = datetime.now(UTC)
+        now = time_of_day()
         if self._swept_at is not None and now - self._swept_at < timedelta(seconds=SWEEP_S):
             return
         self._swept_at = now
@@ -63,7 +64,7 @@ class Redriver:
 
     async def _after_move(self, pool: str, slots: Sequence[int]) -> None:
         runs = await self._store.unfinished_runs(
-            created_before=datetime.now(UTC), pool=pool, slots=slots
+            created_before=time_of_day(), pool=pool, slots=slots
         )
         self._ensure(runs)
 

@@ -289,6 +289,14 @@ class RunBook:
             return active
         if (late := self._late.find(run_id)) is not None:
             return late[0]
+        return await self.look(run_id)
+
+    async def look(self, run_id: str) -> Run:
+        """Return a run as the Store has it.
+
+        Raises:
+            UnknownRun: there is none of this id.
+        """
         stored = await self._store.get_run(run_id)
         if stored is None:
             raise UnknownRun(run_id)
@@ -495,7 +503,7 @@ def _time_left(run: Run, timeout_s: float) -> float:
     """Return how long a run may take; only a later attempt needs the clocks of two machines."""
     if run.attempt == 1:
         return timeout_s
-    gone = datetime.now(UTC) - run.created_at
+    gone = datetime.now(UTC) - (run.not_before or run.created_at)
     return max(0.0, timeout_s - gone.total_seconds())
 
 

@@ -45,12 +45,19 @@ class RunRoots:
     # Taking in
 
     async def admit(self, turn: Turn) -> None:
-        """Begin a run that is kept first: `OPEN` says that it is, the end comes after it."""
+        """Begin a run that is kept first: `OPEN` says that it is, the end comes after it.
+
+        One that is to begin later is answered with as it is kept.
+        """
         order, new = _ordered(turn)
-        check_running(self._host.channel.snapshot, order.event)
+        check_running(self._host.channel.snapshot, order.event.event_lineage)
         new = _with_input(new, order)
         runs = self._host.runs
         created = await runs.admit(new)
+        if new.not_before is not None:
+            kept = StoredRun.fresh(new).run if created else await runs.look(new.id)
+            turn.reply(ReplyKind.VALUE, kept.model_dump_json().encode())
+            return  # the manager gives it to a host when it is to begin
         turn.reply(ReplyKind.OPEN)
         if created:
             found = runs.begin(StoredRun.fresh(new), event=order.event)
@@ -61,7 +68,7 @@ class RunRoots:
     def begin(self, turn: Turn) -> None:
         """Begin a run that is not kept before its end."""
         order, new = _ordered(turn)
-        check_running(self._host.channel.snapshot, order.event)
+        check_running(self._host.channel.snapshot, order.event.event_lineage)
         found = self._host.runs.begin(StoredRun.fresh(new), event=order.event, durable=False)
         self._host.control.answer_at_end(turn, found, ReplyKind.VALUE)
 
@@ -161,6 +168,7 @@ def _ordered(turn: Turn) -> tuple[DispatchOrder, NewRun]:
         order.options._asdict() | {"event": {}},
         order.correlation_id,
         order.created_at,
+        not_before=order.not_before,
     )
     return order, new
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
+from datetime import datetime
 from typing import Any, TypeVar, overload
 
 from pydantic import BaseModel
@@ -45,8 +46,13 @@ class SyncEventRun:
         return self._run.correlation_id
 
     @property
+    def not_before(self) -> datetime | None:
+        """When it begins; None: it has begun at once."""
+        return self._run.not_before
+
+    @property
     def status(self) -> RunStatus:
-        """Its terminal status, `running` before its end."""
+        """Its terminal status; before its end `running`, or `queued` until it is to begin."""
         return self._run.status
 
     @property

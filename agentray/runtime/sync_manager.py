@@ -356,6 +356,8 @@ class SyncManager:
         on_error: OnErrorName = "fail",
         timeout: float | None = None,
         events: bool = True,
+        delay_s: float | None = None,
+        at: datetime | None = None,
     ) -> SyncEventRun:
         """Publish an event, and return the run that it begins: all that it sets off."""
         run = self._wait(
@@ -366,6 +368,8 @@ class SyncManager:
                 on_error=on_error,
                 timeout=timeout,
                 events=events,
+                delay_s=delay_s,
+                at=at,
             )
         )
         return SyncEventRun(run, self._loop)
@@ -375,7 +379,7 @@ class SyncManager:
         return self._wait(self._manager.cancel_run(run_id))
 
     def wait_idle(self, timeout: float | None = None) -> bool:
-        """Wait until all runs that this connection dispatched have ended."""
+        """Wait until all runs that this connection dispatched have ended, but for later ones."""
         return self._wait(self._manager.wait_idle(timeout))
 
     def prompt(
@@ -386,6 +390,8 @@ class SyncManager:
         timeout: float | None = None,
         idempotency_key: str | None = None,
         run_timeout_s: float | None = None,
+        delay_s: float | None = None,
+        at: datetime | None = None,
     ) -> Run:
         """Give an agent a prompt and return the run when it has ended."""
         return self._wait(
@@ -395,6 +401,8 @@ class SyncManager:
                 timeout=timeout,
                 idempotency_key=idempotency_key,
                 run_timeout_s=run_timeout_s,
+                delay_s=delay_s,
+                at=at,
             )
         )
 

@@ -26,6 +26,7 @@ from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSumm
 from agentray.store.leadership import LeadershipStore
 from agentray.store.letters import LetterStore
 from agentray.store.run_ends import RunEndStore
+from agentray.store.schedules import ScheduleStore
 from agentray.store.supervision import SupervisionStore
 
 
@@ -43,12 +44,16 @@ class NewRun:
     owner: str = ""  # id of the API key that asked, "" for a driver
     idempotency_key: str | None = None  # unique per owner for 24 hours
     digest: str = ""  # hash of the body, to tell a repeat from a conflict
+    not_before: datetime | None = None  # when it may begin; None: at once
+    schedule: str | None = None  # whose firing it is
+    in_turn: bool = False  # it begins after the earlier runs of its schedule have ended
 
     @property
     def deadline(self) -> datetime | None:
         """When it must have ended; None: it has no deadline."""
         timeout_s: float | None = self.input.get("timeout_s")
-        return None if timeout_s is None else self.created_at + timedelta(seconds=timeout_s)
+        begin = self.not_before or self.created_at
+        return None if timeout_s is None else begin + timedelta(seconds=timeout_s)
 
 
 def run_input(
@@ -96,6 +101,8 @@ class StoredRun:
             agent=str(new.agent),
             correlation_id=new.correlation_id,
             created_at=new.created_at,
+            not_before=new.not_before,
+            schedule=new.schedule,
         )
         return cls(run, new.agent, new.pool, new.slot, new.input, 0, new.owner)
 
@@ -252,7 +259,7 @@ class ApiKey:
     revoked_at: datetime | None = None
 
 
-class Store(LeadershipStore, LetterStore, RunEndStore, SupervisionStore, Protocol):
+class Store(LeadershipStore, LetterStore, RunEndStore, ScheduleStore, SupervisionStore, Protocol):
     """Durable memory of a cluster. Raises `StoreUnavailable` when it cannot be reached."""
 
     async def open(self) -> None:
@@ -315,7 +322,8 @@ class Store(LeadershipStore, LetterStore, RunEndStore, SupervisionStore, Protoco
     async def retry_run(self, run_id: str) -> StoredRun | None:
         """Add one to the attempt of an unfinished run, back to `queued`; return it as it is now.
 
-        A terminal run is returned unchanged. None: no such run.
+        One that was to begin later, and has not, begins its first attempt instead. A terminal run
+        is returned unchanged. None: no such run.
         """
         ...
 
@@ -327,7 +335,7 @@ class Store(LeadershipStore, LetterStore, RunEndStore, SupervisionStore, Protoco
         slots: Sequence[int] | None = None,
         limit: int = 1000,
     ) -> list[StoredRun]:
-        """Return queued and running runs, oldest first."""
+        """Return queued and running runs, oldest first, without those that are to begin later."""
         ...
 
     async def run_events(

@@ -65,6 +65,8 @@ def queued_run(run: NewRun) -> Run:
         agent=str(run.agent),
         correlation_id=run.correlation_id,
         created_at=run.created_at,
+        not_before=run.not_before,
+        schedule=run.schedule,
     )
 
 

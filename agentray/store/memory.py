@@ -62,6 +62,7 @@ from agentray.store.codec import (
 from agentray.store.memory_leadership import MemoryLeadership
 from agentray.store.memory_letters import MemoryLetters
 from agentray.store.memory_run_ends import MemoryRunEnds
+from agentray.store.memory_schedules import MemorySchedules
 from agentray.store.memory_supervision import MemorySupervision
 
 _T = TypeVar("_T")
@@ -79,6 +80,7 @@ class RunRow:
     started_at: datetime | None = None
     end: EncodedEnd | None = None
     cancel_requested: datetime | None = None
+    delayed: bool = False  # it is to begin later, and no host has begun it
 
     @property
     def run(self) -> Run:
@@ -111,7 +113,9 @@ class RunRow:
         )
 
 
-class MemoryStore(MemoryLetters, MemoryLeadership, MemoryRunEnds, MemorySupervision):
+class MemoryStore(
+    MemoryLetters, MemoryLeadership, MemoryRunEnds, MemorySchedules, MemorySupervision
+):
     """A `Store` that forgets everything when its process ends."""
 
     def __init__(self) -> None:
@@ -152,7 +156,7 @@ class MemoryStore(MemoryLetters, MemoryLeadership, MemoryRunEnds, MemorySupervis
             return Admission(known.run, created=False, conflict=known.new.digest != run.digest)
         if run.idempotency_key is not None:
             self._keys[run.owner, run.idempotency_key] = run.id
-        self._runs[run.id] = RunRow(run, text)
+        self._runs[run.id] = RunRow(run, text, delayed=run.not_before is not None)
         return Admission(queued_run(run), created=True)
 
     def _run_of_key(self, run: NewRun) -> RunRow | None:
@@ -202,7 +206,9 @@ class MemoryStore(MemoryLetters, MemoryLeadership, MemoryRunEnds, MemorySupervis
         """Add one to the attempt of an unfinished run, back to `queued`; return it as it is now."""
         row = self._runs.get(run_id)
         if row is not None and row.end is None:
-            row = replace(row, status=RunStatus.QUEUED, attempt=row.attempt + 1, started_at=None)
+            attempt = row.attempt + (not row.delayed)
+            row = replace(row, status=RunStatus.QUEUED, attempt=attempt, started_at=None)
+            row = replace(row, delayed=False)
             self._runs[run_id] = row
         return row.stored_run if row else None
 
@@ -214,11 +220,12 @@ class MemoryStore(MemoryLetters, MemoryLeadership, MemoryRunEnds, MemorySupervis
         slots: Sequence[int] | None = None,
         limit: int = 1000,
     ) -> list[StoredRun]:
-        """Return queued and running runs, oldest first."""
+        """Return queued and running runs, oldest first, without those that are to begin later."""
         found = (
             row.stored_run
             for row in sorted(self._runs.values(), key=lambda r: (r.new.created_at, r.new.id))
             if row.status not in TERMINAL
+            and not row.delayed
             and row.new.created_at < created_before
             and pool in {None, row.new.pool}
             and (slots is None or row.new.slot in slots)

@@ -54,12 +54,15 @@ from agentray.store.database import Database, Row
 from agentray.store.postgres_leadership import PostgresLeadership
 from agentray.store.postgres_letters import PostgresLetters
 from agentray.store.postgres_run_ends import PostgresRunEnds
+from agentray.store.postgres_schedules import PostgresSchedules
 from agentray.store.postgres_supervision import PostgresSupervision
 
 _GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
 
 
-class PostgresStore(PostgresLeadership, PostgresLetters, PostgresRunEnds, PostgresSupervision):
+class PostgresStore(
+    PostgresLeadership, PostgresLetters, PostgresRunEnds, PostgresSchedules, PostgresSupervision
+):
     """A `Store` in the schema `agentray` of a PostgreSQL database.
 
     Args:
@@ -177,7 +180,7 @@ class PostgresStore(PostgresLeadership, PostgresLetters, PostgresRunEnds, Postgr
         slots: Sequence[int] | None = None,
         limit: int = 1000,
     ) -> list[StoredRun]:
-        """Return queued and running runs, oldest first."""
+        """Return queued and running runs, oldest first, without those that are to begin later."""
         wanted = None if slots is None else list(slots)
         found = await self._database.fetch("unfinished_runs", created_before, pool, wanted, limit)
         return [rows.stored_run_of(row) for row in found]

@@ -51,11 +51,11 @@ def new_run_columns(runs: Iterable[NewRun]) -> list[list[Any]]:
             (
                 *(run.id, *run.agent, run.pool, run.slot, encode(dict(run.input))),
                 *(run.correlation_id, run.owner, run.idempotency_key, run.digest, run.created_at),
-                run.deadline,
+                *(run.deadline, run.not_before, run.schedule, run.in_turn),
             )
             for run in runs
         ),
-        12,
+        15,
     )
 
 
@@ -170,6 +170,8 @@ def run_of(row: Row) -> Run:
         created_at=row["created_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
+        not_before=row["not_before"],
+        schedule=row["schedule"],
         **errors_of(RunStatus(row["status"]), row["error"]),
     )
 

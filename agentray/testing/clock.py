@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from agentray.errors import ConfigurationError
@@ -26,14 +27,24 @@ _SETTLE_STEPS = 20
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """For coroutines that wait for each other, for time and for threads; not for sockets."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: datetime | None = None) -> None:
+        """Make one.
+
+        Args:
+            start: the time of day at which it begins; None: that of the machine.
+        """
         self._now = 0.0
+        self._start = start or datetime.now(UTC)
         self._in_threads = 0
         super().__init__(_Selector(self))
 
     def time(self) -> float:
         """Return the virtual time, in seconds."""
         return self._now
+
+    def time_of_day(self) -> datetime:
+        """Return the time of day that delays and schedules go by."""
+        return self._start + timedelta(seconds=self._now)
 
     def skip(self, seconds: float) -> None:
         """Let time pass."""
@@ -112,6 +123,11 @@ class ManualClock:
         """Seconds since it was made."""
         return self._loop.time() - self._start
 
+    @property
+    def time_of_day(self) -> datetime:
+        """The time that delays and schedules go by, in UTC."""
+        return self._loop.time_of_day()
+
     async def advance(self, seconds: float) -> None:
         """Let time pass, step by step through all that is due meanwhile, and what that sets off.
 
@@ -132,12 +148,16 @@ async def _settle(loop: VirtualTimeLoop) -> None:
             await asyncio.sleep(0)
 
 
-def run(work: Coroutine[Any, Any, T], *, at_most_s: float = 3600.0) -> T:
+def run(
+    work: Coroutine[Any, Any, T], *, at_most_s: float = 3600.0, start: datetime | None = None
+) -> T:
     """Run a test's coroutine in virtual time.
 
     Args:
         work: what to run.
         at_most_s: in virtual seconds; longer is a hang.
+        start: the time of day at which it begins, for delays and schedules; None: that of the
+            machine.
 
     Raises:
         AssertionError: it takes longer, waits for what can never happen, or leaves tasks behind.
@@ -156,7 +176,7 @@ def run(work: Coroutine[Any, Any, T], *, at_most_s: float = 3600.0) -> T:
             raise AssertionError(f"Tasks were left behind: {sorted(map(_told, left))}")
         return result
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(start)) as runner:
         return runner.run(bounded())
 
 

@@ -21,7 +21,9 @@ from agentray.errors import UnknownAgentType, UnknownRun
 from agentray.gateway.app import build_app
 from agentray.gateway.services import Services
 from agentray.ids import AgentId, slot_of
+from agentray.protocol.event_runs import root_of
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
+from agentray.protocol.schedules import ScheduleSpec
 from agentray.protocol.traces import summarise
 from agentray.runtime.ports import Place
 from agentray.store.base import (
@@ -80,6 +82,13 @@ class ScriptedDispatcher:
             raise UnknownAgentType(agent_type or "", ("greeter",))
         agent = AgentId("greeter", key or fresh_key)
         return Place(agent, POOL, slot_of(agent))
+
+    def place_scheduled(self, spec: ScheduleSpec, run_id: str) -> Place:
+        if spec.event is not None:
+            root = root_of(POOL, run_id)
+            return Place(root, POOL, slot_of(root))
+        name, _, key = (spec.agent or "").partition("/")
+        return self.place(name, key or None, run_id)
 
     async def run(self, run: NewRun) -> Run:
         self.started.append(run.id)

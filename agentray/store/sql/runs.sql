@@ -1,14 +1,17 @@
 -- name: insert_runs
 -- Insert runs, except those whose id or idempotency key is known; return the ids of the new ones.
 INSERT INTO runs (id, status, agent_type, agent_key, pool, slot, input, correlation_id, owner,
-                  idempotency_key, digest, created_at, deadline)
+                  idempotency_key, digest, created_at, deadline, not_before, delayed, schedule,
+                  in_turn)
 SELECT id, 'queued', agent_type, agent_key, pool, slot, input, correlation_id, owner,
-       idempotency_key, digest, created_at, deadline
+       idempotency_key, digest, created_at, deadline, not_before, not_before IS NOT NULL, schedule,
+       in_turn
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::json[], $7::text[],
-            $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[])
+            $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[],
+            $13::timestamptz[], $14::text[], $15::boolean[])
     WITH ORDINALITY
     AS new (id, agent_type, agent_key, pool, slot, input, correlation_id, owner, idempotency_key,
-            digest, created_at, deadline, n)
+            digest, created_at, deadline, not_before, schedule, in_turn, n)
 ORDER BY owner, idempotency_key, n  -- in one order for everybody: no deadlocks
 ON CONFLICT DO NOTHING
 RETURNING id;
@@ -39,12 +42,12 @@ SELECT id, 0, chunk FROM ended JOIN inserted USING (id) WHERE ended.events > 0;
 -- name: find_admitted
 -- Return the runs that have one of the ids, or the same owner and idempotency key.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at,
+       started_at, finished_at, not_before, schedule,
        owner, idempotency_key, digest
 FROM runs WHERE id = ANY ($1::text[])
 UNION ALL
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at,
+       started_at, finished_at, not_before, schedule,
        owner, idempotency_key, digest
 FROM runs JOIN unnest($2::text[], $3::text[]) AS wanted (owner, idempotency_key)
     USING (owner, idempotency_key)
@@ -57,13 +60,14 @@ UPDATE runs SET idempotency_key = NULL WHERE id = ANY ($1::text[]);
 -- name: get_run
 -- Return a run with what a host needs.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, pool, slot, input, events, owner, cancel_requested
+       started_at, finished_at, not_before, schedule, pool, slot, input, events, owner,
+       cancel_requested
 FROM runs WHERE id = $1;
 
 -- name: list_runs
 -- Return runs, newest first.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at
+       started_at, finished_at, not_before, schedule
 FROM runs
 WHERE ($1::text IS NULL OR id < $1)
   AND ($2::text IS NULL OR status = $2)
@@ -74,7 +78,7 @@ ORDER BY id DESC LIMIT $4;
 -- Return unfinished runs, newest first, without passing a million ended ones on the way.
 WITH unfinished AS MATERIALIZED (  -- or the order would make it walk along the primary key
     SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-           started_at, finished_at
+           started_at, finished_at, not_before, schedule
     FROM runs
     WHERE finished_at IS NULL
       AND ($1::text IS NULL OR id < $1)
@@ -84,8 +88,10 @@ WITH unfinished AS MATERIALIZED (  -- or the order would make it walk along the 
 SELECT * FROM unfinished ORDER BY id DESC LIMIT $4;
 
 -- name: count_runs
--- Count runs by status.
-SELECT status, count(*) AS runs FROM runs GROUP BY status;
+-- Count runs by status: the ended ones in an index, which is far smaller than the table.
+SELECT status, count(*) AS runs FROM runs WHERE finished_at IS NOT NULL GROUP BY status
+UNION ALL
+SELECT status, count(*) FROM runs WHERE finished_at IS NULL GROUP BY status;
 
 -- name: mark_running
 -- Move those of the runs that are queued to running.
@@ -99,18 +105,21 @@ UPDATE runs SET status = 'running', started_at = queued.at, host = $3
 FROM queued WHERE runs.id = queued.id;
 
 -- name: retry_run
--- Give an unfinished run its next attempt.
-UPDATE runs SET status = 'queued', attempt = attempt + 1, started_at = NULL, host = NULL
+-- Give an unfinished run its next attempt; the first one where it was to begin later.
+UPDATE runs SET status = 'queued', attempt = attempt + CASE WHEN delayed THEN 0 ELSE 1 END,
+    delayed = false, started_at = NULL, host = NULL
 WHERE id = $1 AND finished_at IS NULL
 RETURNING id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-          started_at, finished_at, pool, slot, input, events, owner, cancel_requested;
+          started_at, finished_at, not_before, schedule, pool, slot, input, events, owner,
+          cancel_requested;
 
 -- name: unfinished_runs
--- Return unfinished runs, oldest first.
+-- Return unfinished runs that may have begun, oldest first.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, pool, slot, input, events, owner, cancel_requested
+       started_at, finished_at, not_before, schedule, pool, slot, input, events, owner,
+       cancel_requested
 FROM runs
-WHERE finished_at IS NULL AND created_at < $1
+WHERE finished_at IS NULL AND NOT delayed AND created_at < $1
   AND ($2::text IS NULL OR pool = $2)
   AND ($3::integer[] IS NULL OR slot = ANY ($3))
 ORDER BY created_at, id LIMIT $4;

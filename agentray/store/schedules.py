@@ -1,0 +1,81 @@
+"""What the Store keeps of schedules, and of runs that begin later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from agentray.protocol.schedules import Schedule
+
+if TYPE_CHECKING:
+    from agentray.store.base import NewRun, StoredRun
+
+
+@dataclass(frozen=True, slots=True)
+class DuePlace:
+    """How far one has got in what is due: it is ordered by time and id."""
+
+    at: datetime
+    id: str
+
+
+FIRST_DUE = DuePlace(datetime(1, 1, 1, tzinfo=UTC), "")
+
+
+class ScheduleStore(Protocol):
+    """Schedules, and runs that begin later."""
+
+    async def write_schedule(
+        self, schedule: Schedule, *, revision: int | None, runs: Sequence[NewRun] = ()
+    ) -> bool:
+        """Keep a schedule and admit the runs that it makes, in one transaction.
+
+        Args:
+            schedule: as it is to be; its own revision is the next one.
+            revision: of the schedule that was read; None: there is none of this id yet.
+            runs: that are admitted with it; those whose ids are known stay as they are.
+
+        Returns:
+            False: somebody else has written it meanwhile, or made or deleted it. Nothing was kept.
+
+        Raises:
+            PayloadError: a run cannot be kept; nothing was.
+        """
+        ...
+
+    async def get_schedule(self, schedule_id: str) -> Schedule | None:
+        """Return a schedule, or None."""
+        ...
+
+    async def list_schedules(self, *, after: str = "", limit: int = 100) -> list[Schedule]:
+        """Return schedules with an id above `after`, in the order of their ids."""
+        ...
+
+    async def delete_schedule(self, schedule_id: str) -> bool:
+        """Forget a schedule, not its runs; False: there is none of this id."""
+        ...
+
+    async def due_schedules(
+        self, now: datetime, *, after: DuePlace = FIRST_DUE, limit: int = 100
+    ) -> list[Schedule]:
+        """Return the schedules whose next firing is due, after a place in their order."""
+        ...
+
+    async def unfinished_of_schedule(self, schedule_id: str) -> int:
+        """Return how many runs of a schedule have not ended."""
+        ...
+
+    async def due_runs(
+        self, now: datetime, *, after: DuePlace = FIRST_DUE, limit: int = 500
+    ) -> list[StoredRun]:
+        """Return runs that are to begin now and that no host has begun, after a place in the order.
+
+        One that is `in_turn` is not due before the earlier runs of its schedule have ended.
+        """
+        ...
+
+    async def next_due(self, now: datetime) -> datetime | None:
+        """Return when the next run or schedule is due after a moment; None: none is."""
+        ...
