@@ -19,6 +19,7 @@ from agentray.cli import (
     events,
     letters,
     measure,
+    moves,
     pools,
     runs,
     states,
@@ -55,6 +56,8 @@ COMMANDS = (
 for _command in COMMANDS:
     app.command(cls=Command)(_command)
 app.add_typer(pools.group)
+app.add_typer(moves.host)
+app.add_typer(moves.node)
 app.add_typer(events.group)
 app.add_typer(letters.group)
 
@@ -64,6 +67,7 @@ _agent = typer.Typer(help="One agent.", no_args_is_help=True)
 _agent.command("show", cls=Command)(cluster.show_agent)
 _agent.command("reset", cls=Command)(cluster.reset_agent)
 _agent.command("stop", cls=Command)(cluster.stop_agent)
+_agent.command("move", cls=Command)(moves.move_agent)
 app.add_typer(_agent, name="agent")
 
 

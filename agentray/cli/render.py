@@ -152,6 +152,8 @@ def pools(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         default = " (default)" if row["default"] and row["name"] != "default" else ""
         least, most = row["min_hosts"], row["max_hosts"]
         limits = f" ({least} to {most})" if least != most else ""
+        if row.get("scaled_to") is not None:
+            limits = " (scaled by hand)"
         trouble = row["pending"] or row["last_error"]
         table.add_row(
             text(f"{row['name']}{default}"),
@@ -167,13 +169,28 @@ def pools(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def hosts(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the hosts."""
-    table = _table("Host", "Pool", "Status", "Process", "Agents", "Runs", "Handled")
+    table = _table("Host", "Pool", "Status", "Process", "Slots", "Agents", "Runs", "Handled")
     for row in rows:
+        leaves = ", leaves" if row.get("leaves") else ""
         table.add_row(
             text(row["id"]),
             text(row["pool"]),
-            text(row["status"], _good_or_bad(row["status"] in _GOOD)),
-            *(text(row.get(name)) for name in ("pid", "agents", "runs", "handled")),
+            text(f"{row['status']}{leaves}", _good_or_bad(row["status"] in _GOOD)),
+            *(text(row.get(name)) for name in ("pid", "slots", "agents", "runs", "handled")),
+        )
+    return table
+
+
+def nodes(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return the machines."""
+    table = _table("Node", "Address", "Status", "Hosts", "Has")
+    for row in rows:
+        table.add_row(
+            text(row["id"]),
+            text(row["address"]),
+            text(row["status"], _good_or_bad(row["status"] == "active")),
+            text(len(row["hosts"])),
+            text(amounts(row["resources"]) if row["resources"] else None),
         )
     return table
 

@@ -7,7 +7,7 @@ again and again while its commands are carried out, it comes to return nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agentray.core.placement import plan_slots
@@ -32,6 +32,7 @@ class HostFact:
     status: HostStatus
     generation: int  # of the code that it was started with
     feasible: bool = True  # pending: some machine is large enough, once others have left it
+    leaves: bool = False  # somebody wants it gone, or its machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class PoolFact:
     wanted: int  # hosts
     generation: int  # of the code that its hosts shall run
     slots: tuple[str | None, ...]  # present holder of each slot
+    pinned: Mapping[int, str] = field(default_factory=dict[int, str])  # holders chosen by hand
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,9 @@ def reconcile(pools: Sequence[PoolFact], hosts: Sequence[HostFact]) -> list[Comm
 
     A pool whose code is replaced keeps its old hosts until enough new ones are live; then the
     slots move over and the old hosts are stopped. Where there is no room for both, the old ones
-    make room one by one. A pool that is no longer declared is stopped.
+    make room one by one. A host that somebody wants gone is replaced in the same way; it does not
+    wait for a successor without room where others can take its slots. A pool that is no longer
+    declared is stopped.
     """
     commands: list[Command] = []
     for pool in pools:
@@ -100,14 +104,15 @@ def reconcile(pools: Sequence[PoolFact], hosts: Sequence[HostFact]) -> list[Comm
 
 
 def _reconcile_pool(pool: PoolFact, hosts: Sequence[HostFact]) -> list[Command]:
-    current = [host for host in hosts if host.generation == pool.generation]
+    current = [h for h in hosts if h.generation == pool.generation and not h.leaves]
     live = [host.id for host in current if host.status is HostStatus.LIVE]
     pending = [host for host in current if host.status is HostStatus.PENDING]
     coming = len(pending) + sum(host.status is HostStatus.STARTING for host in current)
-    outdated = [
-        host.id
-        for host in hosts
-        if host.generation != pool.generation and host.status is HostStatus.LIVE
+    told = [h.id for h in hosts if h.leaves and h.status is HostStatus.LIVE]
+    outdated = told + [
+        h.id
+        for h in hosts
+        if h.generation != pool.generation and not h.leaves and h.status is HostStatus.LIVE
     ]
     missing = pool.wanted - len(live) - coming
     commands: list[Command] = [StartHost(pool.name)] * max(0, missing)
@@ -117,14 +122,15 @@ def _reconcile_pool(pool: PoolFact, hosts: Sequence[HostFact]) -> list[Command]:
     room_for -= sum(host.status is HostStatus.DRAINING for host in hosts)  # theirs comes free
     # Nor do more old ones stay than are wanted while a new one waits, perhaps for ever.
     surplus = len(live) + len(outdated) - pool.wanted if pending else 0
+    replaceable = len(told) if pending and (live or len(outdated) > len(told)) else 0
     # Hosts beyond the wanted number leave, the last started first; those that hold least would
     # be better by a few slots, but then two decisions in a row could name different ones.
     leaving = [
-        *(outdated if enough else outdated[: max(0, room_for, surplus)]),
+        *(outdated if enough else outdated[: max(0, room_for, surplus, replaceable)]),
         *live[pool.wanted :],
     ]
     leasing = [host for host in [*live, *outdated] if host not in leaving]
-    moves = plan_slots(pool.slots, leasing)
+    moves = plan_slots(pool.slots, leasing, pool.pinned)
     if moves:
         commands.append(MoveSlots(pool.name, moves, _releases(pool, moves, [*live, *outdated])))
     holders = {*pool.slots, *moves.values()} if leasing else set[str]()
@@ -139,7 +145,7 @@ def _needless(
     old = [
         host.id
         for host in hosts
-        if host.status is HostStatus.PENDING and host.generation != pool.generation
+        if host.status is HostStatus.PENDING and (host.generation != pool.generation or host.leaves)
     ]
     return [*old, *(host.id for host in pending[max(0, len(pending) - max(0, surplus)) :])]
 

@@ -34,6 +34,10 @@ FORGET_S = 5.0
 _GATHER_S = 0.01
 """Slots that leave together are told together."""
 
+LOOK_AGAIN_S = 0.05
+"""When to look again although no run has ended: one that is being admitted may have been refused,
+and a manager may have gone."""
+
 _LOOK_S = 0.005
 """Least time between two looks at what is under way."""
 
@@ -199,7 +203,8 @@ class Departures:
         """Let those leave that can; as long as others stay, look again when something changes."""
         staying = self._staying()
         now = self._host.now()
-        needed = self._host.parts.taken.of([each.lease for each in staying])
+        leases = {each.lease for each in staying}
+        needed = {*self._host.parts.taken.of(leases), *self._taking_up(leases)}
         closing = [e.lease for e in staying if e.lease in needed and e.closes_at <= now]
         self._close(closing)
         self._go([e for e in staying if e.lease not in needed or now >= e.until])
@@ -208,6 +213,16 @@ class Departures:
             self._host.parts.taken.follow([e.lease for e in waiting], self._changed.set)
             if self._worker is None or self._worker.done():
                 self._worker = self._host.tasks.spawn(self._work(), name="departures")
+
+    def _taking_up(self, leases: Collection[Lease]) -> set[Lease]:
+        """Return the slots in which runs are being admitted or taken up: they may begin here."""
+        return {
+            lease
+            for sink in self._host.sinks()
+            for turn in sink.active.values()
+            if turn.envelope.kind in _NEW_WORK
+            and (lease := self._host.lease_of(turn.envelope.target)) in leases
+        }
 
     async def _work(self) -> None:
         while waiting := [each for each in self._departures.values() if not each.going]:
@@ -316,6 +331,6 @@ class Departures:
 
 
 def _next_look(departure: _Departure, now: float) -> float:
-    """Return when a slot changes by itself, at the latest when it may have been forgotten."""
+    """Return when to look at a slot again although no run has ended."""
     change = departure.closes_at if now < departure.closes_at else departure.until
-    return min(change, departure.asked + FORGET_S)
+    return min(change, now + LOOK_AGAIN_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 from agentray.core.reconcile import HostStatus
@@ -58,6 +58,7 @@ class HostKeeper:
         self.status = HostStatus.STARTING
         self.info: dict[str, Any] = {}
         self.told = -1  # version of the newest snapshot that it has taken
+        self.avoids: frozenset[str] = frozenset()  # machines on which it must not be made
         self._factory = factory
         self.shortage: Shortage | None = None  # what it waits for while it is pending
         self._on_lost = on_lost
@@ -74,14 +75,22 @@ class HostKeeper:
             raise HostGone("It has not been started.")
         return self._control
 
-    async def start(self, setup: bytes, pool: PoolSpec) -> dict[str, Any]:
-        """Make the host; as long as there is no room for it, it is pending.
+    @property
+    def node(self) -> str | None:
+        """The machine on which it is; None: nobody knows yet."""
+        return self.info.get("node_id")
+
+    async def start(
+        self, setup: bytes, pool: PoolSpec, avoid: Collection[str] = ()
+    ) -> dict[str, Any]:
+        """Make the host, but not on these machines; while there is no room for it, it is pending.
 
         Raises:
             StartFailed: it did not come up.
         """
+        self.avoids = frozenset(avoid)
         try:
-            self._control = await self._factory.create(self.ref, pool)
+            self._control = await self._factory.create(self.ref, pool, avoid)
             self.info = await self._until_started(self._control.start(setup), pool)
         except (HostGone, HostUnreachable) as error:
             raise StartFailed(f"Host {self.ref.id} ended while it started: {error}") from error
@@ -110,7 +119,7 @@ class HostKeeper:
 
     async def _look_for_room(self, pool: PoolSpec) -> None:
         try:
-            self._note(await self._factory.shortage(self.ref, pool))
+            self._note(await self._factory.shortage(self.ref, pool, self.avoids))
         except HostUnreachable as error:
             logger.warning("%s", error, extra={"action": "shortage_unknown"})
 
@@ -125,12 +134,13 @@ class HostKeeper:
         """Take it for being started, until the next look."""
         self._note(None)
 
-    async def adopt(self, control: HostControl) -> bool:
-        """Take over a host that was started before; False when it is dead."""
+    async def adopt(self, control: HostControl, node: str | None) -> bool:
+        """Take over a host that was started before, on a machine; False when it is dead."""
         self._control = control
+        self.info = {"node_id": node}
         try:
             async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
-                self.info = await control.heartbeat()
+                self.info |= await control.heartbeat()
         except HostGone:
             return False
         except (HostUnreachable, TimeoutError):

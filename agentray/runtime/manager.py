@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -49,9 +49,11 @@ from agentray.runtime.catalog import STOPPED, Catalog
 from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.driver_leases import DriverLeases
 from agentray.runtime.failures import told_of
+from agentray.runtime.host_admin import HostAdmin
 from agentray.runtime.host_keeper import HostKeeper
 from agentray.runtime.leadership import Leadership
 from agentray.runtime.letter_desk import LetterDesk
+from agentray.runtime.order_book import OrderBook
 from agentray.runtime.placements import Placements, PoolState, until_stored
 from agentray.runtime.pool_admin import PoolAdmin
 from agentray.runtime.pool_book import DEFAULT, PoolBook
@@ -113,6 +115,7 @@ class Manager:
         self._setup = host_setup
         self._redriver = redriver
         book = PoolBook(store)
+        self._orders = OrderBook(store)
         self._seats = Seats()
         self._topics = TopicBook(store)
         default = PoolSpec(DEFAULT, default_hosts)
@@ -129,6 +132,10 @@ class Manager:
             self._tasks,
             epoch=lead.epoch,
             on_moved=self._wake.set,
+            orders=self._orders,
+        )
+        self.host_admin = HostAdmin(
+            self._orders, self._placements, self._hosts, factory, wake=self._wake.set
         )
         self._ender = RunEnder(store, partial(cancel_run, redriver.channel))
         self._end = TaskSet("manager's end")
@@ -168,6 +175,7 @@ class Manager:
 
     async def _begin(self) -> None:
         await self._catalog.load()
+        await self._orders.load()
         await self._placements.load()
         rows = await self._store.list_hosts()
         await asyncio.gather(*(self._adopt(row) for row in rows))  # one may be slow to answer
@@ -213,7 +221,11 @@ class Manager:
         ref = HostRef(row.id, row.actor_name)
         control = await self._factory.adopt(ref)
         keeper = self._keeper(ref, row.pool, 0)
-        if control is None or row.status == "starting" or not await keeper.adopt(control):
+        if (
+            control is None
+            or row.status == "starting"
+            or not await keeper.adopt(control, row.node_id)
+        ):
             self._factory.kill(ref)  # it may wait for room, and would come up for nobody
             await self._bury(keeper, "it was gone when the manager came back")
             return
@@ -283,9 +295,15 @@ class Manager:
                 keeper.status,
                 keeper.generation,
                 feasible=keeper.shortage is None or keeper.shortage.feasible,
+                leaves=self._leaves(keeper),
             )
             for keeper in self._hosts.values()
         ]
+
+    def _leaves(self, keeper: HostKeeper) -> bool:
+        if keeper.status is HostStatus.PENDING and not keeper.avoids <= self._orders.nodes:
+            return True  # it waits for room, and there may be some now where it must not be
+        return self._orders.wants_gone(keeper.ref.id, keeper.node)
 
     # Hosts
 
@@ -323,7 +341,7 @@ class Manager:
             made_for = pool.spec.host_digest
             row = HostRow(ref.id, keeper.pool, ref.actor_name, "starting", made_for=made_for)
             await self._store.put_host(row)
-            info = await keeper.start(self._setup, pool.spec)
+            info = await keeper.start(self._setup, pool.spec, self._orders.nodes)
             row = replace(row, status="live", node_id=info["node_id"], pid=info["pid"])
             await self._store.put_host(row)
             loaded: dict[str, bytes] = {}
@@ -378,6 +396,7 @@ class Manager:
         if self._hosts.pop(keeper.ref.id, None) is not None:
             self._letters.host_gone(keeper.info)
         await until_stored(lambda: self._store.put_host(row))
+        await until_stored(lambda: self._orders.forget_host(keeper.ref.id))
 
     def _retire(self, host_id: str) -> None:
         keeper = self._hosts[host_id]
@@ -595,6 +614,37 @@ class Manager:
         await self.pool_admin.remove(name, successor)
         return self._placements.snapshot
 
+    async def drain_host(self, host: str, wait_s: float) -> dict[str, Any]:
+        """See `HostAdmin.drain_host`."""
+        return await self.host_admin.drain_host(host, wait_s)
+
+    async def scale_pool(self, name: str, hosts: int | None, wait_s: float) -> dict[str, Any]:
+        """See `HostAdmin.scale_pool`; returns the pool."""
+        await self.host_admin.scale_pool(name, hosts, wait_s)
+        return self.pool_admin.describe(name)
+
+    async def move_slots(
+        self, pool: str, slots: Collection[int], host: str, wait_s: float
+    ) -> dict[str, Any]:
+        """See `HostAdmin.move_slots`."""
+        return await self.host_admin.move_slots(pool, slots, host, wait_s)
+
+    async def balance_pool(self, name: str) -> int:
+        """See `HostAdmin.balance_pool`."""
+        return await self.host_admin.balance_pool(name)
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        """See `HostAdmin.nodes`."""
+        return await self.host_admin.nodes()
+
+    async def drain_node(self, node: str, wait_s: float) -> dict[str, Any]:
+        """See `HostAdmin.drain_node`."""
+        return await self.host_admin.drain_node(node, wait_s)
+
+    async def undrain_node(self, node: str) -> None:
+        """See `HostAdmin.undrain_node`."""
+        await self.host_admin.undrain_node(node)
+
     def pools(self) -> list[dict[str, Any]]:
         """See `PoolAdmin.list`."""
         return self.pool_admin.list()
@@ -762,7 +812,10 @@ class Manager:
             "pools": self.pool_admin.list(),
             # Since the manager began, and since those hosts began that it has found.
             **self._letters.counts([keeper.info for keeper in self._hosts.values()]),
-            "hosts": [keeper.describe() for keeper in self._hosts.values()],
+            "hosts": [
+                {**keeper.describe(), "leaves": self._leaves(keeper)}
+                for keeper in self._hosts.values()
+            ],
         }
 
 

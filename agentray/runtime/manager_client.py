@@ -46,6 +46,7 @@ from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.dispatching import Dispatches, check_timeout
 from agentray.runtime.driver_leases import LEASE_S
 from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
+from agentray.runtime.moves_client import MovesClient
 from agentray.runtime.packing import class_digest, other_code, pack_app
 from agentray.runtime.pool_packing import pack_pool
 from agentray.runtime.spans import sending
@@ -62,7 +63,7 @@ _PLACED_S = 30.0
 STOP_GRACE_S = 30.0
 
 
-class ManagerClient(SupervisionClient):
+class ManagerClient(SupervisionClient, MovesClient):
     """A driver's connection to the manager and to all agents of a cluster."""
 
     def __init__(self, manager: ManagerPort, channel: Channel, *, lease_s: float = LEASE_S) -> None:

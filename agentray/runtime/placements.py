@@ -18,6 +18,7 @@ from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.snapshot import PoolView, Snapshot
 from agentray.runtime.catalog import Catalog
 from agentray.runtime.host_keeper import HostKeeper
+from agentray.runtime.order_book import OrderBook
 from agentray.runtime.ports import HostGone, HostUnreachable
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.seats import Seats, is_seat
@@ -82,7 +83,7 @@ class PoolState:
 class Placements:
     """Moves slots between hosts and lets everybody know."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that a placement depends on
         self,
         store: Store,
         catalog: Catalog,
@@ -93,6 +94,7 @@ class Placements:
         *,
         epoch: int,
         on_moved: Callable[[], None],
+        orders: OrderBook,
     ) -> None:
         """Make an empty one.
 
@@ -105,6 +107,7 @@ class Placements:
             tasks: the manager's; planned moves are among them.
             epoch: of the manager's lead.
             on_moved: called when a planned move has ended.
+            orders: of the operators.
         """
         self.pools: dict[str, PoolState] = {}
         self.snapshot = Snapshot()
@@ -116,6 +119,7 @@ class Placements:
         self._tasks = tasks
         self._first_version = epoch << _VERSIONS
         self._on_moved = on_moved
+        self._orders = orders
         self._news = asyncio.Event()
 
     async def load(self) -> None:
@@ -141,7 +145,13 @@ class Placements:
     def facts(self) -> list[PoolFact]:
         """Return the pools as `reconcile` wants them."""
         return [
-            PoolFact(name, self.wanted(name), pool.generation, tuple(pool.slots))
+            PoolFact(
+                name,
+                self.wanted(name),
+                pool.generation,
+                tuple(pool.slots),
+                self._orders.pins(name),
+            )
             for name, pool in self.pools.items()
         ]
 
@@ -151,7 +161,11 @@ class Placements:
         """Return how many hosts a pool shall have now."""
         if self.pools[name].spec.isolated or (self._catalog.dormant(name) and not self.live(name)):
             return 0
-        return self.pools[name].scale.wanted
+        return self._orders.sizes.get(name, self.pools[name].scale.wanted)
+
+    def ordered_size(self, name: str) -> int | None:
+        """Return how many hosts somebody has ordered for a pool; None: nobody has."""
+        return self._orders.sizes.get(name)
 
     def live(self, name: str) -> list[HostKeeper]:
         """Return the live hosts of a pool."""

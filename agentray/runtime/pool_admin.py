@@ -269,6 +269,7 @@ class PoolAdmin:
             "wanted": wanted,
             "min_hosts": 0 if spec.isolated else spec.hosts,
             "max_hosts": spec.most,
+            "scaled_to": self._placements.ordered_size(name),
             "slots": sum(slot is not None for slot in pool.slots),
             "load": sum(map(self._placements.load_of, there)),
             "isolation": spec.isolation,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from agentray.core.room import Shortage
@@ -164,18 +164,52 @@ class Connector(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A machine of the cluster.
+
+    Attributes:
+        id: unique for as long as it belongs to the cluster.
+        address: its name or number in the network.
+        alive: it belongs to the cluster now.
+        resources: what it has.
+    """
+
+    id: str
+    address: str
+    alive: bool = True
+    resources: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
 class HostFactory(Protocol):
     """Makes and ends hosts; the manager's hands."""
 
-    async def create(self, host: HostRef, pool: PoolSpec) -> HostControl:
+    async def nodes(self) -> Sequence[NodeInfo]:
+        """Return the machines that belong to the cluster now.
+
+        Raises:
+            HostUnreachable: nobody can tell just now.
+        """
+        ...
+
+    async def create(
+        self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = ()
+    ) -> HostControl:
         """Begin to start a host; it is there when its `start` has answered.
+
+        Args:
+            host: how it will be reached.
+            pool: what it needs.
+            avoid: ids of machines on which it must not be.
 
         Raises:
             ConfigurationError: what the pool asks for cannot be meant.
         """
         ...
 
-    async def shortage(self, host: HostRef, pool: PoolSpec) -> Shortage | None:
+    async def shortage(
+        self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = ()
+    ) -> Shortage | None:
         """Return what a host that was created waits for; None: it has all that it needs.
 
         Raises:

@@ -30,13 +30,14 @@ from agentray.runtime.launcher import AnyAgent, ReturnWhen
 from agentray.runtime.manager_client import STOP_GRACE_S, ManagerClient
 from agentray.runtime.supervision_client import RESET_TIMEOUT_S
 from agentray.runtime.sync_event_run import SyncEventRun
+from agentray.runtime.sync_moves import SyncMoves
 from agentray.store.supervision import AgentFailure
 
 A = TypeVar("A", bound=Agent)
 T = TypeVar("T")
 
 
-class SyncManager:
+class SyncManager(SyncMoves):
     """A `ManagerClient` whose methods block; see there for what each one does and raises.
 
     It may be shared by threads. The handles that it gives belong to an event loop in a thread of

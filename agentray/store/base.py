@@ -25,6 +25,7 @@ from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
 from agentray.store.leadership import LeadershipStore
 from agentray.store.letters import LetterStore
+from agentray.store.orders import OrderStore
 from agentray.store.run_ends import RunEndStore
 from agentray.store.schedules import ScheduleStore
 from agentray.store.supervision import SupervisionStore
@@ -259,7 +260,9 @@ class ApiKey:
     revoked_at: datetime | None = None
 
 
-class Store(LeadershipStore, LetterStore, RunEndStore, ScheduleStore, SupervisionStore, Protocol):
+class Store(
+    LeadershipStore, LetterStore, OrderStore, RunEndStore, ScheduleStore, SupervisionStore, Protocol
+):
     """Durable memory of a cluster. Raises `StoreUnavailable` when it cannot be reached."""
 
     async def open(self) -> None:

@@ -61,9 +61,11 @@ from agentray.store.codec import (
 )
 from agentray.store.memory_leadership import MemoryLeadership
 from agentray.store.memory_letters import MemoryLetters
+from agentray.store.memory_orders import MemoryOrders
 from agentray.store.memory_run_ends import MemoryRunEnds
 from agentray.store.memory_schedules import MemorySchedules
 from agentray.store.memory_supervision import MemorySupervision
+from agentray.store.orders import Order, OrderKind
 
 _T = TypeVar("_T")
 
@@ -114,7 +116,7 @@ class RunRow:
 
 
 class MemoryStore(
-    MemoryLetters, MemoryLeadership, MemoryRunEnds, MemorySchedules, MemorySupervision
+    MemoryLetters, MemoryLeadership, MemoryOrders, MemoryRunEnds, MemorySchedules, MemorySupervision
 ):
     """A `Store` that forgets everything when its process ends."""
 
@@ -126,6 +128,7 @@ class MemoryStore(
         self._hosts: dict[str, HostRow] = {}
         self._leases: dict[tuple[str, int], SlotLease] = {}
         self._pools: dict[str, PoolRow] = {}
+        self._orders: dict[tuple[OrderKind, str], Order] = {}
         self._subscriptions: dict[str, TopicSubscription] = {}
         self._apps: dict[str, AppRow] = {}
         self._launched: dict[AgentId, LaunchedAgent] = {}

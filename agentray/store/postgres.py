@@ -53,6 +53,7 @@ from agentray.store.codec import (
 from agentray.store.database import Database, Row
 from agentray.store.postgres_leadership import PostgresLeadership
 from agentray.store.postgres_letters import PostgresLetters
+from agentray.store.postgres_orders import PostgresOrders
 from agentray.store.postgres_run_ends import PostgresRunEnds
 from agentray.store.postgres_schedules import PostgresSchedules
 from agentray.store.postgres_supervision import PostgresSupervision
@@ -61,7 +62,12 @@ _GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
 
 
 class PostgresStore(
-    PostgresLeadership, PostgresLetters, PostgresRunEnds, PostgresSchedules, PostgresSupervision
+    PostgresLeadership,
+    PostgresLetters,
+    PostgresOrders,
+    PostgresRunEnds,
+    PostgresSchedules,
+    PostgresSupervision,
 ):
     """A `Store` in the schema `agentray` of a PostgreSQL database.
 

@@ -17,7 +17,7 @@ import asyncio
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -37,7 +37,7 @@ from agentray.runtime.host import Host
 from agentray.runtime.leadership import Leadership
 from agentray.runtime.manager import Manager
 from agentray.runtime.manager_client import ManagerClient
-from agentray.runtime.ports import HostControl, HostGone, HostUnreachable, MetricsPort
+from agentray.runtime.ports import HostControl, HostGone, HostUnreachable, MetricsPort, NodeInfo
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.sync_manager import SyncContext
 from agentray.runtime.watcher import SnapshotWatcher
@@ -120,7 +120,7 @@ class _LocalHost:
         del setup
         await self._until(self._runtime.network.until_placed(self._ref))
         self._host = _RecordingHost(self._ref, self._runtime)
-        return {"node_id": "local", "pid": os.getpid()}
+        return {"node_id": self._runtime.network.node_of[self._ref.id], "pid": os.getpid()}
 
     async def deliver(self, packet: Packet) -> Packet:
         """See `ports.HostPort`."""
@@ -185,6 +185,7 @@ class _Network:
     def __init__(self, runtime: LocalRuntime) -> None:
         self._runtime = runtime
         self.hosts: dict[str, _LocalHost] = {}
+        self.node_of: dict[str, str] = {}
         self.room = _Room(runtime.resources)
 
     def connect(self, host: HostRef) -> HostControl:
@@ -199,18 +200,34 @@ class _Network:
         """See `ports.Connector`."""
         return await self._runtime.manager.about(agent, what)
 
-    async def create(self, host: HostRef, pool: PoolSpec) -> HostControl:
+    async def nodes(self) -> list[NodeInfo]:
+        """See `ports.HostFactory`."""
+        return [NodeInfo(node, "localhost") for node in self._runtime.nodes]
+
+    async def create(
+        self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = ()
+    ) -> HostControl:
         """See `ports.HostFactory`."""
         made = self.hosts[host.id] = _LocalHost(host, self._runtime)
-        self.room.ask(host.id, pool.demand)
+        if allowed := self._allowed(avoid):
+            used = Counter(node for h, node in self.node_of.items() if self.hosts[h].alive)
+            self.node_of[host.id] = min(allowed, key=lambda node: used[node])
+            self.room.ask(host.id, pool.demand)
         return made
+
+    def _allowed(self, avoid: Collection[str]) -> list[str]:
+        return [node for node in self._runtime.nodes if node not in avoid]
 
     async def until_placed(self, host: HostRef) -> None:
         """Wait until there is room for a host."""
         await self.room.granted(host.id)
 
-    async def shortage(self, host: HostRef, pool: PoolSpec) -> Shortage | None:
+    async def shortage(
+        self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = ()
+    ) -> Shortage | None:
         """See `ports.HostFactory`."""
+        if not self._allowed(avoid):
+            return Shortage("every node is being drained", feasible=False)
         return self.room.shortage(host.id, pool.demand)
 
     async def adopt(self, host: HostRef) -> HostControl | None:
@@ -320,6 +337,7 @@ class LocalRuntime(SyncContext):
         batch: BatchLimits = BATCH,
         metrics: MetricsPort | None = None,
         metrics_interval_s: float = METRICS_INTERVAL_S,
+        nodes: Sequence[str] = ("local",),
     ) -> None:
         """Make one.
 
@@ -337,6 +355,8 @@ class LocalRuntime(SyncContext):
             batch: most that leaves together for one host.
             metrics: where the hosts' metrics go, such as `RecordedMetrics`; None: nowhere.
             metrics_interval_s: how often they do.
+            nodes: ids of the machines among which its hosts are divided; `resources` are those of
+                all of them together.
         """
         self.max_state_bytes = max_state_bytes
         self.store: Store = store or MemoryStore()
@@ -348,6 +368,7 @@ class LocalRuntime(SyncContext):
         self.batch = batch
         self.metrics = metrics
         self.metrics_interval_s = metrics_interval_s
+        self.nodes = tuple(nodes)
         self.network = _Network(self)
         self._wanted = hosts
         self._place = new_id("local")

@@ -31,11 +31,13 @@ from agentray import (
 )
 from agentray.core.placement import plan_slots
 from agentray.errors import StartFailed
+from agentray.store.orders import Order, OrderKind
 from agentray.testing import LocalRuntime
 from tests.support.virtual_time import VirtualTimeLoop
 
 POOLS = ["side", "extra"]
 KEYS = ["a", "b", "c", "d"]
+NODES = ["north", "south"]
 SETTLED_S = 60.0
 pools = st.sampled_from(POOLS)
 
@@ -70,6 +72,8 @@ class PlacementMachine(RuleBasedStateMachine):
         self.epochs: dict[tuple[str, int], int] = {}
         self.done: Counter[tuple[str, str]] = Counter()  # acknowledged increments
         self.unknown: Counter[tuple[str, str]] = Counter()  # those that nobody can tell about
+        self.drained: set[str] = set()  # hosts
+        self.drained_nodes: set[str] = set()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Do something; within an hour of virtual time it must have ended."""
@@ -88,7 +92,7 @@ class PlacementMachine(RuleBasedStateMachine):
 
     @initialize(hosts=st.integers(1, 3), side=st.integers(1, 3))
     def begin(self, hosts: int, side: int) -> None:
-        self.runtime = LocalRuntime(hosts=hosts, resources={"CPU": 3})
+        self.runtime = LocalRuntime(hosts=hosts, resources={"CPU": 3}, nodes=NODES)
         self.manager: ManagerClient = self.run(self.runtime.__aenter__())
         app = App("machine", [Plain, Aside], pools=[Pool("side", hosts=side)])
         self.run(self.manager.deploy(app))
@@ -106,6 +110,42 @@ class PlacementMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(["default", *POOLS]))
     def another_pool_is_the_default(self, name: str) -> None:
         self.attempt(self.manager.set_default_pool(name))
+
+    @precondition(lambda self: self.runtime.hosts)
+    @rule(data=st.data(), wait_s=st.sampled_from([0.0, 0.5, 40.0]))
+    def a_host_is_drained(self, data: st.DataObject, wait_s: float) -> None:
+        host = data.draw(st.sampled_from(self.runtime.hosts))
+        try:
+            told = self.run(self.manager.drain_host(host, timeout=wait_s))
+        except ConfigurationError:
+            return  # the manager does not know it any more
+        self.drained.add(host)
+        assert told["drained"] == (host not in self.runtime.hosts) or not told["drained"]
+        assert told["drained"] or told["waiting"]
+
+    @rule(node=st.sampled_from(NODES), wait_s=st.sampled_from([0.0, 20.0]))
+    def a_node_is_drained(self, node: str, wait_s: float) -> None:
+        self.run(self.manager.drain_node(node, timeout=wait_s))
+        self.drained_nodes.add(node)
+
+    @rule(node=st.sampled_from(NODES))
+    def a_node_is_taken_into_use_again(self, node: str) -> None:
+        self.run(self.manager.undrain_node(node))
+        self.drained_nodes.discard(node)
+
+    @rule(name=st.sampled_from(["default", *POOLS]), hosts=st.sampled_from([1, 2, 4, None]))
+    def a_pool_is_scaled(self, name: str, hosts: int | None) -> None:
+        self.attempt(self.manager.scale_pool(name, hosts, timeout=5.0))
+
+    @precondition(lambda self: self.runtime.hosts)
+    @rule(data=st.data(), name=st.sampled_from(["default", *POOLS]))
+    def slots_are_moved_by_hand(self, data: st.DataObject, name: str) -> None:
+        host = data.draw(st.sampled_from(self.runtime.hosts))
+        self.attempt(self.manager.move_slots(range(7, 256, 9), host, pool=name, timeout=5.0))
+
+    @rule(name=st.sampled_from(["default", *POOLS]))
+    def slots_are_spread_evenly_again(self, name: str) -> None:
+        self.attempt(self.manager.balance_pool(name))
 
     @precondition(lambda self: self.runtime.hosts)
     @rule(data=st.data())
@@ -181,6 +221,15 @@ class PlacementMachine(RuleBasedStateMachine):
                 other = holders.setdefault((pool, slot, epoch), host_id)
                 assert other == host_id, f"slot {slot} of {pool} is held twice"
 
+    def pins_of(self, pool: str) -> dict[int, str]:
+        """Return what was moved by hand, as it is kept."""
+        orders: list[Order] = self.run(self.runtime.store.list_orders())
+        return {
+            int(order.subject.rpartition("/")[2]): order.value
+            for order in orders
+            if order.kind is OrderKind.PIN_SLOT and order.subject.startswith(f"{pool}/")
+        }
+
     @rule()
     def it_settles(self) -> None:
         """Nothing more happens: all is as wanted, and each agent answers or says why not."""
@@ -202,8 +251,13 @@ class PlacementMachine(RuleBasedStateMachine):
                     lease.host for lease in self.run(self.runtime.store.list_slots(row["name"]))
                 ]
                 assert row["slots"] == len(slots)
-                assert set(slots) == set(live)
-                assert plan_slots(slots, live) == {}, "leases are spread evenly"
+                assert set(slots) <= set(live)
+                pins = self.pins_of(row["name"])
+                assert plan_slots(slots, live, pins) == {}, "leases are spread evenly"
+            if not row["pending"]:
+                assert not self.drained & set(live), "a drained host is gone"
+                nodes = {self.runtime.network.node_of[host] for host in live}
+                assert not nodes & self.drained_nodes, "no host is left on a drained node"
         for kind in ("plain", "aside"):
             for key in KEYS:
                 self.run(self.increment(kind, key))

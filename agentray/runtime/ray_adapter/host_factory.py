@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -27,7 +27,7 @@ from agentray.errors import (
 from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.snapshot import HostRef
 from agentray.runtime.pool_packing import PACKAGE
-from agentray.runtime.ports import HostControl, HostUnreachable
+from agentray.runtime.ports import HostControl, HostUnreachable, NodeInfo
 from agentray.runtime.ray_adapter.connecting import cluster_address
 from agentray.runtime.ray_adapter.host_actor import HostActor
 from agentray.runtime.ray_adapter.ray_host import RayHost
@@ -36,10 +36,23 @@ from agentray.runtime.ray_adapter.setup import MAX_CONCURRENCY, NAMESPACE
 logger = logging.getLogger(__name__)
 
 
+_NODE_LABEL = "ray.io/node-id"
+
+
 class RayHostFactory:
     """Makes and ends host actors."""
 
-    async def create(self, host: HostRef, pool: PoolSpec) -> HostControl:
+    async def nodes(self) -> Sequence[NodeInfo]:
+        """Return the machines; see `ports.HostFactory`."""
+        try:
+            found = await asyncio.to_thread(ray.nodes)
+        except RayError as error:
+            raise HostUnreachable(f"Ray does not tell its machines: {error}") from error
+        return [_node(node) for node in found if node["Alive"]]
+
+    async def create(
+        self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = ()
+    ) -> HostControl:
         """Begin to start a host; see `ports.HostFactory`."""
         actor = ray.remote(HostActor).options(
             name=host.actor_name,
@@ -51,6 +64,8 @@ class RayHostFactory:
             resources=dict(pool.resources),
             runtime_env=await asyncio.to_thread(_prepare, pool),
             scheduling_strategy="SPREAD" if pool.placement == "spread" else "DEFAULT",
+            # Ray gives each machine a label with its id.
+            label_selector={_NODE_LABEL: f"!in({','.join(sorted(avoid))})"} if avoid else None,
             max_restarts=0,  # the manager starts a new one; a restarted one would have no leases
             max_concurrency=MAX_CONCURRENCY,
             # A call carries hundreds of messages; Ray's record of it would tell nothing of them.
@@ -58,13 +73,17 @@ class RayHostFactory:
         )
         return RayHost(host, actor.remote(host.id))
 
-    async def shortage(self, host: HostRef, pool: PoolSpec) -> Shortage | None:
+    async def shortage(
+        self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = ()
+    ) -> Shortage | None:
         """Return what a host waits for; see `ports.HostFactory`.
 
         Ray lists what it cannot place, without saying for whom; hosts with an equal demand wait for
         the same anyway.
         """
         del host
+        if avoid and all(node.id in avoid for node in await self.nodes()):
+            return Shortage("every node is being drained", feasible=False)
         if not pool.demand:
             return None
         try:
@@ -79,7 +98,8 @@ class RayHostFactory:
         if not any(_same(bundle, pool.demand) for bundle in waiting):
             return None
         nodes = [*status.active_nodes, *status.idle_nodes]
-        return shortage_of(pool.demand, [_machine(node) for node in nodes])
+        allowed = [node for node in nodes if node.node_id not in avoid]
+        return shortage_of(pool.demand, [_machine(node) for node in allowed])
 
     async def adopt(self, host: HostRef) -> HostControl | None:
         """Return a host that was started before; see `ports.HostFactory`."""
@@ -102,6 +122,13 @@ def _same(bundle: Mapping[str, float], demand: Mapping[str, float]) -> bool:
     return names == set(demand) and all(
         math.isclose(bundle[name], demand[name], rel_tol=1e-3) for name in names
     )
+
+
+def _node(node: Mapping[str, Any]) -> NodeInfo:
+    kept = ("CPU", "GPU", "memory")
+    own = {k: v for k, v in node["Resources"].items() if k in kept or ":" not in k}
+    own.pop("object_store_memory", None)
+    return NodeInfo(node["NodeID"], node["NodeManagerAddress"], node["Alive"], own)
 
 
 def _machine(node: Any) -> Machine:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,36 @@ class ManagerActor:
     async def remove_pool(self, name: str, successor: str) -> Snapshot:
         """See `Manager.remove_pool`."""
         return await (await self._running()).remove_pool(name, successor)
+
+    async def drain_host(self, host: str, wait_s: float) -> dict[str, Any]:
+        """See `Manager.drain_host`."""
+        return await (await self._running()).drain_host(host, wait_s)
+
+    async def scale_pool(self, name: str, hosts: int | None, wait_s: float) -> dict[str, Any]:
+        """See `Manager.scale_pool`."""
+        return await (await self._running()).scale_pool(name, hosts, wait_s)
+
+    async def move_slots(
+        self, pool: str, slots: Collection[int], host: str, wait_s: float
+    ) -> dict[str, Any]:
+        """See `Manager.move_slots`."""
+        return await (await self._running()).move_slots(pool, slots, host, wait_s)
+
+    async def balance_pool(self, name: str) -> int:
+        """See `Manager.balance_pool`."""
+        return await (await self._running()).balance_pool(name)
+
+    async def nodes(self) -> list[dict[str, Any]]:
+        """See `Manager.nodes`."""
+        return await (await self._running()).nodes()
+
+    async def drain_node(self, node: str, wait_s: float) -> dict[str, Any]:
+        """See `Manager.drain_node`."""
+        return await (await self._running()).drain_node(node, wait_s)
+
+    async def undrain_node(self, node: str) -> None:
+        """See `Manager.undrain_node`."""
+        await (await self._running()).undrain_node(node)
 
     async def pools(self) -> list[dict[str, Any]]:
         """See `Manager.pools`."""
