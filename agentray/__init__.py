@@ -14,6 +14,7 @@ from agentray.errors import (
     AgentMoved,
     AgentrayError,
     AgentStopped,
+    AnswerInvalid,
     ChannelClosed,
     ClusterNotRunning,
     ConfigurationError,
@@ -23,6 +24,7 @@ from agentray.errors import (
     ManagerUnavailable,
     MessageDropped,
     NoHandler,
+    NotWaiting,
     Overloaded,
     PayloadError,
     PoolPending,
@@ -35,7 +37,7 @@ from agentray.errors import (
 )
 from agentray.event_loop import run
 from agentray.event_run import EventRun
-from agentray.events import Event, Prompt, TerminateEvent
+from agentray.events import Answered, Ask, Event, Prompt, TerminateEvent
 from agentray.handle import Handle, RemoteAction
 from agentray.ids import AgentId, TopicId
 from agentray.launching import AgentRecord, Launch
@@ -63,7 +65,10 @@ __all__ = [
     "AgentStatus",
     "AgentStopped",
     "AgentrayError",
+    "AnswerInvalid",
+    "Answered",
     "App",
+    "Ask",
     "ChannelClosed",
     "ClusterNotRunning",
     "ConfigurationError",
@@ -85,6 +90,7 @@ __all__ = [
     "MessageReply",
     "Middleware",
     "NoHandler",
+    "NotWaiting",
     "Overloaded",
     "PayloadError",
     "Pool",

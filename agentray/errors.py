@@ -40,6 +40,9 @@
     │   ├── SchemaTooNew
     │   ├── Fenced
     │   └── IdempotencyConflict
+    ├── AnswerError                         an answer that its run does not take
+    │   ├── NotWaiting
+    │   └── AnswerInvalid (ValueError)
     ├── ClusterError                        about the cluster as a whole
     │   ├── ClusterNotRunning
     │   ├── ClusterAlreadyRunning
@@ -429,6 +432,31 @@ class IdempotencyConflict(StoreError):
             f"The idempotency key {key!r} was already used with another body, for run {run_id}."
         )
         self.key, self.run_id = key, run_id
+
+
+class AnswerError(AgentrayError):
+    """A run does not take an answer."""
+
+
+class NotWaiting(AnswerError):
+    """The run does not wait for this answer."""
+
+    def __init__(self, run_id: str, status: str, why: str) -> None:
+        super().__init__(f"Run {run_id} is {status} and takes no such answer: {why}.")
+        self.run_id, self.status = run_id, status
+
+
+class AnswerInvalid(AnswerError, ValueError):
+    """The answer is not what the question wants.
+
+    Attributes:
+        field: that is wrong, such as `answer.amount`.
+        reason: why.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason
 
 
 class ClusterError(AgentrayError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, cast, overlo
 
 from pydantic import BaseModel, ValidationError
 
-from agentray.core.lifecycle import TERMINAL
+from agentray.core.lifecycle import TERMINAL, is_settled
 from agentray.errors import (
     ConfigurationError,
     DeadlineExceeded,
@@ -28,6 +28,7 @@ from agentray.ids import AgentId, TopicId
 from agentray.protocol.codec import decode, encode
 from agentray.protocol.envelope import Kind
 from agentray.protocol.event_runs import NOT_KEPT
+from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class EventRun:
     """
 
     __slots__ = (
+        "_before",
         "_caller",
         "_ended",
         "_lost",
@@ -89,6 +91,7 @@ class EventRun:
         self._records = records
         self.not_before: datetime | None = None
         self._run: Run | None = None
+        self._before: Run | None = None  # as it was last seen before its end
         self._lost: BaseException | None = None
         self._ended: asyncio.Future[None] | None = None  # made by the first one who waits
 
@@ -97,11 +100,21 @@ class EventRun:
 
     @property
     def status(self) -> RunStatus:
-        """Its terminal status; before its end `running`, or `queued` until it is to begin."""
+        """Its terminal status; before its end `running`, or what it waits for.
+
+        That is `queued` until it is to begin, and `waiting` for an answer.
+        """
         if self._run is not None:
             return self._run.status
+        if self.question is not None:
+            return RunStatus.WAITING
         waits = self.not_before is not None and time_of_day() < self.not_before
         return RunStatus.QUEUED if waits else RunStatus.RUNNING
+
+    @property
+    def question(self) -> Question | None:
+        """What it waits to be told; see `ManagerClient.answer`. Seen up to a second late."""
+        return None if self._run or not self._before else self._before.question
 
     @property
     def error(self) -> RunError | None:
@@ -151,13 +164,11 @@ class EventRun:
 
     async def _join(self) -> None:
         with suppress(HostDied, DeploymentStopped, Overloaded):  # it is asked again
-            told = await self._caller.request(
-                Kind.JOIN, self.root, "", encode(self.id), timeout=None
-            )
-            run = Run.model_validate_json(told)
+            run = await join_run(self._caller, self.root, self.id)
             if run.status in TERMINAL:
                 self.ended(run)
                 return
+            self.waits(run)
         await self._end_told(_PAUSE_S)
 
     @overload
@@ -212,7 +223,11 @@ class EventRun:
         if self._run is not None:
             return self._run
         with suppress(UnknownRun):  # it was not kept, and its host is gone: that is its end
-            self.ended(await cancel_run(self._caller, self.root, self.id))
+            while self._run is None:
+                # A run that came to wait for an answer in this very moment is told as it is.
+                told = await cancel_run(self._caller, self.root, self.id)
+                if told.status in TERMINAL:
+                    self.ended(told)
         return await self.wait()
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -274,6 +289,10 @@ class EventRun:
         self._run = run
         self._wake()
 
+    def waits(self, run: Run) -> None:
+        """Note what it is like before its end."""
+        self._before = run
+
     def lost(self, error: BaseException) -> None:
         """Note that its end will not be heard of here."""
         self._lost = error
@@ -282,6 +301,43 @@ class EventRun:
     def _wake(self) -> None:
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
+
+
+async def join_run(caller: Caller, root: AgentId, run_id: str) -> Run:
+    """Return a run when it has ended, or as it is when no host works on it.
+
+    Args:
+        caller: sends.
+        root: the run's own agent, or the root of its event.
+        run_id: of the run.
+
+    Raises:
+        UnknownRun: there is none of this id.
+        CallError: its host cannot be asked now.
+    """
+    told = await caller.request(Kind.JOIN, root, "", encode(run_id), timeout=None)
+    return Run.model_validate_json(told)
+
+
+async def settle_run(caller: Caller, run: Run) -> Run:
+    """Return a run when it has ended or waits for an answer; while its host is away it is waited.
+
+    Args:
+        caller: sends.
+        run: as it was last seen.
+
+    Raises:
+        UnknownRun: there is none of this id.
+        ChannelClosed: this process has left the cluster.
+    """
+    agent = AgentId.parse(run.agent)
+    while not is_settled(run):
+        with suppress(HostDied, DeploymentStopped, Overloaded):
+            run = await join_run(caller, agent, run.id)
+            if is_settled(run):
+                break
+        await asyncio.sleep(_PAUSE_S)
+    return run
 
 
 async def cancel_run(caller: Caller, root: AgentId, run_id: str) -> Run:

@@ -13,6 +13,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    TypeAdapter,
     ValidationError,
     field_validator,
 )
@@ -205,6 +206,48 @@ class Prompt(Event):
     """What a person or program asks an agent: the root of a run."""
 
     text: str
+
+
+class Ask(Event):
+    """Asks a person. Return or publish it in a handler; the run then waits for the answer.
+
+    When all else that the run set off is done, the run is `waiting`, and nothing is kept in memory
+    for it. With the answer the agent that asked gets an `Answered`, in the same run: it must have a
+    handler for it. Of several questions of a run the next one is asked when the first is answered.
+
+    Attributes:
+        question: what is asked.
+        answer: what the answer must be: a type, such as `bool` or a pydantic model, or a JSON
+            Schema; None: any JSON.
+        details: what else a person, or the handler of the answer, needs to know, as JSON.
+    """
+
+    question: str
+    answer: Any = None
+    details: Any = None
+
+    @field_validator("answer")
+    @classmethod
+    def _as_schema(cls, answer: Any) -> Any:
+        if answer is None or isinstance(answer, Mapping):
+            return cast("Any", answer)
+        return TypeAdapter(answer).json_schema()
+
+
+class Answered(Event):
+    """What a person answered, for the agent that asked. What its handler returns ends the run.
+
+    Attributes:
+        question: what was asked.
+        question_id: by which it is known.
+        value: the answer, as JSON values.
+        details: of the question.
+    """
+
+    question: str
+    question_id: str
+    value: Any
+    details: Any = None
 
 
 def event_class(name: str) -> type[Event]:

@@ -43,6 +43,7 @@ COMMANDS = (
     runs.runs,
     runs.run,
     runs.cancel,
+    runs.answer,
     traces.trace,
     traces.traces,
     cluster.deploy,

@@ -293,9 +293,16 @@ def runs(rows: Sequence[Run]) -> RenderableType:
             text(run.attempt),
             text(moment(run.created_at)),
             text(took(run)),
-            text(run.error and f"{run.error.type}: {run.error.message}"),
+            text(_why(run)),
         )
     return table
+
+
+def _why(run: Run) -> str | None:
+    """Return what there is to say of a run beside its status."""
+    if run.question is not None:
+        return f"asks: {run.question.question}"
+    return run.error and f"{run.error.type}: {run.error.message}"
 
 
 def run_status(run: Run) -> Text:

@@ -16,6 +16,7 @@ from rich.tree import Tree
 
 from agentray.cli.render import moment, pairs, run_status, status_text, text, took
 from agentray.protocol.letters import DeadLetter
+from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunEvent, Span
 from agentray.protocol.traces import TraceSummary
 
@@ -38,9 +39,20 @@ def run(found: Run) -> RenderableType:
             ("took", took(found)),
         ]
     )
+    if found.question is not None:
+        return Group(facts, Text(), *_question(found.question))
     if found.error is not None:
         return Group(facts, Text(), text(error(found.error), "red"))
     return facts if found.result is None else Group(facts, Text(), result(found.result))
+
+
+def _question(found: Question) -> Iterator[RenderableType]:
+    """Yield what a run asks, and what the answer must be."""
+    yield text(found.question, "bold")
+    if found.details is not None:
+        yield result(found.details)
+    if found.answer_schema is not None:
+        yield text(f"The answer: {json.dumps(found.answer_schema, ensure_ascii=False)}", "dim")
 
 
 def error(found: RunError) -> str:
@@ -166,6 +178,9 @@ def event(found: RunEvent) -> str:
             current, total = found.data.get("current"), found.data.get("total")
             far = "" if current is None else f" {current:g}" + (f"/{total:g}" if total else "")
             return f"{found.data.get('message', '')}{far}"
+        case "waiting":
+            asked: Any = found.data.get("question") or {}
+            return f"waiting: {asked.get('question', '')}"
         case _:
             return found.kind
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,7 +26,7 @@ from agentray.cli.command import (
 )
 from agentray.cli.exits import ExitCode
 from agentray.cli.times import read_seconds, read_time
-from agentray.core.lifecycle import TERMINAL
+from agentray.core.lifecycle import TERMINAL, is_settled
 from agentray.errors import ConfigurationError, RunFailed
 from agentray.ids import new_id
 from agentray.protocol.runs import Run, RunEvent, RunStatus
@@ -147,6 +148,58 @@ def cancel(
         raise typer.Exit(ExitCode.UNFINISHED)
 
 
+def answer(  # noqa: PLR0913 - the options are read from the signature
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID")],
+    given: Annotated[
+        str, typer.Argument(metavar="ANSWER", help="JSON; what is none is taken as a text.")
+    ],
+    *,
+    text: Annotated[bool, typer.Option("--text", help="It is a text, also if it is JSON.")] = False,
+    question: Annotated[
+        str | None, typer.Option(metavar="ID", help="The question (default: what is asked now).")
+    ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Seconds to wait for the end; the run goes on (default: to the end)."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Answer what a run waits to be told, and print what comes of it, as `prompt` does.
+
+    `agentray runs --status waiting` lists such runs; `agentray run RUN_ID` shows the question.
+    """
+    value = given if text else _json_or_text(given)
+    asking = _Asking("", None, False, as_json, False, inf if wait is None else wait)
+
+    async def ask() -> ExitCode:
+        again = new_id("key")
+        async with Target(url, key, timeout).client() as client:
+            say = partial(client.answer, run_id, value, question=question, idempotency_key=again)
+            found = await say(wait_s=0)
+            if not is_settled(found) and asking.wait_s > 0:
+                with _waiting():
+                    found = await say(wait_s=asking.wait_s)
+        code = _tell(found, asking)
+        _raise_if_failed(found)
+        return code
+
+    code = asyncio.run(ask())
+    if code is not ExitCode.OK:
+        raise typer.Exit(code)
+
+
+def _json_or_text(given: str) -> Any:
+    try:
+        return json.loads(given)
+    except ValueError:
+        return given
+
+
 def run(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID")],
     as_json: JsonOption = False,
@@ -226,17 +279,27 @@ async def _prompt(target: Target, asking: _Asking) -> ExitCode:
         else:
             with _waiting():
                 found = await _ask(client, asking)
-        if found.status not in TERMINAL:
-            return _unfinished(found, asking)
-        _show_end(found, asking, said)
-        if asking.trace:
+        code = _tell(found, asking, said)
+        if asking.trace and found.status in TERMINAL:
             await _show_trace(client, found.id, on_stderr=asking.as_json)
-    if found.status is not RunStatus.SUCCEEDED:
+    _raise_if_failed(found)
+    return code
+
+
+def _tell(found: Run, asking: _Asking, said: str = "") -> ExitCode:
+    """Show what came of a run, or that it goes on."""
+    if found.status not in TERMINAL:
+        return _unfinished(found, asking)
+    _show_end(found, asking, said)
+    return ExitCode.OK
+
+
+def _raise_if_failed(found: Run) -> None:
+    if found.status in TERMINAL and found.status is not RunStatus.SUCCEEDED:
         from agentray.cli import results
 
         why = results.error(found.error) if found.error else "no reason was given"
         raise RunFailed(found.id, found.status.value.replace("_", " "), why)
-    return ExitCode.OK
 
 
 async def _ask(client: AsyncAgentClient, asking: _Asking) -> Run:
@@ -256,7 +319,7 @@ async def _ask(client: AsyncAgentClient, asking: _Asking) -> Run:
         at=asking.at,
     )
     found = await ask(wait_s=0)
-    if found.status in TERMINAL or asking.wait_s == 0:
+    if is_settled(found) or asking.wait_s == 0:
         return found
     return await ask(wait_s=asking.wait_s)
 
@@ -329,6 +392,10 @@ def _unfinished(found: Run, asking: _Asking) -> ExitCode:
         console.write(found.model_dump_json(indent=2))
     elif not asking.as_json and asking.wait_s == 0:
         console.write(found.id)
+    if found.question is not None:
+        console.note(f"{found.id} asks: {found.question.question}")
+        console.note(f"Answer it: agentray answer {found.id} ANSWER")
+        return ExitCode.UNFINISHED
     console.note(f"{found.id} is {found.status.value}; see: agentray run {found.id}")
     return ExitCode.OK if asking.wait_s == 0 else ExitCode.UNFINISHED
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from datetime import datetime
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 from agentray.client import calls
 from agentray.client.access import Access
 from agentray.client.calls import DeadLetterPage, LetterMatch, RunPage
 from agentray.client.connection import Connection
 from agentray.client.streams import follow
-from agentray.core.lifecycle import TERMINAL
+from agentray.core.lifecycle import is_settled
 from agentray.ids import new_id
 from agentray.protocol.letters import DeadLetter
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
@@ -75,7 +75,7 @@ class AsyncAgentClient:
         delay_s: float | None = None,
         at: datetime | None = None,
     ) -> Run:
-        """Ask an agent and return the run: ended, or as it is after `wait_s`.
+        """Ask an agent and return the run: ended, waiting for an answer, or after `wait_s`.
 
         Args:
             text: what it is asked.
@@ -106,7 +106,7 @@ class AsyncAgentClient:
             at=at,
         )
         response = await self._connection.send(request, waiting_s=slice_s)
-        return await self._until_ended(calls.parse_run(response), deadline)
+        return await self._until_settled(calls.parse_run(response), deadline)
 
     def stream(
         self,
@@ -137,7 +137,7 @@ class AsyncAgentClient:
         return follow(self._connection.open, request, run_id=None)
 
     async def run(self, run_id: str, wait_s: float = 0) -> Run:
-        """Return a run: ended, or as it is after `wait_s` seconds.
+        """Return a run: ended, waiting for an answer, or as it is after `wait_s` seconds.
 
         Raises:
             NotFound: there is none of this id.
@@ -146,7 +146,7 @@ class AsyncAgentClient:
         deadline = time.monotonic() + wait_s
         slice_s = min(wait_s, _LONGEST_WAIT_S)
         response = await self._connection.send(calls.get_run(run_id, slice_s), waiting_s=slice_s)
-        return await self._until_ended(calls.parse_run(response), deadline)
+        return await self._until_settled(calls.parse_run(response), deadline)
 
     async def cancel(self, run_id: str, wait_s: float = DEFAULT_WAIT_S) -> Run:
         """End a run, and return it: ended, or as it is after `wait_s`; it then ends by itself.
@@ -166,7 +166,43 @@ class AsyncAgentClient:
         slice_s = min(wait_s, _LONGEST_WAIT_S)
         request = calls.cancel_run(run_id, wait_s if wait_s < _LONGEST_WAIT_S else None)
         response = await self._connection.send(request, waiting_s=slice_s)
-        return await self._until_ended(calls.parse_run(response), deadline)
+        return await self._until_settled(calls.parse_run(response), deadline)
+
+    async def answer(
+        self,
+        run_id: str,
+        answer: Any,
+        *,
+        question: str | None = None,
+        wait_s: float = DEFAULT_WAIT_S,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Answer what a run waits to be told, and return the run as `prompt` does.
+
+        Args:
+            run_id: which run.
+            answer: JSON values.
+            question: id of the question; None: the one that the run asks now.
+            wait_s: seconds to wait for the end, or for the next question.
+            idempotency_key: the same key and answer again change nothing; None: a new one.
+
+        Raises:
+            NotFound: there is none of this id.
+            Conflict: it does not wait, or not for the answer to this question.
+            InvalidRequest: the answer is not what the question wants; `errors` names the field.
+            ClientError: the gateway refuses, or cannot be reached within the client's timeout.
+        """
+        deadline = time.monotonic() + wait_s
+        slice_s = min(wait_s, _LONGEST_WAIT_S)
+        request = calls.answer_run(
+            run_id,
+            answer,
+            idempotency_key=idempotency_key or new_id("key"),
+            question=question,
+            wait_s=wait_s if wait_s < _LONGEST_WAIT_S else None,
+        )
+        response = await self._connection.send(request, waiting_s=slice_s)
+        return await self._until_settled(calls.parse_run(response), deadline)
 
     async def runs(
         self,
@@ -283,8 +319,8 @@ class AsyncAgentClient:
         """
         return calls.missing_parts(await self._connection.exchange(calls.get_ready()))
 
-    async def _until_ended(self, run: Run, deadline: float) -> Run:
-        while run.status not in TERMINAL and (left_s := deadline - time.monotonic()) > 0:
+    async def _until_settled(self, run: Run, deadline: float) -> Run:
+        while not is_settled(run) and (left_s := deadline - time.monotonic()) > 0:
             slice_s = min(left_s, _LONGEST_WAIT_S)
             response = await self._connection.send(
                 calls.get_run(run.id, slice_s), waiting_s=slice_s

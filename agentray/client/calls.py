@@ -142,6 +142,33 @@ def cancel_run(run_id: str, wait_s: float | None = None) -> Request:
     return _post(f"/v1/runs/{quote(run_id, safe='')}/cancel", {"wait_s": wait_s})
 
 
+def answer_run(
+    run_id: str,
+    answer: Any,
+    *,
+    idempotency_key: str,
+    question: str | None = None,
+    wait_s: float | None = None,
+) -> Request:
+    """Answer what a run waits to be told.
+
+    Args:
+        run_id: the run.
+        answer: JSON values.
+        idempotency_key: makes it safe to send the request again.
+        question: id of the question; None: the one that is asked now.
+        wait_s: seconds the gateway waits for the run's end; None: its default.
+    """
+    options = {"question": question, "wait_s": wait_s}
+    body = {"answer": answer, **{name: v for name, v in options.items() if v is not None}}
+    return Request(
+        "POST",
+        f"/v1/runs/{quote(run_id, safe='')}/answer",
+        headers={"Content-Type": "application/json", "Idempotency-Key": idempotency_key},
+        body=json.dumps(body).encode(),
+    )
+
+
 def _post(path: str, body: Mapping[str, Any], **headers: str) -> Request:
     return Request(
         "POST",

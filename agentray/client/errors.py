@@ -8,7 +8,7 @@
         ├── Unauthorized            401: no key, or one that is unknown or revoked
         ├── Forbidden               403: the key lacks the scope
         ├── NotFound                404: no such agent type or run
-        ├── Conflict                409: the key was used for another request; it cannot be retried
+        ├── Conflict                409: the key was used otherwise; what is asked for cannot be
         ├── PayloadTooLarge         413
         ├── TooManyRequests         429: `retry_after_s`
         ├── Unavailable             503: `retry_after_s`

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 from anyio.from_thread import start_blocking_portal
 
@@ -104,6 +104,27 @@ class AgentClient:
     def cancel(self, run_id: str, wait_s: float = DEFAULT_WAIT_S) -> Run:
         """End a run, and return it: ended, or as it is after `wait_s`."""
         return self._portal.call(self._client.cancel, run_id, wait_s)
+
+    def answer(
+        self,
+        run_id: str,
+        answer: Any,
+        *,
+        question: str | None = None,
+        wait_s: float = DEFAULT_WAIT_S,
+        idempotency_key: str | None = None,
+    ) -> Run:
+        """Answer what a run waits to be told, and return the run as `prompt` does."""
+        return self._portal.call(
+            partial(
+                self._client.answer,
+                question=question,
+                wait_s=wait_s,
+                idempotency_key=idempotency_key,
+            ),
+            run_id,
+            answer,
+        )
 
     def runs(
         self,

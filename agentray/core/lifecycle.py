@@ -7,6 +7,7 @@ where it commits (a terminal run is never written again); this table is the reas
 from __future__ import annotations
 
 from agentray.errors import IllegalTransition
+from agentray.protocol.runs import Run
 from agentray.protocol.runs import RunStatus as S
 
 TERMINAL = frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED, S.TIMED_OUT, S.BUDGET_EXCEEDED, S.DEAD})
@@ -22,6 +23,11 @@ TRANSITIONS: dict[S, frozenset[S]] = {
     S.WAITING: frozenset({S.RUNNING, S.QUEUED, S.CANCELLED, S.TIMED_OUT, S.DEAD}),
     **{status: frozenset[S]() for status in TERMINAL},
 }
+
+
+def is_settled(run: Run) -> bool:
+    """Whether nothing more comes of a run by itself: it has ended, or waits for an answer."""
+    return run.status in TERMINAL or run.status == S.WAITING
 
 
 def move(run_id: str, start: S, finish: S, story: tuple[str, ...] = ()) -> S:

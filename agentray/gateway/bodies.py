@@ -183,6 +183,43 @@ def parse_cancel(body: bytes) -> CancelBody:
         raise from_validation(error.errors(), "body") from error
 
 
+class AnswerBody(BaseModel):
+    """The body of `POST /v1/runs/{id}/answer`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        json_schema_extra={"examples": [{"answer": True}, {"answer": {"amount": 20}, "wait_s": 5}]},
+    )
+
+    answer: Any = Field(description="The answer: any JSON, as the question's schema wants it.")
+    question: str | None = Field(
+        default=None,
+        max_length=64,
+        description="Id of the question that is answered. Left out: the one that is asked now.",
+    )
+    wait_s: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds to wait for the end of the run before the answer is 202. Left out: "
+        f"{DEFAULT_WAIT_S:g}, or the gateway's longest wait where that is shorter.",
+    )
+
+
+def parse_answer(body: bytes) -> AnswerBody:
+    """Read the body of an answer.
+
+    Raises:
+        HttpProblem: 400, it is no JSON; 422, with the fields that are wrong.
+    """
+    try:
+        return AnswerBody.model_validate_json(body)
+    except ValidationError as error:
+        raise from_validation(error.errors(), "body") from error
+
+
 def check_idempotency_key(key: str | None) -> str | None:
     """Return an `Idempotency-Key` header when it is well formed.
 

@@ -66,6 +66,14 @@ EVENTS_CONTENT: dict[str, Any] = {
     }
 }
 
+KEY_HEADER: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Chosen by the client, unique per piece of work.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+}
+
 _EXAMPLES = {
     example.kind.status: example
     for example in (

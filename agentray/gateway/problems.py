@@ -22,11 +22,13 @@ from pydantic_core import ErrorDetails
 from agentray.errors import (
     AddressError,
     AgentrayError,
+    AnswerInvalid,
     ChannelClosed,
     DeploymentStopped,
     IdempotencyConflict,
     NoHandler,
     NotRetryable,
+    NotWaiting,
     Overloaded,
     PayloadError,
     StoreUnavailable,
@@ -58,7 +60,9 @@ class Problem(BaseModel):
     errors: list[FieldProblem] | None = Field(
         default=None, description="The fields that are wrong; with status 400 and 422."
     )
-    run_id: str | None = Field(default=None, description="The earlier run; with status 409.")
+    run_id: str | None = Field(
+        default=None, description="The run that is in the way; with status 409."
+    )
     missing: list[str] | None = Field(
         default=None, description="What is not there yet; from /readyz."
     )
@@ -82,6 +86,7 @@ UNKNOWN = Kind(404, "unknown", "What the request names does not exist")
 METHOD_NOT_ALLOWED = Kind(405, "method-not-allowed", "The method is not allowed here")
 CONFLICT = Kind(409, "idempotency-conflict", "The idempotency key was used for another request")
 NOT_RETRYABLE = Kind(409, "not-retryable", "It cannot be tried once more")
+NOT_WAITING = Kind(409, "not-waiting", "The run does not wait for this answer")
 TOO_LARGE = Kind(413, "too-large", "The request body is too large")
 MISDIRECTED = Kind(421, "misdirected", "This gateway does not serve the host that was asked for")
 INVALID = Kind(422, "invalid-request", "The request has fields that are wrong")
@@ -172,13 +177,17 @@ def from_validation(errors: Sequence[ErrorDetails], location: str) -> HttpProble
     )
 
 
-def from_error(error: AgentrayError) -> HttpProblem:  # noqa: PLR0911 - one row per class
+def from_error(error: AgentrayError) -> HttpProblem:  # noqa: C901, PLR0911 - one row per class
     """Return the problem that tells of an error, by its class."""
     match error:
         case HttpProblem():
             return error
         case NoHandler():
             return invalid("agent", "body", str(error))
+        case AnswerInvalid():
+            return invalid(error.field, "body", error.reason)
+        case NotWaiting():
+            return HttpProblem(NOT_WAITING, str(error), run_id=error.run_id)
         case PayloadError():
             return invalid("request", "query", str(error))
         case AddressError():

@@ -24,7 +24,7 @@ from agentray.gateway.bodies import (
     parse_prompt,
     read_body,
 )
-from agentray.gateway.openapi import EVENTS_CONTENT, problems, run_content
+from agentray.gateway.openapi import EVENTS_CONTENT, KEY_HEADER, problems, run_content
 from agentray.gateway.runs import RunReader, run_response
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
@@ -38,7 +38,7 @@ whatever happens to this connection or to the machine that works on it.
 
 - Ended within `wait_s`: **200** with the run. A run that failed is a 200 too: its `status` and
   `error` tell.
-- Still going: **202** with the run, and a `Location` to ask again.
+- Still going, or `waiting` for an answer: **202** with the run, and a `Location` to ask again.
 - With `delay_s` or `at` the run begins later: **202** at once, with the run's `not_before`.
 - `"stream": true`, or `Accept: text/event-stream`: the run's events as they happen.
 
@@ -47,13 +47,6 @@ A `traceparent` header (W3C trace context) is continued: the agents' work belong
 With an `Idempotency-Key` the request may be repeated safely for 24 hours: a repeat finds the same
 run, another body under the same key is a 409.
 """
-_KEY_HEADER = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "description": "Chosen by the client, unique per piece of work.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-}
 
 
 class Prompts:
@@ -100,7 +93,7 @@ class Prompts:
                 },
                 **problems(400, 401, 403, 404, 409, 413, 421, 422, 429, 500, 503),
             },
-            openapi_extra={**openapi_body(PromptBody), "parameters": [_KEY_HEADER]},
+            openapi_extra={**openapi_body(PromptBody), "parameters": [KEY_HEADER]},
         )
         return router
 

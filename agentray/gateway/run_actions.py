@@ -1,4 +1,4 @@
-"""What clients do to runs: `POST /v1/runs/{id}/cancel`."""
+"""What clients do to runs: `POST /v1/runs/{id}/cancel` and `…/answer`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from agentray.core.lifecycle import TERMINAL
+from agentray.core.lifecycle import TERMINAL, is_settled
 from agentray.errors import UnknownRun
 from agentray.gateway.auth import INVOKE, KeyRing, RequireScope
 from agentray.gateway.bodies import (
+    AnswerBody,
     CancelBody,
+    check_idempotency_key,
     check_wait,
     openapi_body,
+    parse_answer,
     parse_cancel,
     read_body,
 )
-from agentray.gateway.openapi import problems, run_content
+from agentray.gateway.openapi import KEY_HEADER, problems, run_content
 from agentray.gateway.runs import RunReader, run_response
 from agentray.gateway.services import Services
 from agentray.protocol.runs import Run
+from agentray.runtime.run_answers import RunAnswers
 from agentray.runtime.run_ends import RunEnder
 from agentray.runtime.tasks import TaskSet
 
@@ -34,6 +38,18 @@ kept before anything is done about it, so it holds whatever dies meanwhile.
 - Still going, since a handler cleans up: **202** with the run. Ask again, or look at the run.
 
 Also for runs that no host works on. The body may be left out.
+"""
+
+
+_ANSWER = """\
+Answers what a run that is `waiting` asks; the run then goes on where it asked.
+
+- Ended within `wait_s`, or waiting for the next answer: **200** with the run.
+- Still going: **202** with the run.
+
+An answer that is not what the question's schema wants is a 422 that names the field. With an
+`Idempotency-Key` the request may be repeated; so may the same answer to the same `question`. A run
+that does not wait, or not for this question, is a 409.
 """
 
 
@@ -78,6 +94,7 @@ class RunActions:
         self._settings = services.settings
         self._reader = reader
         self._ends = ends
+        self._answers = RunAnswers(services.store, services.dispatcher.go_on)
         self.router = self._routes(keys)
 
     def _routes(self, keys: KeyRing) -> APIRouter:
@@ -104,7 +121,41 @@ class RunActions:
             },
             openapi_extra=_optional(openapi_body(CancelBody)),
         )
+        router.add_api_route(
+            "/{run_id}/answer",
+            self.answer,
+            methods=["POST"],
+            operation_id="answerRun",
+            summary="Answer a run's question",
+            description=_ANSWER,
+            response_class=Response,
+            responses={
+                200: {
+                    "description": "The run has ended, or waits for the next answer.",
+                    "content": run_content("succeeded"),
+                },
+                202: {"description": "The run goes on.", "content": run_content("queued")},
+                **problems(400, 401, 403, 404, 409, 413, 421, 422, 500, 503),
+            },
+            openapi_extra={**openapi_body(AnswerBody), "parameters": [KEY_HEADER]},
+        )
         return router
+
+    async def answer(self, run_id: str, request: Request) -> Response:
+        """Answer what a run asks, and answer as `create` does for a prompt.
+
+        Raises:
+            HttpProblem: the request is wrong.
+            UnknownRun, NotWaiting, AnswerInvalid: the answer is not taken.
+        """
+        body = parse_answer(await read_body(request, self._settings.max_body_bytes))
+        wait_s = check_wait(body.wait_s, self._settings.max_wait_s)
+        key = check_idempotency_key(request.headers.get("idempotency-key"))
+        if "\0" in run_id:  # the database would not take it for a text
+            raise UnknownRun(run_id)
+        run = await self._answers.answer(run_id, body.answer, question=body.question, key=key or "")
+        run = await self._reader.wait(run, wait_s)
+        return run_response(run, status_code=200 if is_settled(run) else 202)
 
     async def cancel(self, run_id: str, request: Request) -> Response:
         """End a run, and answer when it has ended or nobody waits any longer."""

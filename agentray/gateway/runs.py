@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from agentray.core.lifecycle import TERMINAL
+from agentray.core.lifecycle import is_settled
 from agentray.errors import AddressError, CallError, UnknownRun
 from agentray.gateway.auth import READ, KeyRing, RequireScope
 from agentray.gateway.openapi import EVENTS_CONTENT, problems, run_content
@@ -62,7 +62,8 @@ class RunWait(BaseModel):
         default=0,
         ge=0,
         allow_inf_nan=False,
-        description="Seconds to wait for the run's end; the gateway cuts what it finds too long.",
+        description="Seconds to wait until the run has ended, or waits for an answer; the gateway "
+        "cuts what it finds too long.",
     )
 
 
@@ -95,13 +96,13 @@ class RunReader:
         return stored.run
 
     async def wait(self, run: Run, wait_s: float) -> Run:
-        """Return a run when it has ended, or as it is after `wait_s`.
+        """Return a run when it has ended or waits for an answer, or as it is after `wait_s`.
 
         Raises:
             StoreUnavailable: it cannot be read now.
         """
         deadline = time.monotonic() + wait_s
-        while run.status not in TERMINAL and (left_s := deadline - time.monotonic()) > 0:
+        while not is_settled(run) and (left_s := deadline - time.monotonic()) > 0:
             run = await self._join(run, left_s)
         return run
 
@@ -110,7 +111,7 @@ class RunReader:
         try:
             async with asyncio.timeout(wait_s):
                 joined = await self._dispatcher.join(AgentId.parse(run.agent), run.id)
-                if joined.status in TERMINAL:
+                if is_settled(joined):
                     return joined
         except (CallError, AddressError, TimeoutError):
             pass  # what it is now, the Store knows

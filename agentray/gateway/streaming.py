@@ -17,7 +17,7 @@ from agentray.core.lifecycle import TERMINAL
 from agentray.errors import AddressError, AgentrayError, CallError
 from agentray.gateway.problems import MALFORMED, HttpProblem
 from agentray.ids import AgentId
-from agentray.protocol.runs import Run, RunEvent
+from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.runtime.ports import RunDispatcher
 from agentray.store.base import Store
 
@@ -27,6 +27,9 @@ KEEPALIVE_S = 10.0
 """Proxies close connections on which nothing comes for a while; 30 s is a common limit."""
 
 _PAUSE_S = 0.25  # between two looks at the Store while the run's host cannot be asked
+_WAITING_PAUSE_S = 0.5
+"""Between two looks at a run that waits for an answer. People take longer than that."""
+
 _TERMINAL_KINDS = frozenset(status.value for status in TERMINAL)
 _KEEPALIVE = b": keepalive\n\n"
 _to_json = TypeAdapter(RunEvent).dump_json
@@ -110,6 +113,8 @@ class RunStreams:
                 yield None
                 stored = await self._store.get_run(run.id)
                 ended = stored is None or stored.run.status in TERMINAL
+                if stored is not None and stored.run.status == RunStatus.WAITING:
+                    await asyncio.sleep(_WAITING_PAUSE_S)  # no host is there to tell
         async for event in self._closing(run.id, after):
             yield event
 

@@ -47,6 +47,7 @@ class RunMode(StrEnum):
     FRESH = "fresh"  # admitted a moment ago and given to no host before: begin at once
     UNBEGUN = "unbegun"  # as FRESH, but it took its time: somebody else may have begun it
     AGAIN = "again"  # may have been given to a host: look into the Store, one attempt more
+    ANSWERED = "answered"  # it was told what it asked: the same attempt goes on, reply as ENSURE
     ENSURE = "ensure"  # as AGAIN, but reply when it is under way, not when it has ended
 
 
@@ -168,6 +169,7 @@ class Outcome(NamedTuple):
         spans: what was handled, as tuples in the order of `protocol.runs.Span`'s fields.
         dropped_spans: how many more there were; a trace is bounded, a run is not.
         more_errors: how many more there were.
+        questions: that were asked, each as the JSON of a `protocol.questions.Question`.
     """
 
     answer: Any = None
@@ -175,6 +177,7 @@ class Outcome(NamedTuple):
     spans: tuple[tuple[Any, ...], ...] = ()
     dropped_spans: int = 0
     more_errors: int = 0
+    questions: tuple[dict[str, Any], ...] = ()
 
     def below(self, envelope: Envelope) -> Outcome:
         """Put a message in front of the path of causes of each error of what it set off."""

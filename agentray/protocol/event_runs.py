@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from agentray.ids import AgentId
+from agentray.protocol.runs import Run
 
 _ROOT = "agentray.root"
 
@@ -98,6 +99,11 @@ PROMPT = RunOptions()
 
 _OF_PROMPTS = ("timeout_s",)
 """Options that a prompt may have, too."""
+
+
+def conversation(run: Run) -> str:
+    """Return the correlation of an attempt: it must not meet what an earlier one left behind."""
+    return run.correlation_id if run.attempt == 1 else f"{run.correlation_id}#{run.attempt}"
 
 
 class DispatchOrder(NamedTuple):

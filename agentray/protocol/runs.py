@@ -8,6 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agentray.protocol.budgets import Usage
+from agentray.protocol.questions import Question
+
 
 class RunStatus(StrEnum):
     """Where a run is in its life. The moves between them are a table in `core.lifecycle`."""
@@ -80,6 +83,12 @@ class Run(BaseModel):
         exclude_if=_is_empty,
         default=(),
         description="All that went wrong, also in a run that succeeded all the same.",
+    )
+    question: Question | None = Field(
+        exclude_if=_is_none, default=None, description="What it waits to be told."
+    )
+    usage: Usage | None = Field(
+        exclude_if=_is_none, default=None, description="What it has used, where that was counted."
     )
 
 

@@ -22,13 +22,16 @@ from agentray.protocol.event_runs import (
     RunOptions,
     is_root,
 )
+from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, why_stopped
+from agentray.runtime.asking import open_questions, without_questions
 from agentray.runtime.run_log import RunLog, as_recorded
 from agentray.runtime.scope import Scope, failure_of
 from agentray.runtime.spans import begin_run, end_run
 from agentray.runtime.trace_writer import Ended
 from agentray.runtime.turn import Turn
 from agentray.store.base import Effects, RunEnd, StateWrite, StoredRun
+from agentray.store.run_progress import Suspension
 
 if TYPE_CHECKING:
     from agentray.runtime.run_book import RunBook
@@ -103,7 +106,13 @@ class ActiveRun:
                 again["dead_letter"] = stored.input[RETRY]["letter"]
             self.log.add("queued", again, self.run.created_at)
         if not to_end:
-            self.log.add("started", {"attempt": self.run.attempt, "host": book.host_id})
+            began = "resumed" if stored.answers else "started"
+            self.log.add(began, {"attempt": self.run.attempt, "host": book.host_id})
+
+    @property
+    def by_scope(self) -> bool:
+        """Whether it is an event that was sent from here, and not a prompt for an agent here."""
+        return bool(self.stored.answers) or is_root(self.agent.type)
 
     def given(self) -> Mapping[str, Any]:
         """Return what it was given, as it is kept."""
@@ -166,7 +175,7 @@ class ActiveRun:
         """Cancel all that belongs to it, and end it when that has ended, or after the grace."""
         self._after(grace_s, self._stopped)  # a handler may refuse to end
         self._book.stop_parts(self)
-        if is_root(self.agent.type):
+        if self.by_scope:
             self.scope.abandon(self._book.channel, self.settled)
         else:
             for turn in list(self.active.values()):
@@ -208,6 +217,7 @@ class ActiveRun:
         if self.durable:
             self._book.spawn(self.end(outcome))
         elif not self._ended:
+            outcome = without_questions(outcome)
             lost = self._book.lost_parts(self, outcome)
             run, end = self._ended_run(outcome if lost is None else Outcome(errors=(lost,)))
             self._book.keep_later(self, run, end)
@@ -234,9 +244,33 @@ class ActiveRun:
             if (why := _lost_by_infrastructure(errors)) is not None:
                 await self._book.again(self, why)
                 return False
+            if questions := open_questions(self.stored, outcome, self.options):
+                await self._wait_for_answer(questions, states)
+                return True
         run, finished = self._ended_run(outcome)
         await self._commit(run, finished, outcome, states)
         return True
+
+    async def _wait_for_answer(
+        self, questions: Sequence[Question], states: Sequence[StateWrite]
+    ) -> None:
+        """Commit that it waits, and the agent's state with it; nothing of it stays here."""
+        waiting = move(self.run.id, RunStatus.RUNNING, RunStatus.WAITING)
+        self.log.add(waiting.value, {"question": questions[0].model_dump(mode="json")})
+        self._ended = True  # here: it goes on as another one
+        events = self.log.take()
+        started_at = self.run.started_at or self.started_at
+        try:
+            effects = self._effects(events={self.run.id: events}, states=states)
+        except Fenced:
+            self.lose()
+            raise
+        asked = {"status": waiting, "question": questions[0], "started_at": started_at}
+        run = self.run.model_copy(update=asked)
+        suspension = Suspension(run.id, questions, started_at)
+        told = await self._book.commit_wait(self, effects, suspension, run)
+        self.log.written(len(events))
+        self._tell(told)
 
     async def give_up(self, message: str) -> None:
         """End it as dead."""
@@ -250,13 +284,16 @@ class ActiveRun:
         move(self.run.id, RunStatus.RUNNING, status)
         finished_at = datetime.now(UTC)
         error = None if status == RunStatus.SUCCEEDED or not errors else errors[0]
+        # With answers, it is the same attempt that began before it asked.
+        began = self.run.started_at if self.stored.answers else None
+        started_at = began or self.started_at
         run = self.run.model_copy(
             update={
                 "status": status,
                 "result": result,
                 "error": error,
                 "errors": errors,
-                "started_at": self.started_at,
+                "started_at": started_at,
                 "finished_at": finished_at,
             }
         )
@@ -270,9 +307,7 @@ class ActiveRun:
         self._ended = True
         for timer in self._timers:
             timer.cancel()
-        end = RunEnd(
-            self.run.id, status, result, error, self.started_at, finished_at, errors=errors
-        )
+        end = RunEnd(self.run.id, status, result, error, started_at, finished_at, errors=errors)
         return run, end
 
     def _verdict(

@@ -92,9 +92,10 @@ class Control:
 
     async def _run(self, turn: Turn) -> None:
         run_id: str = decode(turn.envelope.payload)[0]
-        unbegun = turn.envelope.name == RunMode.UNBEGUN
-        found = await self._host.runs.take_up(run_id, unbegun=unbegun)
-        if turn.envelope.name == RunMode.ENSURE:
+        mode = turn.envelope.name
+        unbegun, answered = mode == RunMode.UNBEGUN, mode == RunMode.ANSWERED
+        found = await self._host.runs.take_up(run_id, unbegun=unbegun, answered=answered)
+        if mode == RunMode.ENSURE or answered:
             turn.reply(ReplyKind.VALUE)
         else:
             self.answer_at_end(turn, found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from agentray.errors import DeploymentStopped, NoHandler, UnknownAgentType
-from agentray.event_run import cancel_run
+from agentray.event_run import cancel_run, join_run
 from agentray.events import Prompt
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.codec import decode, encode, error_of
@@ -17,6 +17,7 @@ from agentray.runtime.channel import Channel
 from agentray.runtime.dispatching import check_running, pool_for
 from agentray.runtime.message import Post
 from agentray.runtime.ports import Place
+from agentray.runtime.redrive import post_run
 from agentray.store.base import NewRun
 
 _WATCH_SLACK_S = 5.0
@@ -106,8 +107,11 @@ class ChannelDispatcher:
 
     async def join(self, agent: AgentId, run_id: str) -> Run:
         """Return a run when it has ended; see `ports.RunDispatcher`."""
-        run = await self._channel.request(Kind.JOIN, agent, "", encode(run_id), timeout=None)
-        return Run.model_validate_json(run)
+        return await join_run(self._channel, agent, run_id)
+
+    def go_on(self, agent: AgentId, run_id: str) -> None:
+        """Hand a run that was answered to its host; see `ports.RunDispatcher`."""
+        post_run(self._channel, agent, run_id, RunMode.ANSWERED)
 
     async def cancel(self, agent: AgentId, run_id: str) -> Run:
         """Have a run's host end it; see `ports.RunDispatcher`."""

@@ -11,9 +11,16 @@ from typing import Any
 from agentray import context as contexts
 from agentray.core.delays import begin_at
 from agentray.core.lifecycle import TERMINAL
-from agentray.errors import ConfigurationError, DeploymentStopped, HostDied
+from agentray.errors import (
+    AddressError,
+    CallError,
+    ChannelClosed,
+    ConfigurationError,
+    DeploymentStopped,
+    HostDied,
+)
 from agentray.event_loop import time_of_day
-from agentray.event_run import EventRun, OnErrorName
+from agentray.event_run import EventRun, OnErrorName, join_run
 from agentray.events import Event
 from agentray.ids import AgentId, TopicId, new_id
 from agentray.protocol.codec import encode, error_of, text_of
@@ -24,6 +31,10 @@ from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.channel import Channel
 from agentray.runtime.message import Message
 from agentray.runtime.spans import sending
+from agentray.runtime.tasks import TaskSet
+
+_LOOK_S = 0.5
+"""Between two looks at a run that waits for an answer."""
 
 
 class DispatchMessage(Message):
@@ -45,9 +56,13 @@ class DispatchMessage(Message):
         self.on_its_way = False  # whoever dispatched it has the run
 
     def on_value(self, payload: Any) -> None:
-        """Take the end of a run, or that it is kept and begins later."""
+        """Take the end of a run, that it waits for an answer, or that it begins later."""
         self.closed = True
         run = Run.model_validate_json(payload)
+        if run.status == RunStatus.WAITING:
+            self._accept()
+            self._dispatches.follow(self._run, run)
+            return
         if run.status in TERMINAL:
             self._run.ended(run)
         else:
@@ -99,6 +114,7 @@ class Dispatches:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._open: dict[str, EventRun] = {}
+        self._tasks = TaskSet("dispatches")
         self._idle: asyncio.Future[None] | None = None
 
     async def dispatch(  # noqa: PLR0913 - as `ManagerClient.dispatch`
@@ -170,6 +186,31 @@ class Dispatches:
             raise message.refused
         message.on_its_way = True
         return run
+
+    def follow(self, run: EventRun, waiting: Run) -> None:
+        """Look after a run that waits for an answer: no host tells of its end any more."""
+        run.waits(waiting)
+        self._tasks.spawn(self._follow(run), name=f"follow {run.id}")
+
+    async def _follow(self, run: EventRun) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                found = await join_run(self._channel, run.root, run.id)
+            except ChannelClosed as error:
+                run.lost(error)
+                return
+            except (CallError, AddressError):
+                continue  # nobody can tell just now
+            if found.status in TERMINAL:
+                run.ended(found)
+                self.ended(run)
+                return
+            run.waits(found)
+
+    async def close(self) -> None:
+        """Look after nothing any more."""
+        await self._tasks.close()
 
     def ended(self, run: EventRun) -> None:
         """Note that a run has ended, or will not be heard of any more."""

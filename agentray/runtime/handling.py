@@ -26,7 +26,7 @@ from agentray.errors import (
     PayloadError,
     UnknownAction,
 )
-from agentray.events import Event, Prompt
+from agentray.events import Answered, Event, Prompt
 from agentray.ids import new_span_id
 from agentray.protocol.buffers import encode_result
 from agentray.protocol.codec import (
@@ -318,7 +318,7 @@ async def _emit_all(agent: Incarnation, result: Any, context: Context) -> None:
 def _emit(agent: Incarnation, item: Any, context: Context) -> None:
     if isinstance(item, Event):
         agent.host.publish(item, context)
-    elif isinstance(context.event, Prompt):
+    elif isinstance(context.event, Prompt | Answered):
         # Asked directly, an agent may answer directly.
         scope_of(context).answer(as_json(item, "answer"))
     elif item is not None:

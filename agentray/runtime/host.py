@@ -27,7 +27,7 @@ from agentray.errors import (
     UnknownRun,
 )
 from agentray.event_run import DispatchOptions, EventRun
-from agentray.events import Event
+from agentray.events import Ask, Event
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.codec import decode
 from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, ReplyKind
@@ -35,6 +35,7 @@ from agentray.protocol.event_runs import is_root
 from agentray.protocol.runs import RunStatus
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.app_code import AppCode
+from agentray.runtime.asking import Asking
 from agentray.runtime.background import BackgroundWork
 from agentray.runtime.channel import OF_HOSTS, Channel
 from agentray.runtime.control import Control
@@ -159,6 +160,7 @@ class Host:
         self.departures = Departures(self)
         self.dead_letters = DeadLetters(store, self.pool_of)
         self.publisher = Publisher(self)
+        self.asking = Asking(self)
         self._publish_hooks = self.code.publish_hooks
         self._hooked = HookedPublishing(self)
         self.dropped = 0  # messages, events and replies, by middleware
@@ -312,6 +314,7 @@ class Host:
         await self.runs.write_rows()
         await self.runs.traces.close()
         await self.runs.close()
+        await self._dispatches.close()
         await self.channel.close()
         await self.turns.close()
         await self.dead_letters.close()
@@ -351,6 +354,7 @@ class Host:
         self.held.clear()
         self._close_surroundings()
         await self.runs.close()
+        await self._dispatches.close()
         await self.channel.close()
         await self.turns.close()
         await self.dead_letters.abandon()
@@ -620,6 +624,8 @@ class Host:
 
     def send_event(self, event: Event, context: Context) -> Event:
         """Send an event that has passed its app's middleware, if there is any."""
+        if isinstance(event, Ask):
+            return self.asking.ask(event, context)
         return self.publisher.publish(event, context)
 
     async def dispatch(

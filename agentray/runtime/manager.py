@@ -37,6 +37,7 @@ from agentray.errors import (
 from agentray.event_run import cancel_run
 from agentray.ids import AgentId, new_id, slot_of
 from agentray.protocol.deployment import AppSpec, PoolSpec
+from agentray.protocol.envelope import RunMode
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.letters import DeadLetter, LetterQuery
 from agentray.protocol.runs import Run
@@ -58,7 +59,8 @@ from agentray.runtime.placements import Placements, PoolState, until_stored
 from agentray.runtime.pool_admin import PoolAdmin
 from agentray.runtime.pool_book import DEFAULT, PoolBook
 from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
-from agentray.runtime.redrive import Redriver
+from agentray.runtime.redrive import Redriver, post_run
+from agentray.runtime.run_answers import RunAnswers
 from agentray.runtime.run_ends import RunEnder
 from agentray.runtime.scheduler import Scheduler
 from agentray.runtime.seats import Seats, is_seat
@@ -136,6 +138,9 @@ class Manager:
         )
         self.host_admin = HostAdmin(
             self._orders, self._placements, self._hosts, factory, wake=self._wake.set
+        )
+        self._answers = RunAnswers(
+            store, partial(post_run, redriver.channel, mode=RunMode.ANSWERED)
         )
         self._ender = RunEnder(store, partial(cancel_run, redriver.channel))
         self._end = TaskSet("manager's end")
@@ -740,6 +745,10 @@ class Manager:
             UnknownRun: there is none of this id.
         """
         return await self._ender.cancel(run_id)
+
+    async def answer_run(self, run_id: str, answer: Any, question: str | None, key: str) -> Run:
+        """Answer what a run waits to be told, and return it as it is then; see `RunAnswers`."""
+        return await self._answers.answer(run_id, answer, question=question, key=key)
 
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """Return agents in memory of any host."""

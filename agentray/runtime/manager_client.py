@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from agentray.agent import Agent, AgentOptions
 from agentray.app import App, load_app
 from agentray.core.delays import begin_at
-from agentray.errors import ConfigurationError, PoolPending, UnknownAgent
+from agentray.errors import ConfigurationError, DeadlineExceeded, PoolPending, UnknownAgent
 from agentray.event_loop import time_of_day
-from agentray.event_run import EventRun, OnErrorName
+from agentray.event_run import EventRun, OnErrorName, settle_run
 from agentray.events import Event
 from agentray.handle import DEFAULT_TIMEOUT_S, Handle
 from agentray.handlers import check_key_form
@@ -32,7 +32,7 @@ from agentray.ids import (
 )
 from agentray.launching import LAUNCH_TIMEOUT_S, AgentRecord, Launch, Lifetime
 from agentray.pool import Pool, PoolSettings
-from agentray.protocol.codec import encode
+from agentray.protocol.codec import as_json, encode
 from agentray.protocol.envelope import Kind
 from agentray.protocol.launching import AgentStatus, ShutdownOrder
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterQuery, LetterReason
@@ -542,6 +542,7 @@ class ManagerClient(SupervisionClient, MovesClient):
         Leaving the context of `connect()` does it. All other agents go on.
         """
         await self._launcher.close()
+        await self._dispatches.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -780,6 +781,37 @@ class ManagerClient(SupervisionClient, MovesClient):
             return await run.cancel()
         return await self._manager.call("cancel_run", run_id)
 
+    async def answer(
+        self,
+        run_id: str,
+        answer: Any,
+        *,
+        question: str | None = None,
+        timeout: float | None = None,
+    ) -> Run:
+        """Answer what a run waits to be told, and return it when it has ended or waits again.
+
+        Args:
+            run_id: the run.
+            answer: JSON values, or what has a JSON form, such as a pydantic model.
+            question: id of the question; None: the one that the run asks now.
+            timeout: seconds to wait; None: as long as it takes. The run goes on after it.
+
+        Raises:
+            UnknownRun: there is none of this id.
+            NotWaiting: it does not wait, or not for this question; the same answer to the same
+                question again is none.
+            AnswerInvalid: the answer is not what the question wants.
+            DeadlineExceeded: it has not ended yet.
+        """
+        told = as_json(answer, "answer")
+        run: Run = await self._manager.call("answer_run", run_id, told, question, new_id("key"))
+        try:
+            async with asyncio.timeout(timeout):
+                return await settle_run(self._channel, run)
+        except TimeoutError:
+            raise DeadlineExceeded(f"Run {run_id}", timeout) from None
+
     async def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until all runs that this connection dispatched have ended, but for later ones.
 
@@ -802,7 +834,7 @@ class ManagerClient(SupervisionClient, MovesClient):
         delay_s: float | None = None,
         at: datetime | None = None,
     ) -> Run:
-        """Give an agent a prompt and return the run when it has ended.
+        """Give an agent a prompt and return the run when it has ended, or waits for an answer.
 
         The run is accepted before it begins: when this call is cancelled or the driver ends, the
         run goes on.

@@ -296,6 +296,10 @@ class RunDispatcher(Protocol):
         """
         ...
 
+    def go_on(self, agent: AgentId, run_id: str) -> None:
+        """Hand a run that was answered to its host; if that fails, the manager does it later."""
+        ...
+
     async def cancel(self, agent: AgentId, run_id: str) -> Run:
         """Have a run's host end it as cancelled; return it when it has ended.
 

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agentray.event_loop import time_of_day
+from agentray.ids import AgentId
 from agentray.protocol.codec import encode
 from agentray.protocol.envelope import Kind, Reply, RunMode
 from agentray.protocol.snapshot import Snapshot
@@ -70,16 +71,26 @@ class Redriver:
 
     def _ensure(self, runs: Sequence[StoredRun]) -> None:
         for stored in runs:
-            payload = encode((stored.run.id,))
-            noted = _Noted(stored.run.id)
-            message = Post(Kind.RUN, stored.agent, RunMode.ENSURE, payload, noted)
-            message.deadline = asyncio.get_running_loop().time() + _TIMEOUT_S
-            self._channel.post(message)
+            post_run(self._channel, stored.agent, stored.run.id, RunMode.ENSURE)
 
     async def close(self) -> None:
         """Stop."""
         await self._tasks.close()
         await self._channel.close()
+
+
+def post_run(channel: Channel, agent: AgentId, run_id: str, mode: RunMode) -> None:
+    """Hand a run of the Store to the host of its agent; what goes wrong is logged.
+
+    Args:
+        channel: the way there.
+        agent: the run's own, or the root of its event.
+        run_id: of the run.
+        mode: one of those that are answered when the run is under way.
+    """
+    message = Post(Kind.RUN, agent, mode, encode((run_id,)), _Noted(run_id))
+    message.deadline = asyncio.get_running_loop().time() + _TIMEOUT_S
+    channel.post(message)
 
 
 class _Noted:

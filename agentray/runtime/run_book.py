@@ -16,7 +16,7 @@ from agentray.errors import Fenced, StoreUnavailable, UnknownRun
 from agentray.events import Event, Prompt
 from agentray.ids import AgentId
 from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome
-from agentray.protocol.event_runs import Recording, is_root
+from agentray.protocol.event_runs import Recording, conversation, is_root
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.snapshot import PoolView
 from agentray.runtime.active_run import CONSEQUENCES, ActiveRun
@@ -34,6 +34,7 @@ from agentray.store.base import (
     RunEnd,
     StoredRun,
 )
+from agentray.store.run_progress import Suspension
 
 if TYPE_CHECKING:
     from agentray.runtime.channel import Channel
@@ -134,11 +135,13 @@ class RunBook:
         active = self._note(ActiveRun(stored, self, durable=durable))
         self.begun += 1
         if (timeout_s := active.options.timeout_s) is not None:
-            active.stop_in(_time_left(stored.run, timeout_s))
+            active.stop_in(_time_left(stored, timeout_s))
 
         def start() -> None:
             active.started_at = datetime.now(UTC)
-            if is_root(stored.agent.type):
+            if stored.answers:
+                self._host.asking.resume(active)
+            elif is_root(stored.agent.type):
                 self._host.roots.publish(active, event)
             else:
                 prompt = _prompt(stored, active.key, active.trace_context)
@@ -163,13 +166,16 @@ class RunBook:
         """How many runs wait because too many others are under way here."""
         return len(self._gate)
 
-    async def take_up(self, run_id: str, *, unbegun: bool = False) -> ActiveRun | Run:
+    async def take_up(
+        self, run_id: str, *, unbegun: bool = False, answered: bool = False
+    ) -> ActiveRun | Run:
         """Begin another attempt at a run of the Store; one that has ended is returned as it is.
 
         Args:
             run_id: the run.
             unbegun: it was given to no host yet, as far as its sender knows: if the Store knows of
                 none either, this is its first attempt.
+            answered: it was told what it asked a moment ago: the attempt that asked goes on.
 
         Raises:
             UnknownRun: the Store does not know it.
@@ -179,23 +185,29 @@ class RunBook:
         taking = self._taking.get(run_id)
         if taking is None:
             # Manager and gateway may ask at once: that is one attempt, not two.
-            taking = self._tasks.spawn(self._take_up(run_id, unbegun), name=f"take up {run_id}")
+            taking_up = self._take_up(run_id, unbegun, answered)
+            taking = self._tasks.spawn(taking_up, name=f"take up {run_id}")
             self._taking[run_id] = taking
             taking.add_done_callback(lambda _: self._taking.pop(run_id, None))
         return await asyncio.shield(taking)
 
-    async def _take_up(self, run_id: str, unbegun: bool) -> ActiveRun | Run:
+    async def _take_up(self, run_id: str, unbegun: bool, answered: bool) -> ActiveRun | Run:
         last = await self._store.get_run(run_id)
+        if last is not None and last.run.status == RunStatus.WAITING:
+            return last.run
         if last is not None and last.cancelled and last.run.status not in TERMINAL:
             return self._end_cancelled(last)  # its last host did not get to it
         if unbegun and last is not None and _was_never_begun(last.run):
             return self.begin(last)
         if last is not None and last.run.attempt >= MAX_ATTEMPTS:
             return last.run if last.run.status in TERMINAL else await self._give_up(last)
+        if answered and last is not None and last.run.status == RunStatus.QUEUED:
+            return self.begin(last)
         stored = await self._store.retry_run(run_id)
         if stored is None:
             raise UnknownRun(run_id)
-        return stored.run if stored.run.status in TERMINAL else self.begin(stored)
+        idle = stored.run.status in TERMINAL or stored.run.status == RunStatus.WAITING
+        return stored.run if idle else self.begin(stored)
 
     async def _give_up(self, stored: StoredRun) -> ActiveRun:
         """End a run without another attempt: that one might cost this host too."""
@@ -344,7 +356,7 @@ class RunBook:
 
         The runs of prompts end, or leave, with their agents.
         """
-        runs = [run for run in self if is_root(run.agent.type) and which(run.agent)]
+        runs = [run for run in self if run.by_scope and which(run.agent)]
         for active in await self.until_ended(runs, grace_s):
             self._host.parts.abandon(active)
             active.lose()
@@ -429,6 +441,34 @@ class RunBook:
                 active.lose()
                 raise Fenced
 
+    async def commit_wait(
+        self, active: ActiveRun, effects: Effects, suspension: Suspension, run: Run
+    ) -> Run | None:
+        """Let a run wait; return it as it is then, None when it was lost to another host.
+
+        Raises:
+            Fenced: the agent's state must not be used any more either.
+        """
+        # Behind what is on its way: the Store takes a run's events in their order only.
+        await self._commit(Effects(effects.pool, effects.slot, effects.epoch))
+        while True:
+            try:
+                outcome = await self._store.suspend_run(self.host_id, effects, suspension)
+                break
+            except StoreUnavailable as error:
+                logger.warning("%s", error, extra={"action": "commit_waits"})
+                await asyncio.sleep(_STORE_RETRY_S)
+        self.forget(active)
+        match outcome:
+            case CommitOutcome.COMMITTED:
+                return run
+            case CommitOutcome.ALREADY_ENDED:
+                stored = await self._store.get_run(run.id)
+                return stored.run if stored else None
+            case CommitOutcome.FENCED:
+                active.lose()
+                raise Fenced
+
     async def _commit(self, effects: Effects) -> CommitOutcome:
         while True:
             try:
@@ -499,17 +539,13 @@ def same_places(one: Mapping[str, PoolView], other: Mapping[str, PoolView]) -> b
     }
 
 
-def _time_left(run: Run, timeout_s: float) -> float:
-    """Return how long a run may take; only a later attempt needs the clocks of two machines."""
-    if run.attempt == 1:
+def _time_left(stored: StoredRun, timeout_s: float) -> float:
+    """Return how long a run may take; what was begun before needs the clocks of two machines."""
+    if stored.run.attempt == 1 and not stored.answers:
         return timeout_s
+    run = stored.run
     gone = datetime.now(UTC) - (run.not_before or run.created_at)
     return max(0.0, timeout_s - gone.total_seconds())
-
-
-def conversation(run: Run) -> str:
-    """Return the correlation of an attempt: it must not meet what an earlier one left behind."""
-    return run.correlation_id if run.attempt == 1 else f"{run.correlation_id}#{run.attempt}"
 
 
 def _prompt(stored: StoredRun, key: str, trace_context: str) -> Envelope:

@@ -22,12 +22,12 @@ from agentray.protocol.event_runs import (
     Recording,
     Retry,
     RunOptions,
+    conversation,
     is_root,
 )
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.dispatching import check_running
 from agentray.runtime.message import inherit
-from agentray.runtime.run_book import conversation
 from agentray.runtime.told_again import ToldAgain
 from agentray.runtime.turn import Turn
 from agentray.store.base import NewRun, StoredRun
@@ -76,7 +76,9 @@ class RunRoots:
         """Return the apps that a run belongs to: those whose agents want its prompt or event."""
         types = self._host.channel.snapshot.types
         names = [active.agent.type]
-        if is_root(active.agent.type):
+        if active.stored.answers:
+            names = [AgentId.parse(active.stored.answers[-1].question.agent).type]
+        elif is_root(active.agent.type):
             event = active.event
             names = [] if event is None else self._host.publisher.types_that_want(event)
         return {view.app for name in names if (view := types.get(name)) is not None}

@@ -38,6 +38,7 @@ class Scope:
         "_more_errors",
         "_on_done",
         "_pending",
+        "_questions",
         "_sent",
         "_spans",
     )
@@ -50,6 +51,7 @@ class Scope:
         self._spans: list[tuple[Any, ...]] = []
         self._dropped = 0
         self._more_errors = 0
+        self._questions: tuple[dict[str, Any], ...] = ()
         self._on_done = on_done
 
     @property
@@ -112,6 +114,8 @@ class Scope:
             self._answer = outcome.answer
         more = MAX_ERRORS - len(self._errors)
         self._errors.extend(outcome.errors[:more])
+        if outcome.questions:
+            self._questions += outcome.questions
         self._more_errors += outcome.more_errors + max(0, len(outcome.errors) - more)
         room = MAX_SPANS - len(self._spans)
         self._spans.extend(outcome.spans[:room])
@@ -126,6 +130,10 @@ class Scope:
         if self._answer is None:
             self._answer = (value,)
 
+    def ask(self, question: dict[str, Any]) -> None:
+        """Note a question to a person."""
+        self._questions += (question,)
+
     def fail(self, failure: Failure) -> None:
         """Note an error of this message itself."""
         self._errors.append(failure)
@@ -139,7 +147,7 @@ class Scope:
 
     def outcome(self) -> Outcome:
         """Return what has been gathered so far."""
-        if self._answer is None and not self._errors and not self._spans:
+        if self._answer is None and not (self._errors or self._spans or self._questions):
             return EMPTY
         return Outcome(
             self._answer,
@@ -147,6 +155,7 @@ class Scope:
             tuple(self._spans),
             self._dropped,
             self._more_errors,
+            self._questions,
         )
 
 

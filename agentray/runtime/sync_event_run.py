@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from agentray.blocking import read, wait_for
 from agentray.event_run import EventRun
 from agentray.events import Event
+from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunStatus
 
 M = TypeVar("M", bound=BaseModel)
@@ -52,8 +53,13 @@ class SyncEventRun:
 
     @property
     def status(self) -> RunStatus:
-        """Its terminal status; before its end `running`, or `queued` until it is to begin."""
+        """Its terminal status; before its end `running`, or what it waits for."""
         return self._run.status
+
+    @property
+    def question(self) -> Question | None:
+        """What it waits to be told; see `SyncManager.answer`."""
+        return self._run.question
 
     @property
     def error(self) -> RunError | None:

@@ -379,6 +379,17 @@ class SyncManager(SyncMoves):
         """End a run, of an event or a prompt, and return it when it has ended."""
         return self._wait(self._manager.cancel_run(run_id))
 
+    def answer(
+        self,
+        run_id: str,
+        answer: Any,
+        *,
+        question: str | None = None,
+        timeout: float | None = None,
+    ) -> Run:
+        """Answer what a run waits to be told, and return it when it has ended or waits again."""
+        return self._wait(self._manager.answer(run_id, answer, question=question, timeout=timeout))
+
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until all runs that this connection dispatched have ended, but for later ones."""
         return self._wait(self._manager.wait_idle(timeout))

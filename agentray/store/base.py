@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from agentray.ids import AgentId
 from agentray.protocol.launching import AgentStatus
+from agentray.protocol.questions import Answer, Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
@@ -27,6 +28,7 @@ from agentray.store.leadership import LeadershipStore
 from agentray.store.letters import LetterStore
 from agentray.store.orders import OrderStore
 from agentray.store.run_ends import RunEndStore
+from agentray.store.run_progress import RunProgressStore
 from agentray.store.schedules import ScheduleStore
 from agentray.store.supervision import SupervisionStore
 
@@ -92,6 +94,8 @@ class StoredRun:
     events: int  # how many run events are stored: the next offset
     owner: str = ""
     cancelled: bool = False  # somebody asked for its end
+    questions: tuple[Question, ...] = ()  # that are open, the one that is asked now first
+    answers: tuple[Answer, ...] = ()  # in their order; it goes on with the last one
 
     @classmethod
     def fresh(cls, new: NewRun) -> StoredRun:
@@ -261,7 +265,14 @@ class ApiKey:
 
 
 class Store(
-    LeadershipStore, LetterStore, OrderStore, RunEndStore, ScheduleStore, SupervisionStore, Protocol
+    LeadershipStore,
+    LetterStore,
+    OrderStore,
+    RunEndStore,
+    RunProgressStore,
+    ScheduleStore,
+    SupervisionStore,
+    Protocol,
 ):
     """Durable memory of a cluster. Raises `StoreUnavailable` when it cannot be reached."""
 
@@ -325,8 +336,8 @@ class Store(
     async def retry_run(self, run_id: str) -> StoredRun | None:
         """Add one to the attempt of an unfinished run, back to `queued`; return it as it is now.
 
-        One that was to begin later, and has not, begins its first attempt instead. A terminal run
-        is returned unchanged. None: no such run.
+        One that was to begin later, and has not, begins its first attempt instead. A terminal run,
+        and one that waits for an answer, is returned unchanged. None: no such run.
         """
         ...
 

@@ -11,10 +11,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import PayloadError
+from agentray.protocol.budgets import Usage
+from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace
@@ -30,6 +34,8 @@ from agentray.store.letters import StoredLetter
 from agentray.store.supervision import AgentFailure
 
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
+_M = TypeVar("_M", bound=BaseModel)
 
 KEY_LIFETIME = timedelta(hours=24)
 """How long an idempotency key is kept for its run."""
@@ -55,6 +61,27 @@ def encode_optional(value: Any) -> str | None:
 def decode(text: str | None) -> Any:
     """Return the value of a JSON text; None has none."""
     return None if text is None else json.loads(text)
+
+
+def encode_models(values: Sequence[BaseModel]) -> str:
+    """Return models as a JSON array.
+
+    Raises:
+        PayloadError: one has no JSON.
+    """
+    return encode([value.model_dump(mode="json") for value in values])
+
+
+def decode_models(kind: type[_M], text: str | None) -> tuple[_M, ...]:
+    """Return the models of a JSON array; None has none."""
+    return tuple(kind.model_validate(value) for value in decode(text) or ())
+
+
+def progress_of(status: RunStatus, questions: str | None, usage: Usage | None) -> dict[str, Any]:
+    """Return what is said of a run before its end, as fields of `Run`."""
+    waits = status == RunStatus.WAITING
+    asked = decode_models(Question, questions) if waits else ()
+    return {"question": asked[0] if asked else None, "usage": usage}
 
 
 def queued_run(run: NewRun) -> Run:

@@ -15,12 +15,15 @@ from agentray.errors import (
     ManagerSuperseded,
     PayloadError,
     StoreUnavailable,
+    UnknownRun,
 )
 from agentray.store.migrate import SCHEMA, migrate
 from agentray.store.queries import queries
 
 Row = Mapping[str, Any]
 """One row of a result."""
+
+_GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
 
 _CONNECT_TIMEOUT_S = 10.0
 _STATEMENT_TIMEOUT_S = 30.0  # a server that vanished without a word must not hang its callers
@@ -188,3 +191,13 @@ def _in_words(error: Exception) -> str:
             return said
         case _:
             return str(error).rstrip(".") or type(error).__name__
+
+
+def error_of_commit(error: asyncpg.PostgresError) -> Exception:
+    """Return what an error of `commit_effects` means to its caller."""
+    sqlstate, text = getattr(error, "sqlstate", None), str(error)
+    if sqlstate == _GAP:
+        return ValueError(text)
+    if sqlstate == _UNKNOWN_RUN:
+        return UnknownRun(text)
+    return error

@@ -13,10 +13,11 @@ from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
-from agentray.core.lifecycle import TERMINAL
 from agentray.errors import UnknownRun
 from agentray.ids import AgentId
+from agentray.protocol.budgets import Usage
 from agentray.protocol.launching import ENDED
+from agentray.protocol.questions import Answer, Question
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
@@ -50,11 +51,13 @@ from agentray.store.codec import (
     check_trace,
     decode,
     decode_event,
+    decode_models,
     decode_spans,
     encode,
     encode_spans,
     errors_of,
     gap,
+    progress_of,
     queued_run,
     touch_of,
     touches,
@@ -63,6 +66,7 @@ from agentray.store.memory_leadership import MemoryLeadership
 from agentray.store.memory_letters import MemoryLetters
 from agentray.store.memory_orders import MemoryOrders
 from agentray.store.memory_run_ends import MemoryRunEnds
+from agentray.store.memory_run_progress import MemoryRunProgress
 from agentray.store.memory_schedules import MemorySchedules
 from agentray.store.memory_supervision import MemorySupervision
 from agentray.store.orders import Order, OrderKind
@@ -83,6 +87,9 @@ class RunRow:
     end: EncodedEnd | None = None
     cancel_requested: datetime | None = None
     delayed: bool = False  # it is to begin later, and no host has begun it
+    questions: str | None = None
+    answers: str | None = None
+    usage: Usage | None = None
 
     @property
     def run(self) -> Run:
@@ -96,6 +103,7 @@ class RunRow:
                 "attempt": self.attempt,
                 "started_at": self.started_at,
                 "finished_at": end.finished_at if end else None,
+                **progress_of(self.status, self.questions, self.usage),
             }
         )
 
@@ -112,11 +120,19 @@ class RunRow:
             events=len(self.events),
             owner=new.owner,
             cancelled=self.cancel_requested is not None,
+            questions=decode_models(Question, self.questions),
+            answers=decode_models(Answer, self.answers),
         )
 
 
 class MemoryStore(
-    MemoryLetters, MemoryLeadership, MemoryOrders, MemoryRunEnds, MemorySchedules, MemorySupervision
+    MemoryLetters,
+    MemoryLeadership,
+    MemoryOrders,
+    MemoryRunEnds,
+    MemoryRunProgress,
+    MemorySchedules,
+    MemorySupervision,
 ):
     """A `Store` that forgets everything when its process ends."""
 
@@ -208,7 +224,7 @@ class MemoryStore(
     async def retry_run(self, run_id: str) -> StoredRun | None:
         """Add one to the attempt of an unfinished run, back to `queued`; return it as it is now."""
         row = self._runs.get(run_id)
-        if row is not None and row.end is None:
+        if row is not None and row.end is None and row.status is not RunStatus.WAITING:
             attempt = row.attempt + (not row.delayed)
             row = replace(row, status=RunStatus.QUEUED, attempt=attempt, started_at=None)
             row = replace(row, delayed=False)
@@ -227,7 +243,7 @@ class MemoryStore(
         found = (
             row.stored_run
             for row in sorted(self._runs.values(), key=lambda r: (r.new.created_at, r.new.id))
-            if row.status not in TERMINAL
+            if row.status in {RunStatus.QUEUED, RunStatus.RUNNING}
             and not row.delayed
             and row.new.created_at < created_before
             and pool in {None, row.new.pool}

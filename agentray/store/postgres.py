@@ -14,7 +14,6 @@ from typing import Self
 import asyncpg
 
 from agentray.core.lifecycle import TERMINAL
-from agentray.errors import UnknownRun
 from agentray.ids import AgentId
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.topics import TopicSubscription
@@ -50,15 +49,14 @@ from agentray.store.codec import (
     encode,
     queued_run,
 )
-from agentray.store.database import Database, Row
+from agentray.store.database import Database, Row, error_of_commit
 from agentray.store.postgres_leadership import PostgresLeadership
 from agentray.store.postgres_letters import PostgresLetters
 from agentray.store.postgres_orders import PostgresOrders
 from agentray.store.postgres_run_ends import PostgresRunEnds
+from agentray.store.postgres_run_progress import PostgresRunProgress
 from agentray.store.postgres_schedules import PostgresSchedules
 from agentray.store.postgres_supervision import PostgresSupervision
-
-_GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
 
 
 class PostgresStore(
@@ -66,6 +64,7 @@ class PostgresStore(
     PostgresLetters,
     PostgresOrders,
     PostgresRunEnds,
+    PostgresRunProgress,
     PostgresSchedules,
     PostgresSupervision,
 ):
@@ -242,7 +241,7 @@ class PostgresStore(
                 "commit_effects", host, *rows.effects_columns(batch)
             )
         except asyncpg.PostgresError as error:
-            raise _error_of_commit(error) from error
+            raise error_of_commit(error) from error
         return [CommitOutcome(outcome) for outcome in outcomes]
 
     async def load_states(self, agents: Sequence[AgentId]) -> dict[AgentId, StateWrite]:
@@ -407,13 +406,3 @@ class PostgresStore(
 
 def _repeated(row: Row, run: NewRun) -> Admission:
     return Admission(rows.run_of(row), created=False, conflict=row["digest"] != run.digest)
-
-
-def _error_of_commit(error: asyncpg.PostgresError) -> Exception:
-    """Return what an error of `commit_effects` means to its caller."""
-    sqlstate, text = getattr(error, "sqlstate", None), str(error)
-    if sqlstate == _GAP:
-        return ValueError(text)
-    if sqlstate == _UNKNOWN_RUN:
-        return UnknownRun(text)
-    return error

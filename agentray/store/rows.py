@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from agentray.ids import AgentId
+from agentray.protocol.budgets import Usage
 from agentray.protocol.launching import AgentStatus
+from agentray.protocol.questions import Answer, Question
 from agentray.protocol.runs import Run, RunStatus
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceSummary
@@ -28,10 +30,12 @@ from agentray.store.base import (
 from agentray.store.codec import (
     Touch,
     decode,
+    decode_models,
     decode_spans,
     encode,
     encode_spans,
     errors_of,
+    progress_of,
     touch_of,
     touches,
 )
@@ -173,7 +177,14 @@ def run_of(row: Row) -> Run:
         not_before=row["not_before"],
         schedule=row["schedule"],
         **errors_of(RunStatus(row["status"]), row["error"]),
+        **progress_of(RunStatus(row["status"]), row["questions"], usage_of(row)),
     )
+
+
+def usage_of(row: Row) -> Usage | None:
+    """Return what the run of a row has used; None: nothing was counted."""
+    usage = decode(row["usage"])
+    return None if usage is None else Usage.model_validate(usage)
 
 
 def stored_run_of(row: Row) -> StoredRun:
@@ -187,6 +198,8 @@ def stored_run_of(row: Row) -> StoredRun:
         events=row["events"],
         owner=row["owner"],
         cancelled=row["cancel_requested"] is not None,
+        questions=decode_models(Question, row["questions"]),
+        answers=decode_models(Answer, row["answers"]),
     )
 
 

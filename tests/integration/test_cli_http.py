@@ -213,6 +213,25 @@ class TestRuns:
         assert unknown.exit_code != 0
         assert "run_0" in unknown.stderr
 
+    async def test_answering(self, shell: Shell):
+        asked = await shell("prompt", "ask")
+        assert asked.exit_code == ExitCode.UNFINISHED
+        assert "asks: Really?" in asked.stderr
+        (run_id,) = re.findall(r"agentray answer (\w+)", asked.stderr)
+        listed = await shell("runs", "--status", "waiting")
+        assert run_id in listed.stdout
+        assert "Really?" in (await shell("run", run_id)).stdout
+        wrong = await shell("answer", run_id, '{"approved": 1}')
+        assert wrong.exit_code == ExitCode.USAGE
+        assert "answer.approved" in wrong.stderr
+        done = await shell("answer", run_id, '{"approved": true}', "--json")
+        assert (done.exit_code, json.loads(done.stdout)["result"]) == (
+            0,
+            {"answers": [{"approved": True}]},
+        )
+        again = await shell("answer", run_id, "yes", "--text")
+        assert (again.exit_code, "does not wait" in again.stderr) == (ExitCode.USAGE, True)
+
     async def test_its_trace(self, shell: Shell):
         run_id = json.loads((await shell("prompt", "Ada", "--json")).stdout)["id"]
         done = await shell("trace", run_id)

@@ -1,4 +1,4 @@
-"""The gateway over real HTTP: cancelling runs, and their deadlines."""
+"""The gateway over real HTTP: cancelling runs, their deadlines, and answers to their questions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from agentray.client import AsyncAgentClient, NotFound
+from agentray.client import AgentClient, AsyncAgentClient, Conflict, InvalidRequest, NotFound
 from agentray.errors import DeploymentStopped, HostDied, StoreUnavailable
 from agentray.protocol.runs import RunStatus
 from tests.support.eventually import eventually_async
-from tests.support.gateway import KEY, READ_KEY, BreakableStore, Gateway, Http
+from tests.support.gateway import KEY, READ_KEY, BreakableStore, Gateway, Http, Json
 
 
 @pytest.fixture
@@ -108,3 +108,96 @@ async def test_the_client_cancels(gateway: Gateway, run_id: str):
         assert (await client.cancel(run_id)).status is RunStatus.CANCELLED
         with pytest.raises(NotFound):
             await client.cancel("run_0")
+
+
+YES = {"approved": True}
+
+
+async def answer(http: Http, run_id: str, body: object, **headers: str) -> tuple[int, Json]:
+    path = f"/v1/runs/{run_id}/answer"
+    return (await http.ask("POST", path, body=body, **headers))[:2]
+
+
+async def test_a_run_that_asks_is_a_202_that_tells_the_question(http: Http):
+    status, run, headers = await http.prompt("ask", wait_s=20)
+    assert (status, run["status"]) == (202, "waiting")
+    assert run["question"]["question"] == "Really?"
+    assert headers["location"] == f"/v1/runs/{run['id']}"
+    _, page = await http.get("/v1/runs?status=waiting")
+    assert page["runs"] == [run]
+    assert (await http.get(f"/v1/runs/{run['id']}?wait_s=20"))[1] == run, "nobody waits for it"
+
+
+async def test_a_run_goes_on_with_its_answer(gateway: Gateway, http: Http):
+    _, run, _ = await http.prompt("ask")
+    gateway.dispatcher.answered.clear()
+    status, going_on = await answer(http, run["id"], {"answer": YES, "wait_s": 0})
+    assert (status, going_on["status"]) == (202, "queued")
+    assert "question" not in going_on
+    gateway.dispatcher.answered.set()
+    _, ended = await http.get(f"/v1/runs/{run['id']}?wait_s=20")
+    assert (ended["status"], ended["result"]) == ("succeeded", {"answers": [YES]})
+
+
+async def test_a_wrong_answer_names_the_field_and_changes_nothing(http: Http):
+    _, run, _ = await http.prompt("ask")
+    wrong_ones: list[tuple[Json, str]] = [
+        ({"answer": {"approved": 1}}, "answer.approved"),
+        ({"answer": {}}, "answer"),
+        ({}, "answer"),
+        ({"answer": YES, "wait_s": 99}, "wait_s"),
+    ]
+    for wrong, field in wrong_ones:
+        status, problem = await answer(http, run["id"], wrong)
+        assert status == 422
+        assert [e["field"] for e in problem["errors"]] == [field]
+    assert (await http.get(f"/v1/runs/{run['id']}"))[1] == run
+
+
+async def test_an_answer_may_be_repeated_and_another_one_is_a_conflict(http: Http):
+    _, run, _ = await http.prompt("ask")
+    first = await answer(http, run["id"], {"answer": YES}, **{"Idempotency-Key": "k"})
+    assert first[0] == 200
+    assert await answer(http, run["id"], {"answer": YES}, **{"Idempotency-Key": "k"}) == first
+    assert await answer(http, run["id"], {"answer": YES, "question": "qst_1"}) == first
+    for body, key in (
+        ({"answer": {"approved": False}}, "k"),
+        ({"answer": {"approved": False}, "question": "qst_1"}, "l"),
+        ({"answer": YES}, "m"),
+    ):
+        status, problem = await answer(http, run["id"], body, **{"Idempotency-Key": key})
+        assert (status, problem["type"]) == (409, "urn:agentray:problem:not-waiting")
+        assert problem["run_id"] == run["id"]
+    assert (await answer(http, "run_0", {"answer": YES}))[0] == 404
+    assert (await answer(http, "%00", {"answer": YES}))[0] == 404
+    assert (await answer(http, run["id"], {"answer": YES}, key=READ_KEY))[0] == 403
+
+
+async def test_a_stream_shows_the_question_and_goes_on_after_the_answer(http: Http):
+    _, run, _ = await http.prompt("ask")
+    following = asyncio.create_task(http.events(f"/v1/runs/{run['id']}/events"))
+    assert (await answer(http, run["id"], {"answer": YES}))[0] == 200
+    told = await following
+    kinds = [kind for _, kind, _ in told]
+    assert kinds == ["started", "waiting", "answered", "chunk", "succeeded"]
+    assert told[1][2]["data"]["question"]["question"] == "Really?"
+
+
+async def test_the_clients_answer(gateway: Gateway):
+    async with AsyncAgentClient(gateway.url, KEY) as client:
+        asked = await client.prompt("ask", wait_s=100)
+        assert asked.status is RunStatus.WAITING
+        with pytest.raises(InvalidRequest) as wrong:
+            await client.answer(asked.id, {"approved": 1})
+        assert wrong.value.errors[0]["field"] == "answer.approved"
+        ended = await client.answer(asked.id, YES)
+        assert ended.result == {"answers": [YES]}
+        with pytest.raises(Conflict):
+            await client.answer(asked.id, YES)
+
+    def ask() -> object:
+        with AgentClient(gateway.url, KEY) as blocking:
+            again = blocking.prompt("ask")
+            return blocking.answer(again.id, YES, question="qst_1").result
+
+    assert await asyncio.to_thread(ask) == {"answers": [YES]}

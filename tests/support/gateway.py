@@ -22,6 +22,7 @@ from agentray.gateway.app import build_app
 from agentray.gateway.services import Services
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.event_runs import root_of
+from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 from agentray.protocol.schedules import ScheduleSpec
 from agentray.protocol.traces import summarise
@@ -37,6 +38,7 @@ from agentray.store.base import (
     StoredRun,
 )
 from agentray.store.memory import MemoryStore
+from agentray.store.run_progress import Suspension
 
 Json = dict[str, Any]
 
@@ -57,15 +59,18 @@ def now() -> datetime:
 class ScriptedDispatcher:
     """Runs `greeter` agents against a store; each run waits until the gate is open.
 
-    A prompt says how its run goes: `fail` fails, anything else is greeted. `refuses` is raised
-    instead of running, `stopped` instead of placing, `away` by whatever asks the host. Cancelled
-    runs end when `cleaned` is set.
+    A prompt says how its run goes: `fail` fails, `ask` asks, anything else is greeted. `refuses`
+    is raised instead of running, `stopped` instead of placing, `away` by whatever asks the host.
+    Cancelled runs end when `cleaned` is set, answered ones when `answered` is.
     """
 
     def __init__(self, store: MemoryStore) -> None:
         self.store = store
         self.gate = asyncio.Event()
         self.gate.set()
+        self.answered = asyncio.Event()  # what follows an answer may end
+        self.answered.set()
+        self.going_on: set[asyncio.Task[None]] = set()
         self.cleaned = asyncio.Event()  # a cancelled handler has cleaned up
         self.cleaned.set()
         self.changed = asyncio.Condition()
@@ -97,7 +102,9 @@ class ScriptedDispatcher:
         await self.write(run, RunEvent(offset=0, kind="started", time=now()))
         await self.gate.wait()
         text = run.input["prompt"]
-        if text == "fail":
+        if text == "ask":
+            await self.ask(run)
+        elif text == "fail":
             await self.end(run, RunStatus.FAILED, None, RunError(type="ValueError", message="no"))
         else:
             await self.end(run, RunStatus.SUCCEEDED, {"text": f"Hello, {text}!"}, None)
@@ -130,6 +137,39 @@ class ScriptedDispatcher:
                 if stored.run.status in TERMINAL:
                     return stored.run
                 await self.changed.wait()
+
+    async def ask(self, run: NewRun) -> None:
+        question = Question(
+            id="qst_1",
+            question="Really?",
+            answer_schema={
+                "type": "object",
+                "properties": {"approved": {"type": "boolean"}},
+                "required": ["approved"],
+            },
+            agent=str(run.agent),
+            asked_at=now(),
+        )
+        stored = await self.store.get_run(run.id)
+        assert stored is not None
+        data = {"question": question.model_dump(mode="json")}
+        told = RunEvent(offset=stored.events, kind="waiting", time=now(), data=data)
+        effects = Effects(run.pool, run.slot, 1, events={run.id: [told]})
+        await self.store.suspend_run(HOST, effects, Suspension(run.id, [question], now()))
+        async with self.changed:
+            self.changed.notify_all()
+
+    def go_on(self, agent: AgentId, run_id: str) -> None:
+        assert agent.type == "greeter"
+        task = asyncio.create_task(self._go_on(run_id))
+        self.going_on.add(task)
+        task.add_done_callback(self.going_on.discard)
+
+    async def _go_on(self, run_id: str) -> None:
+        await self.answered.wait()
+        stored = await self.store.get_run(run_id)
+        result = {"answers": [answer.value for answer in stored.answers]} if stored else None
+        await self.end(as_new(stored), RunStatus.SUCCEEDED, result, None)
 
     async def cancel(self, agent: AgentId, run_id: str) -> Run:
         if self.away:

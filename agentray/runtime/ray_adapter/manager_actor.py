@@ -217,6 +217,10 @@ class ManagerActor:
         """See `Manager.cancel_run`."""
         return await (await self._running()).cancel_run(run_id)
 
+    async def answer_run(self, run_id: str, answer: Any, question: str | None, key: str) -> Run:
+        """See `Manager.answer_run`."""
+        return await (await self._running()).answer_run(run_id, answer, question, key)
+
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """See `Manager.agents`."""
         return await (await self._running()).agents(agent_type, limit)

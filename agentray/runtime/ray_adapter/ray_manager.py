@@ -35,6 +35,7 @@ _REPEATED = frozenset(
         *(
             "agent_of_run",
             "agents",
+            "answer_run",
             "cancel_run",
             "dead_letter",
             "dead_letters",

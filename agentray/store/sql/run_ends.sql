@@ -3,12 +3,16 @@
 UPDATE runs SET cancel_requested = coalesce(cancel_requested, $2)
 WHERE id = $1 AND finished_at IS NULL
 RETURNING id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-          started_at, finished_at, not_before, schedule, pool, slot, input, events, owner, cancel_requested;
+          started_at, finished_at, usage, questions, not_before, schedule,
+       pool, slot, input, events, owner,
+       cancel_requested, answers;
 
 -- name: overdue_runs
 -- Return unfinished runs whose deadline has passed, the first ones first.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, not_before, schedule, pool, slot, input, events, owner, cancel_requested
+       started_at, finished_at, usage, questions, not_before, schedule,
+       pool, slot, input, events, owner,
+       cancel_requested, answers
 FROM runs
 WHERE finished_at IS NULL AND deadline IS NOT NULL AND deadline < $1 AND status = ANY ($2::text[])
 ORDER BY deadline LIMIT $3;
@@ -16,7 +20,9 @@ ORDER BY deadline LIMIT $3;
 -- name: uncancelled_runs
 -- Return unfinished runs that somebody wanted ended before a time.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, not_before, schedule, pool, slot, input, events, owner, cancel_requested
+       started_at, finished_at, usage, questions, not_before, schedule,
+       pool, slot, input, events, owner,
+       cancel_requested, answers
 FROM runs
 WHERE finished_at IS NULL AND cancel_requested IS NOT NULL AND cancel_requested < $1
 ORDER BY cancel_requested LIMIT $2;
@@ -43,4 +49,5 @@ UPDATE runs SET status = ending.status, error = ending.error, finished_at = endi
                 events = ending.events + 1
 FROM ending WHERE runs.id = ending.id
 RETURNING runs.id, runs.status, agent_type, agent_key, result, runs.error, attempt,
-          correlation_id, created_at, started_at, finished_at, not_before, schedule;
+          correlation_id, created_at, started_at, finished_at, usage, questions, not_before,
+          schedule;

@@ -42,12 +42,12 @@ SELECT id, 0, chunk FROM ended JOIN inserted USING (id) WHERE ended.events > 0;
 -- name: find_admitted
 -- Return the runs that have one of the ids, or the same owner and idempotency key.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, not_before, schedule,
+       started_at, finished_at, usage, questions, not_before, schedule,
        owner, idempotency_key, digest
 FROM runs WHERE id = ANY ($1::text[])
 UNION ALL
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, not_before, schedule,
+       started_at, finished_at, usage, questions, not_before, schedule,
        owner, idempotency_key, digest
 FROM runs JOIN unnest($2::text[], $3::text[]) AS wanted (owner, idempotency_key)
     USING (owner, idempotency_key)
@@ -60,14 +60,15 @@ UPDATE runs SET idempotency_key = NULL WHERE id = ANY ($1::text[]);
 -- name: get_run
 -- Return a run with what a host needs.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, not_before, schedule, pool, slot, input, events, owner,
-       cancel_requested
+       started_at, finished_at, usage, questions, not_before, schedule,
+       pool, slot, input, events, owner,
+       cancel_requested, answers
 FROM runs WHERE id = $1;
 
 -- name: list_runs
 -- Return runs, newest first.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, not_before, schedule
+       started_at, finished_at, usage, questions, not_before, schedule
 FROM runs
 WHERE ($1::text IS NULL OR id < $1)
   AND ($2::text IS NULL OR status = $2)
@@ -78,7 +79,7 @@ ORDER BY id DESC LIMIT $4;
 -- Return unfinished runs, newest first, without passing a million ended ones on the way.
 WITH unfinished AS MATERIALIZED (  -- or the order would make it walk along the primary key
     SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-           started_at, finished_at, not_before, schedule
+           started_at, finished_at, usage, questions, not_before, schedule
     FROM runs
     WHERE finished_at IS NULL
       AND ($1::text IS NULL OR id < $1)
@@ -108,18 +109,19 @@ FROM queued WHERE runs.id = queued.id;
 -- Give an unfinished run its next attempt; the first one where it was to begin later.
 UPDATE runs SET status = 'queued', attempt = attempt + CASE WHEN delayed THEN 0 ELSE 1 END,
     delayed = false, started_at = NULL, host = NULL
-WHERE id = $1 AND finished_at IS NULL
+WHERE id = $1 AND finished_at IS NULL AND status <> 'waiting'
 RETURNING id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-          started_at, finished_at, not_before, schedule, pool, slot, input, events, owner,
-          cancel_requested;
+          started_at, finished_at, usage, questions, not_before, schedule,
+          pool, slot, input, events, owner, cancel_requested, answers;
 
 -- name: unfinished_runs
 -- Return unfinished runs that may have begun, oldest first.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, not_before, schedule, pool, slot, input, events, owner,
-       cancel_requested
+       started_at, finished_at, usage, questions, not_before, schedule,
+       pool, slot, input, events, owner,
+       cancel_requested, answers
 FROM runs
-WHERE finished_at IS NULL AND NOT delayed AND created_at < $1
+WHERE finished_at IS NULL AND NOT delayed AND status <> 'waiting' AND created_at < $1
   AND ($2::text IS NULL OR pool = $2)
   AND ($3::integer[] IS NULL OR slot = ANY ($3))
 ORDER BY created_at, id LIMIT $4;
