@@ -44,6 +44,8 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.StateInvalid: ("account/ada", 1, "orders.0", "Input should be a valid integer."),
     errors.StateTooNew: ("account/ada", 3, 2),
     errors.IdempotencyConflict: ("key-1", "run_1"),
+    errors.NotWaiting: ("run_1", "succeeded", "it does not wait for an answer"),
+    errors.AnswerInvalid: ("answer.amount", "-1 is less than the minimum of 0"),
     errors.CommandUnderWay: ("up", 4711),
     errors.ManagerSuperseded: ("agentray-manager (process 7) at 127.0.0.1:6379",),
     errors.PortTaken: (8080, "the gateway", "AGENTRAY_PORT"),

@@ -135,7 +135,7 @@ def test_its_methods_return_what_those_of_the_asynchronous_manager_do() -> None:
 
 
 def test_its_runs_have_what_those_of_the_asynchronous_manager_have() -> None:
-    heard = {"ended", "kept", "lost", "root"}  # of the message that brings the run back
+    heard = {"ended", "kept", "lost", "root", "waits"}  # of the message that brings the run back
     assert {n for n in dir(EventRun) if n[0] != "_"} - heard == {
         n for n in dir(SyncEventRun) if n[0] != "_"
     }
