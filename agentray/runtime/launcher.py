@@ -13,6 +13,7 @@ from agentray.errors import (
     AgentrayError,
     ChannelClosed,
     ConfigurationError,
+    DeadlineExceeded,
     ManagerUnavailable,
 )
 from agentray.handle import Handle
@@ -23,6 +24,7 @@ from agentray.protocol.envelope import Kind
 from agentray.protocol.launching import ENDED, AgentStatus, Ended, LifeCall, ShutdownOrder
 from agentray.runtime.channel import Channel
 from agentray.runtime.driver_leases import LEASE_S
+from agentray.runtime.launching import ABANDON_S
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.watcher import ManagerPort
 from agentray.store.base import LaunchedAgent, LaunchedQuery
@@ -37,6 +39,9 @@ ReturnWhen = Literal["ALL_COMPLETED", "FIRST_COMPLETED"]
 
 _REGISTER_TIMEOUT_S = 60.0
 _SLACK_S = 30.0
+_BLOCKED_S = 1.0
+"""How long the host of an isolated agent may be silent that does not end; then it is killed."""
+
 _CLOSE_GRACE_S = 5.0
 _CLOSE_TIMEOUT_S = 30.0
 _RETRY_S = 0.5
@@ -235,14 +240,32 @@ class Launcher:
             raise AgentFailed(str(agent_id), ended.last_error)
 
     async def _end(self, agent_id: AgentId, order: ShutdownOrder) -> Ended | None:
-        reply = await self._channel.request(
+        work = self._channel.request(
             Kind.LAUNCH,
             agent_id,
             LifeCall.SHUTDOWN,
             encode(order),
             timeout=order.grace_s + _SLACK_S,
         )
+        request = self._tasks.spawn(_outcome(work), name=f"shut down {agent_id}")
+        try:
+            await asyncio.wait((request,), timeout=order.grace_s + ABANDON_S)
+            view = self._channel.snapshot.types.get(agent_id.type)
+            if not request.done() and view is not None and view.isolated:
+                await self._kill_if_blocked(agent_id)
+            reply = await request
+        finally:
+            request.cancel()
+        if isinstance(reply, AgentrayError):
+            raise reply
         return decode(reply)
+
+    async def _kill_if_blocked(self, agent_id: AgentId) -> None:
+        """End the process of an isolated agent that blocks it; its next host notes the shutdown."""
+        try:
+            await self._channel.ping(agent_id, timeout=_BLOCKED_S)
+        except DeadlineExceeded:
+            await self._manager.call("kill_seat", agent_id)
 
     # Find
 
@@ -285,6 +308,14 @@ class Launcher:
         found = {record.agent for record in launched}
         found |= {AgentId.parse(row["agent"]) for row in resident if row["status"] not in ended}
         return sorted(found)[:limit]
+
+
+async def _outcome(work: Coroutine[Any, Any, bytes]) -> bytes | AgentrayError:
+    """Do it, and return its error as well: whoever waits for it may have gone."""
+    try:
+        return await work
+    except AgentrayError as error:
+        return error
 
 
 async def _all_or_first_error(work: Iterable[Coroutine[Any, Any, None]]) -> None:

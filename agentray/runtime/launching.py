@@ -59,6 +59,9 @@ _REPLACE_GRACE_S = 10.0
 _AGAIN_S = 1.0
 """How often a handler that will not be cancelled is cancelled again."""
 
+ABANDON_S = 1.0
+"""How long an agent may take to end that was cancelled after the grace; then it is abandoned."""
+
 _CHILD_SLACK_S = 30.0
 _ALL = 1_000_000
 
@@ -338,7 +341,7 @@ class Launching:
         if known is not None and known.status in ENDED and not order.terminate:
             return Ended(known.status, known.last_error)
         while (agent := self._refuse(agent_id)) is not None:
-            await self._end(agent, order.grace_s)
+            await self._end_in_time(agent, order.grace_s)
         await self._end_owned(agent_id, order)
         launched = known or LaunchedAgent(agent_id, NO_ARGUMENTS, datetime.now(UTC))
         if launched.status is not AgentStatus.FAILED:
@@ -362,14 +365,41 @@ class Launching:
     async def _end(self, agent: Incarnation, grace_s: float) -> None:
         """Let an agent finish within the grace, then cancel it; return when it has really ended."""
         agent.leaving = True
+        await self._quieten(agent, grace_s)
+        await agent.stop()
+        self._host.residents.forget(agent)
+
+    async def _end_in_time(self, agent: Incarnation, grace_s: float) -> None:
+        """Do the same, but abandon what has not ended shortly after the grace."""
+        agent.leaving = True
+        work = _apart(self._quieten(agent, grace_s))
+        ending = self._host.tasks.spawn(work, name=f"end {agent.id}")
+        await asyncio.wait((ending,), timeout=grace_s + ABANDON_S)
+        if ending.done():
+            await agent.stop()
+            self._host.residents.forget(agent)
+            return
+        self._host.residents.abandon(agent, ending)
+        logger.error(
+            "%s goes on although it was cancelled %g s after its shutdown: what it does has no "
+            "effects any more, and it cannot be launched again on this host before it ends",
+            agent.id,
+            grace_s,
+            extra={"action": "agent_abandoned", "agent": str(agent.id)},
+        )
+
+    async def _quieten(self, agent: Incarnation, grace_s: float) -> None:
+        """Return when nothing of an agent is under way; after the grace it is cancelled."""
         loops = self._host.background.cancel(agent)
         await self._host.residents.abort_start(agent)
-        await self._host.background.ended(agent, loops)
+        await asyncio.gather(
+            self._host.background.ended(agent, loops), self._until_quiet(agent, grace_s)
+        )
+
+    async def _until_quiet(self, agent: Incarnation, grace_s: float) -> None:
         await agent.until_idle(grace_s)
         while not agent.quiet:
             await agent.until_idle(_AGAIN_S)
-        await agent.stop()
-        self._host.residents.forget(agent)
 
     async def _end_owned(self, owner: AgentId, order: ShutdownOrder) -> None:
         """Shut down the agents that end with another one."""

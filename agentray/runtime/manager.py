@@ -579,6 +579,14 @@ class Manager:
             await self._placements.announce(set())
         return self._placements.snapshot
 
+    async def kill_seat(self, agent: AgentId) -> None:
+        """Kill the process of an isolated agent that blocks it; nothing, when it has none."""
+        seat = self._seats.by_agent().get(agent)
+        for keeper in [k for k in self._hosts.values() if seat is not None and k.pool == seat]:
+            extra = {"action": "seat_killed", "agent": str(agent), "host": keeper.ref.id}
+            logger.warning("%s blocks its host and is shut down: killed", agent, extra=extra)
+            self._factory.kill(keeper.ref)
+
     async def about(self, agent: AgentId, what: str) -> dict[str, Any] | None:
         """Return what there is to say of an isolated agent that has no host.
 

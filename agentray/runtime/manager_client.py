@@ -137,7 +137,8 @@ class ManagerClient(SupervisionClient, MovesClient):
         Args:
             app_name: of the app.
             drain: let its runs come to their ends; else they are cancelled.
-            grace_s: seconds that its runs may take; then they are cancelled.
+            grace_s: seconds that its runs may take; then they are cancelled, and have ten seconds
+                more. Without draining: seconds that cancelled runs may take, ten at most.
 
         Raises:
             ConfigurationError: there is no app of this name.
@@ -148,7 +149,8 @@ class ManagerClient(SupervisionClient, MovesClient):
         while (left := deadline - loop.time()) > 0:
             if not await self._manager.call("end_runs", app_name, False, min(left, _PLACED_S)):
                 return
-        await self._manager.call("end_runs", app_name, True, CANCEL_GRACE_S)
+        last_s = CANCEL_GRACE_S if drain else min(grace_s, CANCEL_GRACE_S)
+        await self._manager.call("end_runs", app_name, True, last_s)
 
     # Pools
 
@@ -510,9 +512,12 @@ class ManagerClient(SupervisionClient, MovesClient):
     ) -> None:
         """Shut an agent down: from now on its callers get `AgentStopped`, until it is launched.
 
-        It finishes what it does within the grace and is cancelled after it; `on_stop` runs; the
-        agents that it owns are shut down; then it is recorded as stopped. An agent that nobody
-        launched can be stopped, too. One that has ended already stays as it is.
+        It finishes what it does within the grace and is cancelled after it; `on_stop` runs, for ten
+        seconds at most; the agents that it owns are shut down; then it is recorded as stopped. A
+        handler that has not ended a second after it was cancelled is abandoned: its caller gets
+        `AgentStopped`, and it can neither change the state nor reply any more. The process of an
+        isolated agent that blocks it is killed. An agent that nobody launched can be stopped, too.
+        One that has ended already stays as it is.
 
         Args:
             agent: its handle, its id or `type/key`.
@@ -525,7 +530,7 @@ class ManagerClient(SupervisionClient, MovesClient):
         Raises:
             AgentFailed: with `raise_error`: it had failed.
             ConfigurationError: grace_s is no time.
-            DeadlineExceeded: it does not end although it was cancelled; it takes no messages.
+            DeadlineExceeded: its host does not answer; it takes no messages.
             UnknownAgentType: no deployed app has its type.
         """
         seconds: object = grace_s

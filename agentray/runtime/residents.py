@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _EVENT = int(Kind.EVENT)
+_HANDLED = frozenset(map(int, (Kind.CALL, Kind.TELL, Kind.EVENT, Kind.STREAM)))
 
 _CANCEL_S = 1.0
 """How long a handler that was cancelled may take to end."""
@@ -239,6 +240,26 @@ class Residents:
             self.leave(agent, _ANEW_GRACE_S)
         else:
             self.let_go(agent)
+
+    def abandon(self, agent: Incarnation, ending: asyncio.Task[None]) -> None:
+        """Drop an agent that does not end although it was cancelled: it has no effects any more.
+
+        Who called it hears that now. Its next self begins when this one does nothing any more:
+        there are never two.
+
+        Args:
+            agent: which; it takes no messages any more.
+            ending: ends when it has, and goes on to cancel it until then.
+        """
+        self.forget(agent)
+        self._leaving.setdefault(agent.id, set()).add(ending)
+        ending.add_done_callback(lambda task: self._left(agent, task))
+        sinks = [*self._host.sinks(), *self._host.runs]
+        turns = [turn for sink in sinks for turn in sink.active.values() if turn.task is not None]
+        for turn in turns:
+            envelope = turn.envelope
+            if agent.refusal and envelope.kind in _HANDLED and envelope.target == agent.id:
+                turn.abandon(agent.refusal)
 
     def may_write(self, agent: Incarnation) -> bool:
         """Whether what an agent changes may be written: no successor of it can be anywhere."""

@@ -32,6 +32,21 @@ class ReplySink(Protocol):
         ...
 
 
+class _Nobody:
+    """Where replies go of handlers that were abandoned."""
+
+    def __init__(self) -> None:
+        self.active: dict[int, Turn] = {}
+
+    def reply(
+        self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None
+    ) -> None:
+        """Take a reply, and forget it."""
+
+
+_NOBODY = _Nobody()
+
+
 class Turn:
     """A message that an agent handles, or will.
 
@@ -117,6 +132,16 @@ class Turn:
     def awaited_by(self, chain: tuple[AgentId, ...]) -> None:
         """Note that more turns wait for it than did when it was sent."""
         self.envelope = self.envelope._replace(chain=chain)
+
+    def abandon(self, error: BaseException) -> None:
+        """Answer with an error although its handler goes on; whatever that does, nobody hears."""
+        self.fail(error)
+        self.sink = _NOBODY
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether its handler may have no effects any more."""
+        return self.sink is _NOBODY
 
     def drop(self) -> None:
         """End it without an answer: nobody waits for one."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,7 +29,7 @@ from agentray import (
     action,
 )
 from agentray.cli.exits import ExitCode
-from agentray.errors import StartFailed
+from agentray.errors import AgentrayError, StartFailed
 from tests.support.cluster import Cluster, until_complete
 from tests.support.eventually import eventually, eventually_async
 
@@ -63,6 +66,11 @@ class Alone(Agent):
     @action
     async def ask(self, other: str) -> int:
         return await self.handle(Alone, other).process()
+
+    @action
+    def block(self, begun: Path) -> None:
+        begun.touch()
+        threading.Event().wait(120)  # the event loop, which nothing can cancel
 
 
 @asynccontextmanager
@@ -227,7 +235,7 @@ async def test_the_commands_add_show_and_remove_a_pool(cluster: Cluster, manager
     await until_complete(manager)
 
 
-async def test_an_isolated_agent_has_a_process_of_its_own(manager: ManagerClient):
+async def test_an_isolated_agent_has_a_process_of_its_own(manager: ManagerClient, tmp_path: Path):
     others = await until_complete(manager)
     pool = Pool("cells", hosts=2, isolation="actor")
     await manager.deploy(App("alone_app", [Alone], pools=[pool]))
@@ -241,5 +249,13 @@ async def test_an_isolated_agent_has_a_process_of_its_own(manager: ManagerClient
         os.kill(first, signal.SIGKILL)
         successor = await one.process()
         assert successor not in {first, second, *others.values()}
+        blocked = asyncio.create_task(two.block(tmp_path / "begun"))
+        await asyncio.to_thread(eventually, (tmp_path / "begun").exists)
+        begun = time.monotonic()
+        await manager.shutdown(two, grace_s=0.5)
+        with pytest.raises(AgentrayError):
+            await blocked
+        assert time.monotonic() - begun < 60, "it waited for the handler"
+        assert not psutil.pid_exists(second)
     eventually(lambda: not psutil.pid_exists(successor) and not psutil.pid_exists(second))
     assert set((await until_complete(manager)).values()) == set(others.values())

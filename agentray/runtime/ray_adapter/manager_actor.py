@@ -129,6 +129,10 @@ class ManagerActor:
         """See `Manager.seat`."""
         return await (await self._running()).seat(agent)
 
+    async def kill_seat(self, agent: AgentId) -> None:
+        """See `Manager.kill_seat`."""
+        await (await self._running()).kill_seat(agent)
+
     async def about(self, agent: AgentId, what: str) -> dict[str, Any] | None:
         """See `Manager.about`."""
         return await (await self._running()).about(agent, what)
