@@ -27,6 +27,7 @@ class LifeCall(StrEnum):
 
     LAUNCH = "launch"  # keep it, start it, reply when it has started
     REGISTER = "register"  # keep it
+    RESTORE = "restore"  # take a registration back, unless something else was made of it
     SHUTDOWN = "shutdown"  # stop it, reply when it has stopped
     WAIT = "wait"  # reply when it has ended
     RESET = "reset"  # forget its failure and its counters: it may start again

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterable, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
 from agentray.agent import Agent
@@ -30,6 +30,9 @@ from agentray.runtime.watcher import ManagerPort
 from agentray.store.base import LaunchedAgent, LaunchedQuery
 
 logger = logging.getLogger(__name__)
+
+_Registered = tuple[LaunchedAgent | None, LaunchedAgent]
+"""The record of an agent before it was registered, and after it."""
 
 AnyAgent = Handle[Any] | AgentId | str
 """An agent that is there: its handle, its id, or `type/key`."""
@@ -104,22 +107,53 @@ class Launcher:
             raise ConfigurationError("Two agents of one batch have the same name.")
         orders = {launch.id: launch.order(driver=self.driver) for launch in launches}
         await self._hold_lease(launches)
-        before: dict[AgentId, AgentStatus | None] = {}
+        payloads = {a: encode(order, f"registration of {a}") for a, order in orders.items()}
+        # In tasks of their own: of one whose answer nobody waits for, nobody knows what to undo.
+        registering = {
+            agent_id: self._tasks.spawn(self._register(agent_id, payload), f"register {agent_id}")
+            for agent_id, payload in payloads.items()
+        }
+        try:
+            return await _statuses_before(registering)
+        except BaseException as error:
+            await asyncio.shield(self._take_back(registering, error))
+            raise
 
-        async def register(agent_id: AgentId) -> None:
-            payload = encode(orders[agent_id], f"registration of {agent_id}")
+    async def _register(self, agent_id: AgentId, payload: bytes) -> _Registered | AgentrayError:
+        """Register one agent; return its record before and after."""
+        try:
             reply = await self._channel.request(
                 Kind.LAUNCH, agent_id, LifeCall.REGISTER, payload, timeout=_REGISTER_TIMEOUT_S
             )
-            before[agent_id] = decode(reply)
+        except AgentrayError as error:
+            return error
+        return decode(reply)
 
-        try:
-            await _all_or_first_error(register(agent_id) for agent_id in orders)
-        except BaseException as error:
-            new = {a: s for a, s in before.items() if s is not AgentStatus.REGISTERED}
-            await asyncio.shield(self._undo(new, error))
-            raise
-        return before
+    async def _take_back(
+        self,
+        registering: Mapping[AgentId, asyncio.Task[_Registered | AgentrayError]],
+        error: BaseException,
+    ) -> None:
+        """Undo the registrations of a batch that failed, those too that are under way."""
+
+        async def take_back(
+            agent_id: AgentId, task: asyncio.Task[_Registered | AgentrayError]
+        ) -> None:
+            registered = await task
+            if isinstance(registered, AgentrayError):
+                return
+            try:
+                await self._channel.request(
+                    Kind.LAUNCH,
+                    agent_id,
+                    LifeCall.RESTORE,
+                    encode(registered),
+                    timeout=_REGISTER_TIMEOUT_S,
+                )
+            except AgentrayError as left:
+                error.add_note(f"{agent_id} of the same batch is still registered: {left}")
+
+        await asyncio.gather(*(take_back(a, task) for a, task in registering.items()))
 
     async def launch_batch(self, launches: Sequence[Launch[Any]], timeout: float | None) -> None:
         """Start agents, all or none."""
@@ -316,6 +350,25 @@ async def _outcome(work: Coroutine[Any, Any, bytes]) -> bytes | AgentrayError:
         return await work
     except AgentrayError as error:
         return error
+
+
+async def _statuses_before(
+    registering: Mapping[AgentId, asyncio.Task[_Registered | AgentrayError]],
+) -> dict[AgentId, AgentStatus | None]:
+    """Return the status that each agent had before its registration, when all have ended.
+
+    Raises:
+        AgentrayError: the first error.
+    """
+    if registering:
+        await asyncio.wait(registering.values())
+    statuses: dict[AgentId, AgentStatus | None] = {}
+    for agent_id, task in registering.items():
+        result = task.result()
+        if isinstance(result, AgentrayError):
+            raise result
+        statuses[agent_id] = None if result[0] is None else result[0].status
+    return statuses
 
 
 async def _all_or_first_error(work: Iterable[Coroutine[Any, Any, None]]) -> None:

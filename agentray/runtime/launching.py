@@ -104,8 +104,10 @@ class Launching:
             match turn.envelope.name:
                 case LifeCall.REGISTER:
                     order: LaunchOrder = decode(turn.envelope.payload)
-                    before = await self._register(agent_id, order)
-                    turn.reply(ReplyKind.VALUE, encode(before))
+                    turn.reply(ReplyKind.VALUE, encode(await self._register(agent_id, order)))
+                case LifeCall.RESTORE:
+                    await self._restore(agent_id, *decode(turn.envelope.payload))
+                    turn.reply(ReplyKind.VALUE)
                 case LifeCall.SHUTDOWN:
                     await self._shut_down(turn, agent_id, decode(turn.envelope.payload))
                 case LifeCall.WAIT:
@@ -138,12 +140,21 @@ class Launching:
 
     # Start
 
-    async def _register(self, agent_id: AgentId, order: LaunchOrder) -> AgentStatus | None:
-        """Keep how an agent is to be made; return its status before, None: it is new."""
+    async def _register(
+        self, agent_id: AgentId, order: LaunchOrder
+    ) -> tuple[LaunchedAgent | None, LaunchedAgent]:
+        """Keep how an agent is to be made; return its record before, None: it is new, and after."""
         async with self._lock(agent_id):
             known = await self._load(agent_id)
-            await self._keep_order(agent_id, known, order, AgentStatus.REGISTERED)
-            return None if known is None else known.status
+            return known, await self._keep_order(agent_id, known, order, AgentStatus.REGISTERED)
+
+    async def _restore(
+        self, agent_id: AgentId, before: LaunchedAgent | None, after: LaunchedAgent
+    ) -> None:
+        """Put a record back as it was before a registration; nothing, when it has changed since."""
+        async with self._lock(agent_id):
+            if await self._load(agent_id) == after != before:
+                await self._keep(before or after, forget=before is None)
 
     async def _launch(self, turn: Turn, agent_id: AgentId, order: LaunchOrder) -> None:
         # In a task of its own: whoever asked may go, but an agent is never left half replaced.

@@ -713,8 +713,7 @@ class ManagerClient(SupervisionClient, MovesClient):
 
         All are checked before anything is written. Agents in memory leave it, and start with their
         new state; a handler that is under way is repeated when it had changed the state.
-        States of other agents stay. A state that the code cannot read fails its agent when that
-        starts.
+        States of other agents stay.
 
         Args:
             app: name of the deployed app that the agents belong to.
@@ -726,6 +725,8 @@ class ManagerClient(SupervisionClient, MovesClient):
         Raises:
             ConfigurationError: there is no such app, an agent is not one of its, or is there twice.
             PayloadError: a state is not JSON.
+            StateError: the code that is deployed cannot read a state, or it is too large.
+            PoolPending: no host runs that can tell.
         """
         return await self._states.take_in(app, records)
 

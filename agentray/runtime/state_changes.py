@@ -7,6 +7,7 @@ which reads the new state. The write is fenced like every other.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from agentray.store.base import CommitOutcome, Effects, SlotLease, StateWrite
 if TYPE_CHECKING:
     from agentray.runtime.host import Host
 
-LOAD, DELETE = "load", "delete"
+LOAD, DELETE, CHECK = "load", "delete", "check"
 """The `name` of a `STATE` envelope."""
 
 
@@ -52,6 +53,13 @@ class StateChanges:
         kind = self._host.types[agent_id.type].type
         if not kind.keeps_state:
             raise ConfigurationError(f"Agents of the type {kind.name} keep no state.")
+        if turn.envelope.name == CHECK:
+            for state in decode(turn.envelope.payload):
+                write = checked(state.agent, kind, dict(state.state), state.schema_version)
+                _check_size(write, self._host.max_state_bytes)
+                await asyncio.sleep(0)  # there may be many, and a model may take its time
+            turn.reply(ReplyKind.VALUE)
+            return
         write = None
         if turn.envelope.name == LOAD:
             write = checked(agent_id, kind, *decode(turn.envelope.payload))

@@ -11,9 +11,12 @@ from agentray.protocol.codec import as_json, encode
 from agentray.protocol.envelope import Kind
 from agentray.protocol.states import StateRecord
 from agentray.runtime.channel import Channel
-from agentray.runtime.state_changes import DELETE, LOAD
+from agentray.runtime.state_changes import CHECK, DELETE, LOAD
 from agentray.runtime.watcher import ManagerPort
 from agentray.store.base import StateWrite
+
+_CHECKED_AT_ONCE = 200
+_CHECK_TIMEOUT_S = 60.0
 
 
 class StateClient:
@@ -73,9 +76,28 @@ class StateClient:
                 raise ConfigurationError(f"{agent} is there twice.")
             plain = as_json(dict(record.state), f"state of {agent}")
             states[agent] = StateWrite(agent, plain, record.schema_version)
+        await self._check(states.values())
         if states:
             await self._manager.call("import_states", list(states.values()))
         return len(states)
+
+    async def _check(self, states: Iterable[StateWrite]) -> None:
+        """Let hosts that have the agents' code look whether it can read their states.
+
+        Raises:
+            StateError: it cannot read one of them.
+        """
+        by_type: dict[str, list[StateWrite]] = {}
+        for state in states:
+            by_type.setdefault(state.agent.type, []).append(state)
+        for of_type in by_type.values():
+            for start in range(0, len(of_type), _CHECKED_AT_ONCE):
+                some = of_type[start : start + _CHECKED_AT_ONCE]
+                packed = encode(some, "states")
+                # Any host of the type has its code; that of the first agent is one.
+                await self._channel.request(
+                    Kind.STATE, some[0].agent, CHECK, packed, timeout=_CHECK_TIMEOUT_S
+                )
 
     def _types_of(self, app: str) -> list[str]:
         types = self._channel.snapshot.types.values()

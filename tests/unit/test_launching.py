@@ -755,3 +755,20 @@ async def test_a_manager_that_was_left_refuses() -> None:
         await other.launch(Echo)
     with pytest.raises(ChannelClosed):
         await other.handle(Echo, "e").echo(1)
+
+
+async def test_a_batch_with_a_conflict_leaves_everything_as_it_was() -> None:
+    async with LocalRuntime(hosts=3) as manager:
+        await manager.deploy(APP)
+        await manager.launch(Worker, name="a", args=("one",), labels={"of": "one"})
+        await manager.register(Worker, name="r", args=("one",), labels={"of": "one"})
+        new = [Launch(Worker, name=f"n{number}", args=("one",)) for number in range(30)]
+        changed = [Launch(Worker, name=name, labels={"of": "two"}) for name in ("a", "r")]
+        conflict = Launch(Worker, name="a", args=("other",))
+        before = await manager.find()
+        for batch in ([*new, conflict], [conflict, *new], [changed[1], conflict, *new]):
+            with pytest.raises(ConfigurationError, match="other arguments"):
+                await manager.register_many(batch)
+            with pytest.raises(ConfigurationError, match="other arguments"):
+                await manager.launch_batch(batch)
+            assert await manager.find() == before

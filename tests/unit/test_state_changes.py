@@ -353,6 +353,8 @@ async def test_an_import_reaches_agents_that_are_in_memory_and_at_work(cluster: 
             PayloadError,
             "account/b",
         ),
+        (StateRecord(AgentId("account", "b"), {"total": "x"}, 2), StateInvalid, "account/b.*total"),
+        (StateRecord(AgentId("account", "b"), {"total": 1}, 9), StateTooNew, "account/b"),
     ],
 )
 async def test_an_import_is_all_or_nothing(
@@ -360,9 +362,12 @@ async def test_an_import_is_all_or_nothing(
 ) -> None:
     _, manager = cluster
     good = StateRecord(AgentId("account", "a"), {"total": 1}, 2)
+    assert await manager.handle(Account, "b").add(3) == 3
+    before = await records(manager, "bank")
     with pytest.raises(kind, match=why):
         await manager.import_state("bank", [good, bad])
-    assert await records(manager, "bank") == []
+    assert await records(manager, "bank") == before
+    assert await manager.handle(Account, "b").add(1) == 4
 
 
 # The file
