@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
+
+from pydantic import BaseModel
 
 from agentray.agent import Agent, AgentOptions, action, on
 from agentray.app import App
@@ -15,6 +18,9 @@ from agentray.microbenchmark.rows import per_second, sequential_p50_ms
 
 POOL = "microbenchmark"
 """Their own, so that they neither disturb other agents nor leave anything behind."""
+
+FAILOVER_POOL = f"{POOL}_failover"
+"""Of those whose hosts are killed."""
 
 _LONG_S = 600.0  # nothing that is measured may leave memory meanwhile
 
@@ -41,6 +47,41 @@ class Echo(Agent):
     async def answer(self, prompt: Prompt) -> str:
         """Return the prompt."""
         return prompt.text
+
+
+class DurableEcho(Agent):
+    """Answers prompts at once, in the pool that everybody uses."""
+
+    options = AgentOptions(name="microbenchmark_durable", concurrency=None, idle_timeout_s=_LONG_S)
+
+    @on(Prompt)
+    async def answer(self, prompt: Prompt) -> str:
+        """Return the prompt."""
+        return prompt.text
+
+
+class Tally(BaseModel):
+    """What a survivor has counted."""
+
+    count: int = 0
+
+
+class Survivor(Agent):
+    """Counts in its state, and tells where it lives; its hosts are killed."""
+
+    options = AgentOptions(name="microbenchmark_survivor", pool=FAILOVER_POOL)
+    state: Tally
+
+    @action(idempotent=True)
+    async def count(self) -> int:
+        """Count one more; return the number."""
+        self.state.count += 1
+        return self.state.count
+
+    @action(idempotent=True)
+    async def place(self) -> tuple[str, int]:
+        """Return the machine and the process that it lives in."""
+        return socket.gethostname(), os.getpid()
 
 
 class Sleeper(Agent):
@@ -95,6 +136,10 @@ class Peer(Agent):
 
         return await sequential_p50_ms(send, count)
 
+
+failover_app = App(
+    "agentray_microbenchmark_failover", [Survivor], entry=None, pools=[FAILOVER_POOL]
+)
 
 app = App("agentray_microbenchmark", [Echo, Sleeper, Peer], entry=None, pools=[POOL])
 

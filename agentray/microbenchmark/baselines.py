@@ -17,6 +17,17 @@ from agentray.microbenchmark.rows import sequential_p50_ms
 BARE_CALL = "bare Ray async-actor call"
 
 
+@contextmanager
+def restarting_actor() -> Generator[Any]:
+    """Start an actor that Ray restarts, and whose calls it sends again, as often as it takes."""
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    actor: Any = ray.remote(BareActor).options(**options).remote()
+    try:
+        yield actor
+    finally:
+        ray.kill(actor)
+
+
 class BareActor:
     """An actor with the same methods as the agents that are measured."""
 

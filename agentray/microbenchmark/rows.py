@@ -160,6 +160,17 @@ async def per_second(call: Callable[[], Awaitable[Any]], in_flight: int, seconds
     return done / (time.perf_counter() - begun)
 
 
+def median_of(values: Sequence[float]) -> float:
+    """Return the median."""
+    return statistics.median(values)
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Return the least of the values that is no less than so many percent of them."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
 def median_ms(times: Sequence[float]) -> float:
     """Return the median of seconds, in milliseconds."""
     return statistics.median(times) * 1000

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from agentray.client.access import Access
 from agentray.microbenchmark.agents import POOL, app
 from agentray.microbenchmark.calls import measure_calls
+from agentray.microbenchmark.durable import measure_durable
+from agentray.microbenchmark.failover import measure_failover
 from agentray.microbenchmark.growth import measure_growth
 from agentray.microbenchmark.http import measure_http
 from agentray.microbenchmark.in_memory import measure_in_memory
@@ -70,4 +72,8 @@ async def _measure(
     rows += await measure_http(access.url, access.api_key or "", scale)
     report("agents in memory")
     rows += await measure_in_memory(manager, scale)
+    report("durable prompts")
+    rows += await measure_durable(scale)
+    report("hosts that are killed")
+    rows += await measure_failover(manager, scale)
     return rows

@@ -19,6 +19,8 @@ class Scale:
     idle_agents: int
     actors: int  # for the baseline of one actor per agent
     growth_agents: tuple[int, ...]
+    kills: int  # of hosts
+    bare_kills: int  # of the baseline, which takes about a second for each
 
     @classmethod
     def of(cls, *, quick: bool) -> Scale:
@@ -35,6 +37,8 @@ class Scale:
                 idle_agents=20_000,
                 actors=2,
                 growth_agents=(1, 100, 10_000),
+                kills=5,
+                bare_kills=3,
             )
         return cls(
             rounds=5,
@@ -47,4 +51,6 @@ class Scale:
             idle_agents=200_000,
             actors=6,
             growth_agents=(1, 10, 100, 1_000, 10_000, 100_000),
+            kills=50,
+            bare_kills=10,
         )

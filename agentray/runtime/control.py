@@ -124,7 +124,7 @@ class Control:
         loaded = self._host.types.get(new.agent.type)
         if loaded is None or not loaded.type.prompts:
             raise NoHandler(str(new.agent), Prompt.event_type)
-        (admission,) = await self._host.store.admit([new])
+        admission = await self._host.runs.admit(new)
         if admission.conflict:
             raise IdempotencyConflict(new.idempotency_key or "", admission.run.id)
         if new.not_before is not None:

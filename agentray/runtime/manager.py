@@ -283,7 +283,10 @@ class Manager:
         self._placements.sync()
         self._placements.adjust()
         await self._placements.lease_missed()
-        for command in reconcile(self._placements.facts(), self._host_facts()):
+        commands = reconcile(self._placements.facts(), self._host_facts())
+        # Agents whose host is gone wait for nothing, least of all for a process that starts.
+        commands.sort(key=lambda command: not isinstance(command, MoveSlots))
+        for command in commands:
             match command:
                 case StartHost(pool):
                     self._start_host(pool)
@@ -350,10 +353,10 @@ class Manager:
             row = replace(row, status="live", node_id=info["node_id"], pid=info["pid"])
             await self._store.put_host(row)
             loaded: dict[str, bytes] = {}
-            while (code := self._catalog.code(keeper.pool)) != loaded:  # an app may come meanwhile
+            # An app may come meanwhile; between the last look and being live nothing is awaited.
+            while (code := self._catalog.code(keeper.pool)) != loaded:
                 self._refuse_new_code(await keeper.load(code))
                 loaded = code
-            await self._store.put_host(row)
         except AgentrayError as error:
             pool.last_error = str(error)
             now = asyncio.get_running_loop().time()
@@ -391,15 +394,20 @@ class Manager:
             await self._lead.confirm()
         except ManagerSuperseded:
             return  # it is the other one's business
+        # Its agents come first: the new leases fence it, whatever it still does.
+        self._forget(keeper)
+        await self._reconcile_hosts()
         self._factory.kill(keeper.ref)  # a wedged host must not linger beside its successor
         await self._bury(keeper, reason)
-        await self._reconcile_hosts()
 
-    async def _bury(self, keeper: HostKeeper, reason: str) -> None:
-        row = HostRow(keeper.ref.id, keeper.pool, keeper.ref.actor_name, "dead", reason=reason)
+    def _forget(self, keeper: HostKeeper) -> None:
         keeper.status = HostStatus.DEAD
         if self._hosts.pop(keeper.ref.id, None) is not None:
             self._letters.host_gone(keeper.info)
+
+    async def _bury(self, keeper: HostKeeper, reason: str) -> None:
+        row = HostRow(keeper.ref.id, keeper.pool, keeper.ref.actor_name, "dead", reason=reason)
+        self._forget(keeper)
         await until_stored(lambda: self._store.put_host(row))
         await until_stored(lambda: self._orders.forget_host(keeper.ref.id))
 

@@ -34,6 +34,7 @@ from agentray.store.base import (
     RunEnd,
     StoredRun,
 )
+from agentray.store.codec import check_run
 from agentray.store.run_progress import Suspension
 
 if TYPE_CHECKING:
@@ -111,13 +112,15 @@ class RunBook:
 
     # Beginning
 
-    async def admit(self, new: NewRun) -> bool:
-        """Keep a run, together with others; False: it was kept before.
+    async def admit(self, new: NewRun) -> Admission:
+        """Keep a run, together with others.
 
         Raises:
             StoreUnavailable: it is not kept.
+            PayloadError: its input has no JSON, or a text has a NUL.
         """
-        return (await self._admissions.submit(new)).created
+        check_run(new)  # what is wrong with one must not refuse the others
+        return await self._admissions.submit(new)
 
     def begin(
         self, stored: StoredRun, *, event: Event | None = None, durable: bool = True

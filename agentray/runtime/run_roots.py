@@ -53,7 +53,7 @@ class RunRoots:
         check_running(self._host.channel.snapshot, order.event.event_lineage)
         new = _with_input(new, order)
         runs = self._host.runs
-        created = await runs.admit(new)
+        created = (await runs.admit(new)).created
         if new.not_before is not None:
             kept = StoredRun.fresh(new).run if created else await runs.look(new.id)
             turn.reply(ReplyKind.VALUE, kept.model_dump_json().encode())

@@ -29,6 +29,7 @@ _BATCH_SPANS = 500
 """Spans of one batch, after which no further trace is begun: making them ready takes the event
 loop some 5 ms."""
 
+_LINGER_S = 0.02
 _RETRY_S = 0.5
 _CLOSE_S = 5.0
 
@@ -78,8 +79,12 @@ class TraceWriter:
 
     async def _write(self) -> None:
         try:
+            size = 0
             while self._waiting:
-                await self._write_batch(self._take())
+                if size > 1:  # in company: nobody waits for them, and large batches cost least
+                    await asyncio.sleep(_LINGER_S)
+                size = len(batch := self._take())
+                await self._write_batch(batch)
         finally:
             # No await since none was seen waiting, so none can be left without a writer.
             self._task = None

@@ -9,6 +9,8 @@ import pytest
 from agentray import ManagerClient
 from agentray.microbenchmark.agents import POOL, app
 from agentray.microbenchmark.calls import measure_calls
+from agentray.microbenchmark.durable import measure_durable
+from agentray.microbenchmark.failover import measure_failover
 from agentray.microbenchmark.in_memory import measure_in_memory
 from agentray.microbenchmark.peers import measure_peers
 from agentray.microbenchmark.places import deployed
@@ -30,6 +32,8 @@ TINY = Scale(
     idle_agents=3_000,
     actors=1,
     growth_agents=(1, 20),
+    kills=2,
+    bare_kills=1,
 )
 
 
@@ -57,3 +61,24 @@ async def test_every_row_can_be_measured_and_the_hosts_of_it_are_gone_afterwards
     ]
     assert all(row.baseline_value > 0 and math.isfinite(row.ratio) for row in rows)
     assert set((await until_complete(manager)).values()) == set(before.values())
+
+
+async def test_what_is_killed_is_measured_and_only_hosts_of_its_own_are(manager: ManagerClient):
+    before = await until_complete(manager)
+    async with deployed(manager, app, {POOL: 1}):
+        rows = await measure_failover(manager, TINY)
+    assert [row.name for row in rows] == [
+        "failover_p50_ms",
+        "failover_p99_ms",
+        "manager_kill_failed_messages",
+    ]
+    assert all(row.baseline_value > 0 for row in rows)
+    assert rows[2].value == 0
+    assert set((await until_complete(manager)).values()) == set(before.values())
+
+
+async def test_durable_prompts_are_measured_in_a_process_of_their_own():
+    (row,) = await measure_durable(TINY)
+    assert row.name == "run_durable_prompts_per_s"
+    assert row.value > 0
+    assert math.isfinite(row.ratio)

@@ -1,0 +1,108 @@
+"""What it costs that runs are durable: prompts per second, beside the same path without commits.
+
+In a process of its own, with an embedded database of its own: the Store of a cluster that runs
+cannot be swapped for one that forgets. Channel, hosts and group commit are those of a cluster, in
+one process (`LocalRuntime`), so that both sides of the comparison differ in the commits alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from agentray.app import App
+from agentray.event_loop import run
+from agentray.microbenchmark.agents import DurableEcho
+from agentray.microbenchmark.rows import Row, at_least, median_of, per_second
+from agentray.microbenchmark.scale import Scale
+from agentray.protocol.runs import RunStatus
+from agentray.runtime.manager_client import ManagerClient
+from agentray.store.base import Admission, CommitOutcome, Effects, NewRun, StoredRun
+from agentray.store.embedded import EmbeddedPostgres
+from agentray.store.postgres import PostgresStore
+from agentray.testing import LocalRuntime
+
+_IN_FLIGHT = 256
+_TIMEOUT_S = 300.0
+
+
+class WithoutCommits(PostgresStore):
+    """A store whose commits of runs return at once, and keep nothing."""
+
+    async def admit(self, runs: Sequence[NewRun]) -> list[Admission]:
+        """Say that all are new."""
+        return [Admission(StoredRun.fresh(run).run, created=True) for run in runs]
+
+    async def commit(self, host: str, batch: Sequence[Effects]) -> list[CommitOutcome]:
+        """Say that all was written."""
+        del host
+        return [CommitOutcome.COMMITTED] * len(batch)
+
+
+async def measure_durable(scale: Scale) -> list[Row]:
+    """Measure in a process of its own.
+
+    Raises:
+        RuntimeError: that process failed; the message is what it said.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", __name__, json.dumps([scale.rounds, scale.seconds])),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_TIMEOUT_S):
+            out, err = await process.communicate()
+    except BaseException:
+        process.kill()
+        raise
+    if process.returncode:
+        raise RuntimeError(f"Durable prompts could not be measured: {err.decode()[-1000:]}")
+    value, baseline = json.loads(out)
+    other = "the same path, its commits stubbed out"
+    return [Row("run_durable_prompts_per_s", value, "prompts/s", other, baseline, at_least(0.85))]
+
+
+async def compare(dsn: str, rounds: int, seconds: float) -> tuple[float, float]:
+    """Return prompts per second with commits, and without; medians of rounds in turn."""
+    stores = (PostgresStore(dsn), WithoutCommits(dsn))
+    taken: list[list[float]] = [[], []]
+    for number in range(rounds + 1):
+        for store, rates in zip(stores, taken, strict=True):
+            async with LocalRuntime(store=store) as manager:
+                await manager.deploy(App("durable", [DurableEcho], entry=DurableEcho))
+                rate = await _prompts_per_s(manager, seconds if number else 0.5)
+            if number:  # the first round warms up
+                rates.append(rate)
+    return median_of(taken[0]), median_of(taken[1])
+
+
+async def _prompts_per_s(manager: ManagerClient, seconds: float) -> float:
+    async def prompt() -> None:
+        run = await manager.prompt("Ada")
+        if run.status is not RunStatus.SUCCEEDED:
+            raise RuntimeError(f"The run {run.id} ended otherwise: {run.status}")
+
+    return await per_second(prompt, _IN_FLIGHT, seconds)
+
+
+def main() -> None:
+    """Measure, and print prompts per second with and without commits."""
+    rounds, seconds = json.loads(sys.argv[1])
+    with tempfile.TemporaryDirectory(prefix="agentray-") as directory:
+        os.chmod(directory, 0o711)  # noqa: PTH101, S103 - the server may be another user's
+        server = EmbeddedPostgres(Path(directory) / "data")
+        dsn = server.start()
+        try:
+            sys.stdout.write(json.dumps(run(compare(dsn, rounds, seconds))))
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()
