@@ -94,7 +94,9 @@ class Control:
         run_id: str = decode(turn.envelope.payload)[0]
         mode = turn.envelope.name
         unbegun, answered = mode == RunMode.UNBEGUN, mode == RunMode.ANSWERED
-        found = await self._host.runs.take_up(run_id, unbegun=unbegun, answered=answered)
+        found = await self._host.runs.take_up(
+            run_id, unbegun=unbegun, answered=answered, agent=turn.envelope.target
+        )
         if mode == RunMode.ENSURE or answered:
             turn.reply(ReplyKind.VALUE)
         else:

@@ -54,7 +54,8 @@ class OpenRuns:
     def of(self, leases: Collection[Lease]) -> dict[Lease, int]:
         """Return how many runs are open that need agents of these slots, where there are any.
 
-        Those that are worked on here for agents of the slots count as well.
+        Those that are worked on here for agents of the slots count as well, and those that are
+        just being taken up: moved now, one attempt would be counted as two.
         """
         wanted = frozenset(leases)
         found: dict[Lease, set[str]] = {}
@@ -65,6 +66,10 @@ class OpenRuns:
             lease = self._host.lease_of(active.agent)
             if lease in wanted:
                 found.setdefault(lease, set()).add(active.key)
+        for run, agent in self._host.runs.being_taken_up.items():
+            lease = self._host.lease_of(agent)
+            if lease in wanted:
+                found.setdefault(lease, set()).add(run)
         return {lease: len(runs) for lease, runs in found.items()}
 
     def _places_of(self, run: str, agents: set[AgentId]) -> frozenset[Lease]:

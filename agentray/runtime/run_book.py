@@ -88,6 +88,7 @@ class RunBook:
         self._durable: dict[str, ActiveRun] = {}  # of these, those in the Store
         self._gate: RunGate[ActiveRun, Callable[[], None]] = RunGate(limit)
         self._taking: dict[str, asyncio.Task[ActiveRun | Run]] = {}
+        self.being_taken_up: dict[str, AgentId] = {}
         self._flusher: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -170,7 +171,12 @@ class RunBook:
         return len(self._gate)
 
     async def take_up(
-        self, run_id: str, *, unbegun: bool = False, answered: bool = False
+        self,
+        run_id: str,
+        *,
+        unbegun: bool = False,
+        answered: bool = False,
+        agent: AgentId | None = None,
     ) -> ActiveRun | Run:
         """Begin another attempt at a run of the Store; one that has ended is returned as it is.
 
@@ -179,6 +185,7 @@ class RunBook:
             unbegun: it was given to no host yet, as far as its sender knows: if the Store knows of
                 none either, this is its first attempt.
             answered: it was told what it asked a moment ago: the attempt that asked goes on.
+            agent: that it is given to; its slot stays here meanwhile. None: not known yet.
 
         Raises:
             UnknownRun: the Store does not know it.
@@ -191,8 +198,14 @@ class RunBook:
             taking_up = self._take_up(run_id, unbegun, answered)
             taking = self._tasks.spawn(taking_up, name=f"take up {run_id}")
             self._taking[run_id] = taking
-            taking.add_done_callback(lambda _: self._taking.pop(run_id, None))
+            if agent is not None:
+                self.being_taken_up[run_id] = agent
+            taking.add_done_callback(lambda _: self._taken(run_id))
         return await asyncio.shield(taking)
+
+    def _taken(self, run_id: str) -> None:
+        self._taking.pop(run_id, None)
+        self.being_taken_up.pop(run_id, None)
 
     async def _take_up(self, run_id: str, unbegun: bool, answered: bool) -> ActiveRun | Run:
         last = await self._store.get_run(run_id)

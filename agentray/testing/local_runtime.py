@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from agentray import telemetry
+from agentray.agent import Agent
 from agentray.config import BATCH, MAX_STATE_BYTES, METRICS_INTERVAL_S, BatchLimits
 from agentray.context import Context, bind_process, release_process
 from agentray.core.leadership import Candidate
@@ -88,6 +89,11 @@ class _LocalHost:
     def alive(self) -> bool:
         """Whether it has not been killed."""
         return not self._dead.done()
+
+    def runs(self, agent: Agent) -> bool:
+        """Whether this very instance of an agent is in its memory."""
+        found = None if self._host is None else self._host.find(agent.id)
+        return found is not None and found.agent is agent
 
     def die(self) -> None:
         """End it without a word."""

@@ -108,9 +108,10 @@ class Poison(Agent):
     @on(Prompt)
     async def kill(self, prompt: Prompt) -> str:
         attempts[prompt.text] += 1
-        host = Poison.runtime.host_of(self.id)
-        assert host is not None
-        Poison.runtime.network.hosts[host].die()
+        # Its own one: what the driver knows of where agents are may be older, or newer.
+        for host in Poison.runtime.network.hosts.values():
+            if host.runs(self):
+                host.die()
         await asyncio.sleep(3600)
         return "never"
 
