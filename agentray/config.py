@@ -126,6 +126,19 @@ class Settings(BaseSettings):
         default=METRICS_INTERVAL_S,
         description="Seconds between two readings of the hosts' metrics by Ray; 0: none are kept.",
     )
+    gateway_requests: PositiveInt = Field(
+        default=1000,
+        description="Requests that one replica of the gateway answers at once, those that wait for "
+        "runs and follow events among them; further ones get 429.",
+    )
+    gateway_runs: PositiveInt = Field(
+        default=20_000,
+        description="Runs under way that one replica of the gateway has admitted; further prompts "
+        "get 429.",
+    )
+    gateway_runs_per_key: PositiveInt | None = Field(
+        default=None, description="The same for each API key. Unset: no limit of its own."
+    )
     log_level: str = Field(default="INFO", description="Level of agentray's loggers.")
 
     @field_validator("home")

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from agentray.errors import AgentrayError, Overloaded
+from agentray.errors import AgentrayError, ChannelClosed, Overloaded
 from agentray.protocol.runs import Run
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.ports import RunDispatcher
 from agentray.store.base import Admission, NewRun, Store
 
 logger = logging.getLogger(__name__)
-
-_MAX_UNDER_WAY = 20_000
-"""Runs that one replica drives at a time. More would only fill its memory: they wait outside."""
 
 _LINGER_S = 0.004
 """How long an admission waits for company after one that had some: a commit, a message to a host
@@ -56,11 +54,27 @@ class Admissions:
     """Admits runs and drives them to their end."""
 
     def __init__(
-        self, store: Store, dispatcher: RunDispatcher, *, max_under_way: int = _MAX_UNDER_WAY
+        self,
+        store: Store,
+        dispatcher: RunDispatcher,
+        *,
+        max_under_way: int,
+        max_per_owner: int | None = None,
     ) -> None:
+        """Make it.
+
+        Args:
+            store: where runs are kept.
+            dispatcher: hands them to their hosts.
+            max_under_way: runs that one replica drives at a time. More would only fill its memory:
+                they wait outside.
+            max_per_owner: the same for those of one API key; None: no limit of its own.
+        """
         self._store = store
         self._dispatcher = dispatcher
         self._max_under_way = max_under_way
+        self._max_per_owner = max_per_owner
+        self._under_way: Counter[str] = Counter()  # by owner; also what is being admitted
         self._driving: dict[str, asyncio.Task[Run | None]] = {}
         self._commits = GroupCommit(self._admit_all, name="admission", linger_s=_LINGER_S)
 
@@ -72,9 +86,16 @@ class Admissions:
             StoreUnavailable: it was not committed.
             ChannelClosed: `close` was called.
         """
-        if len(self._driving) >= self._max_under_way:
+        if self._under_way.total() >= self._max_under_way:
             raise Overloaded("The gateway")
-        return await self._commits.submit(run)
+        if self._max_per_owner is not None and self._under_way[run.owner] >= self._max_per_owner:
+            raise Overloaded(f"The API key {run.owner}")
+        self._under_way[run.owner] += 1
+        try:
+            return await self._commits.submit(run)
+        except (Overloaded, ChannelClosed):  # before it was taken
+            self._ended(run)
+            raise
 
     async def close(self) -> None:
         """Commit what was taken, then let go of the runs: their hosts go on without us."""
@@ -85,12 +106,19 @@ class Admissions:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _admit_all(self, runs: Sequence[NewRun]) -> Sequence[Admitted]:
-        admissions = await self._store.admit(runs)
+        try:
+            admissions = await self._store.admit(runs)
+        except BaseException:
+            for run in runs:
+                self._ended(run)
+            raise
         for run, admission in zip(runs, admissions, strict=True):
-            if admission.created and run.not_before is None:  # else the manager begins it
+            if not admission.created or run.not_before is not None:
+                self._ended(run)  # it is driven already, or the manager begins it later
+            else:
                 task = asyncio.create_task(self._drive(run), name=f"drive {run.id}")
                 self._driving[run.id] = task
-                task.add_done_callback(partial(self._forget, run.id))
+                task.add_done_callback(partial(self._forget, run))
         return [Admitted(each, self._driving.get(each.run.id)) for each in admissions]
 
     async def _drive(self, run: NewRun) -> Run | None:
@@ -106,5 +134,12 @@ class Admissions:
             logger.exception("run stays queued: driving it failed", extra=extra)
         return None
 
-    def _forget(self, run_id: str, _task: asyncio.Task[Run | None]) -> None:
-        del self._driving[run_id]
+    def _forget(self, run: NewRun, _task: asyncio.Task[Run | None]) -> None:
+        del self._driving[run.id]
+        self._ended(run)
+
+    def _ended(self, run: NewRun) -> None:
+        """Make room for another one."""
+        self._under_way[run.owner] -= 1
+        if not self._under_way[run.owner]:
+            del self._under_way[run.owner]

@@ -21,6 +21,7 @@ from agentray import telemetry
 from agentray.errors import AgentrayError
 from agentray.gateway.admission import Admissions
 from agentray.gateway.auth import KeyRing
+from agentray.gateway.capacity import Capacity
 from agentray.gateway.health import HealthChecks
 from agentray.gateway.letters import DeadLetters
 from agentray.gateway.openapi import TAGS, GatewayApp
@@ -53,7 +54,12 @@ def build_app(services: Services) -> FastAPI:
         An app whose lifespan ends what the gateway itself has under way.
     """
     keys = KeyRing(services.store)
-    admissions = Admissions(services.store, services.dispatcher)
+    admissions = Admissions(
+        services.store,
+        services.dispatcher,
+        max_under_way=services.settings.gateway_runs,
+        max_per_owner=services.settings.gateway_runs_per_key,
+    )
     reader = RunReader(services)
     streams = RunStreams(services.store, services.dispatcher)
     ends = RunEnds(services)
@@ -76,7 +82,11 @@ def build_app(services: Services) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lifespan,
-        middleware=[Middleware(Guard, hosts=allowed_hosts(services)), *_tracing()],
+        middleware=[
+            Middleware(Guard, hosts=allowed_hosts(services)),
+            Middleware(Capacity, limit=services.settings.gateway_requests),
+            *_tracing(),
+        ],
         exception_handlers={
             AgentrayError: on_error,
             RequestValidationError: on_invalid_request,

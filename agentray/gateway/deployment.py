@@ -16,6 +16,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.config import BackpressureConfig
 from ray.serve.schema import ApplicationStatus
 
 from agentray import logs, telemetry
@@ -23,6 +24,7 @@ from agentray.config import Settings
 from agentray.context import bind_process
 from agentray.errors import StartFailed
 from agentray.gateway.app import build_app
+from agentray.gateway.capacity import RETRY_AFTER_S
 from agentray.gateway.services import Services
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
@@ -33,6 +35,9 @@ from agentray.store.postgres import PostgresStore
 APPLICATION = "agentray"
 """Name of the Serve application."""
 
+
+_INGRESS_CONNECTIONS = 4096
+"""That HAProxy takes at once, as Serve sets it up; others wait to be accepted."""
 
 # Serve's own lines; a line per request would cost as much as a part of the request.
 _LOGGING = {"log_level": "WARNING", "enable_access_log": False}
@@ -115,10 +120,11 @@ def start_gateway(settings: Settings, database_url: str) -> None:
         serve.ingress()(Gateway),
         name="gateway",
         num_replicas=settings.replicas,
-        # Requests wait on events, not on CPUs: a replica holds many at once.
-        max_ongoing_requests=1000,
-        # Beyond that, the proxy answers 503 instead of letting a queue grow.
-        max_queued_requests=1000,
+        # The gateway has a limit of its own, and refuses what is beyond it with a problem document.
+        # Serve's is above all that its ingress lets through, and holds should that ever change.
+        max_ongoing_requests=settings.gateway_requests + _INGRESS_CONNECTIONS,
+        max_queued_requests=_INGRESS_CONNECTIONS,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
         graceful_shutdown_timeout_s=20.0,
         health_check_period_s=5.0,
         health_check_timeout_s=20.0,

@@ -72,6 +72,9 @@ _FEW = 8
 _MAX_ROUTES = 65_536
 """Agents whose way is remembered."""
 
+MAX_PARKED = 100_000
+"""Messages that wait for a host; as many as a link takes without a reply."""
+
 _PARKED_S = 0.25
 """A message that has no host is tried again after this time, even without a new snapshot."""
 
@@ -451,6 +454,9 @@ class Channel:
         self._park(message, 1)
 
     def _park(self, message: Message, attempt: int) -> None:
+        if len(self._parked) >= MAX_PARKED:
+            self._fail(message, Overloaded(str(message.target)))
+            return
         message.link = None
         if message.kind == Kind.RUN and message.name == RunMode.FRESH:
             message.name = RunMode.UNBEGUN  # meanwhile the manager may give it to a host

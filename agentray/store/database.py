@@ -27,7 +27,12 @@ _GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
 
 _CONNECT_TIMEOUT_S = 10.0
 _STATEMENT_TIMEOUT_S = 30.0  # a server that vanished without a word must not hang its callers
+_ACQUIRE_TIMEOUT_S = 10.0  # for a connection to be free, or made
+_RELEASE_TIMEOUT_S = 5.0  # for a statement that is given up to end; then its connection is
 _CLOSE_TIMEOUT_S = 5.0
+
+MAX_WAITING = 10_000
+"""Statements that wait for a connection; further ones fail at once."""
 
 _SESSION = {
     "application_name": "agentray",
@@ -36,7 +41,12 @@ _SESSION = {
     # without reading whole tables, do exactly that, also when made while a table was still small.
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
+    # For the server's own sake: whoever asked has gone by then, and others wait for its locks.
+    "statement_timeout": "60s",
 }
+
+_UNHURRIED = {"statement_timeout": "0"}
+"""Of the session that migrates: rows may be many."""
 
 _FORMER_MANAGER = "AR003"  # raised by refuse_former_manager
 
@@ -56,11 +66,8 @@ _UNAVAILABLE = (
 class _Pool(Protocol):
     """What is used of `asyncpg.Pool`, which has no types of its own."""
 
-    async def fetch(self, query: str, *args: Any) -> list[Row]: ...
-    async def fetchrow(self, query: str, *args: Any) -> Row | None: ...
-    async def fetchval(self, query: str, *args: Any) -> Any: ...
-    async def execute(self, query: str, *args: Any) -> str: ...
-    def acquire(self) -> Any: ...
+    async def acquire(self, *, timeout: float) -> Any: ...
+    async def release(self, connection: Any, *, timeout: float) -> None: ...
     async def close(self) -> None: ...
     def terminate(self) -> None: ...
 
@@ -81,6 +88,7 @@ class Database:
         self._session = {**_SESSION, **(session or {})}
         self._max_connections = max_connections
         self._open_pool: _Pool | None = None
+        self._waiting = 0  # for a connection
 
     async def open(self) -> None:
         """Connect and migrate; does nothing when open.
@@ -93,14 +101,21 @@ class Database:
         if self._open_pool is not None:
             return
         with _our_errors():
-            pool = await self._connect()
-            try:
-                async with pool.acquire() as connection:
-                    await migrate(connection)
-            except BaseException:
-                pool.terminate()
-                raise
-        self._open_pool = pool
+            await self._migrate()
+            self._open_pool = await self._connect()
+
+    async def _migrate(self) -> None:
+        """Bring the schema up to date, in a session that may take its time."""
+        untyped: Any = asyncpg
+        connection = await untyped.connect(
+            self._dsn,
+            timeout=_CONNECT_TIMEOUT_S,
+            server_settings={**self._session, **_UNHURRIED},
+        )
+        try:
+            await migrate(connection)
+        finally:
+            connection.terminate()
 
     def as_manager(self, epoch: int) -> Database:
         """Return connections of their own, whose writes are those of the manager of this epoch."""
@@ -119,23 +134,52 @@ class Database:
 
     async def fetch(self, name: str, *args: Any) -> list[Row]:
         """Run a named query and return its rows."""
-        with _our_errors():
-            return await self._pool.fetch(queries()[name], *args)
+        return await self._run("fetch", name, args)
 
     async def fetch_row(self, name: str, *args: Any) -> Row | None:
         """Run a named query and return its first row."""
-        with _our_errors():
-            return await self._pool.fetchrow(queries()[name], *args)
+        return await self._run("fetchrow", name, args)
 
     async def fetch_value(self, name: str, *args: Any) -> Any:
         """Run a named query and return the first value of its first row."""
-        with _our_errors():
-            return await self._pool.fetchval(queries()[name], *args)
+        return await self._run("fetchval", name, args)
 
     async def execute(self, name: str, *args: Any) -> None:
         """Run a named query that returns nothing."""
+        await self._run("execute", name, args)
+
+    async def _run(self, method: str, name: str, args: tuple[Any, ...]) -> Any:
+        """Run a named query on a connection of the pool.
+
+        Raises:
+            StoreUnavailable: also when none is free in time, or too many wait for one already.
+        """
         with _our_errors():
-            await self._pool.execute(queries()[name], *args)
+            pool = self._pool
+            connection = await self._acquire(pool)
+            try:
+                return await getattr(connection, method)(queries()[name], *args)
+            except TimeoutError:
+                connection.terminate()  # its server may never answer, nor end the statement
+                raise
+            finally:
+                await pool.release(connection, timeout=_RELEASE_TIMEOUT_S)
+
+    async def _acquire(self, pool: _Pool) -> Any:
+        if self._waiting >= MAX_WAITING:
+            raise StoreUnavailable(
+                f"The database is too slow: {self._waiting:,} statements wait for a connection."
+            )
+        self._waiting += 1
+        try:
+            return await pool.acquire(timeout=_ACQUIRE_TIMEOUT_S)
+        except TimeoutError as error:
+            raise StoreUnavailable(
+                f"No connection to the database was free, or could be made, within "
+                f"{_ACQUIRE_TIMEOUT_S:g} s."
+            ) from error
+        finally:
+            self._waiting -= 1
 
     @property
     def _pool(self) -> _Pool:

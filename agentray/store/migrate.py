@@ -19,7 +19,7 @@ from agentray.errors import SchemaTooNew
 SCHEMA = "agentray"
 """The PostgreSQL schema that holds everything, so that the database may be shared with others."""
 
-_LOCK = int.from_bytes(b"agentray")  # advisory locks are numbers; this one is ours
+LOCK = int.from_bytes(b"agentray")  # advisory locks are numbers; this one is ours
 
 
 async def migrate(connection: Any) -> None:
@@ -35,14 +35,14 @@ async def migrate(connection: Any) -> None:
         revisions = _revisions(directory)
         if await _is_current(connection, revisions):
             return
-        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        await connection.execute("SELECT pg_advisory_lock($1)", LOCK)
         try:
             if not await _is_current(connection, revisions):
                 backend = AsyncpgBackend(connection, SCHEMA)
                 steps = await plan(backend, directory, revisions[-1], Direction.up)
                 await execute(backend, steps)
         finally:
-            await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+            await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
 
 
 def _revisions(directory: Path) -> list[str]:

@@ -1,0 +1,256 @@
+"""A database that is slow, hangs, is full of waiters, or whose answers are lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from agentray.errors import StoreUnavailable
+from agentray.protocol.letters import DeadLetter, LetterKind, LetterQuery, LetterReason
+from agentray.protocol.runs import RunStatus
+from agentray.store import database, migrate
+from agentray.store.base import CommitOutcome
+from agentray.store.letters import StoredLetter
+from agentray.store.postgres import PostgresStore
+from tests.contract.samples import (
+    ADA,
+    T0,
+    connect,
+    effects,
+    end,
+    events,
+    host,
+    lease,
+    new_run,
+    serve,
+    state,
+)
+from tests.support.cutting import CuttingProxy
+from tests.support.eventually import eventually_async
+
+
+@pytest.fixture
+async def hasty(
+    postgres: PostgresStore, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[PostgresStore]:
+    """A store with two connections that waits for a short time only."""
+    monkeypatch.setattr(database, "_STATEMENT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(database, "_ACQUIRE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(database, "_RELEASE_TIMEOUT_S", 0.5)
+    await serve(postgres)
+    store = PostgresStore(postgres_dsn, max_connections=2)
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def test_a_commit_that_waits_for_a_lock_too_long_fails_and_may_be_repeated(
+    hasty: PostgresStore, connection: Any
+):
+    async with connection.transaction():
+        await connection.execute("SELECT FROM hosts FOR UPDATE")
+        begun = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="in time"):
+            await hasty.commit("h1", [effects(states=[state(1)])])
+        assert time.monotonic() - begun < 10
+        await hasty.ping()
+    assert await hasty.commit("h1", [effects(states=[state(2)])]) == [CommitOutcome.COMMITTED]
+    assert (await hasty.load_states([ADA]))[ADA].state == {"n": 2}
+
+
+async def test_a_lock_that_is_given_back_in_time_only_delays(hasty: PostgresStore, connection: Any):
+    async with connection.transaction():
+        await connection.execute("SELECT FROM hosts FOR UPDATE")
+        commit = asyncio.create_task(hasty.commit("h1", [effects(states=[state(1)])]))
+        await waiting_backend(connection)
+    assert await commit == [CommitOutcome.COMMITTED]
+
+
+async def test_a_server_process_that_hangs_holds_nobody_for_ever(
+    hasty: PostgresStore, connection: Any
+):
+    await asyncio.gather(*(hasty.ping() for _ in range(4)))
+    found = await connection.fetch(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'agentray'"
+    )
+    stopped = [row["pid"] for row in found]
+    assert stopped
+    try:
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        begun = time.monotonic()
+        outcomes = await asyncio.gather(
+            *(hasty.commit("h1", [effects(states=[state(n)])]) for n in range(5)),
+            return_exceptions=True,
+        )
+        assert time.monotonic() - begun < 10
+        assert any(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+        assert {type(outcome) for outcome in outcomes} <= {StoreUnavailable, list}
+        # The stopped ones are left alone: others take their places.
+        assert await hasty.commit("h1", [effects(states=[state(9)])]) == [CommitOutcome.COMMITTED]
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_who_finds_no_free_connection_is_told_and_few_wait_for_one(
+    hasty: PostgresStore, connection: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(database, "MAX_WAITING", 3)
+    async with connection.transaction():
+        await connection.execute("SELECT FROM hosts FOR UPDATE")
+        commits = [
+            asyncio.create_task(hasty.commit("h1", [effects(states=[state(n)])])) for n in range(2)
+        ]
+
+        async def both_wait() -> bool:
+            found = await connection.fetchval(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+            )
+            return found == 2
+
+        await eventually_async(both_wait, interval_s=0.01)
+        waiting = [asyncio.create_task(hasty.ping()) for _ in range(3)]
+        await asyncio.sleep(0)
+        begun = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="3 statements wait"):
+            await hasty.ping()
+        assert time.monotonic() - begun < 0.3
+        for ping in waiting:
+            with pytest.raises(StoreUnavailable, match="No connection"):
+                await ping
+        await asyncio.gather(*commits, return_exceptions=True)
+    await hasty.ping()
+
+
+async def test_a_migration_may_take_longer_than_a_statement(
+    postgres_dsn: str, connection: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(database, "_STATEMENT_TIMEOUT_S", 0.2)
+    await connection.execute("CREATE DATABASE slow TEMPLATE template0 STRATEGY file_copy")
+    store = PostgresStore(postgres_dsn.replace("/agentray?", "/slow?"))
+    try:
+        # Another one migrates, for longer than a statement may take.
+        other = await connect(postgres_dsn.replace("/agentray?", "/slow?"))
+        await other.execute("SELECT pg_advisory_lock($1)", migrate.LOCK)
+        opening = asyncio.create_task(store.open())
+        await asyncio.sleep(1.0)
+        assert not opening.done()
+        await other.close()
+        await opening
+        assert await store.list_hosts() == []
+    finally:
+        await store.close()
+        await connection.execute("DROP DATABASE slow (FORCE)")
+
+
+async def waiting_backend(connection: Any) -> int:
+    """The process that waits for a lock of this connection's."""
+    return await eventually_async(
+        lambda: connection.fetchval(
+            "SELECT pid FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+        )
+    )
+
+
+# Answers that are lost
+
+
+@pytest.fixture
+async def proxy(postgres: PostgresStore, postgres_dsn: str) -> AsyncIterator[CuttingProxy]:
+    assert await postgres.list_hosts() == []
+    async with CuttingProxy(postgres_dsn).serving() as proxy:
+        yield proxy
+
+
+async def repeated(action: Callable[[], Awaitable[Any]]) -> Any:
+    """Do something as hosts, managers and clients do: again, until it is answered."""
+    while True:
+        try:
+            return await action()
+        except StoreUnavailable:
+            await asyncio.sleep(0)
+
+
+TOUCHED = "runs, run_events, agent_states, hosts, slot_leases, dead_letters"
+
+
+async def test_an_action_whose_answer_is_lost_is_repeated_without_harm(
+    proxy: CuttingProxy, connection: Any
+):
+    """Cut the connection before each of the server's answers, and within some of them."""
+    await _tell(proxy, connection)
+    begins = list(proxy.answers)
+    within = [point + 5 for point in begins[::4]]
+    cut = 0
+    for point in sorted({*begins, *within}):
+        before = proxy.cuts
+        await _tell(proxy, connection, point)
+        cut += proxy.cuts - before
+    assert cut >= len(begins) > 30
+
+
+async def _tell(proxy: CuttingProxy, connection: Any, point: int | None = None) -> None:
+    """Let the story happen, with a cut after so many bytes of answers."""
+    await connection.execute(f"TRUNCATE {TOUCHED}")
+    store = PostgresStore(proxy.dsn, max_connections=1)
+    proxy.begin(None)
+    await store.open()
+    proxy.begin(point)
+    await _story(store)
+    await store.close()
+
+
+async def _story(store: PostgresStore) -> None:
+    """A run is admitted, worked on and ended, another dies and is tried again; all of it once."""
+    await repeated(lambda: store.put_host(host()))
+    (held,) = await repeated(lambda: store.assign_slots([lease("h1")]))
+    run, doomed = new_run(idempotency_key="k"), new_run()
+    admitted = await repeated(lambda: store.admit([run, doomed]))
+    assert [admission.run.id for admission in admitted] == [run.id, doomed.id]
+    first = effects(held.epoch, states=[state(1)], events={run.id: events(0, 3)})
+    assert await repeated(lambda: store.commit("h1", [first])) == [CommitOutcome.COMMITTED]
+    last = effects(held.epoch, states=[state(2)], events={run.id: events(3, 2)}, end=end(run.id))
+    (outcome,) = await repeated(lambda: store.commit("h1", [last]))
+    # The second time it has ended already: by this very commit.
+    assert outcome in {CommitOutcome.COMMITTED, CommitOutcome.ALREADY_ENDED}
+    death = end(doomed.id, status=RunStatus.DEAD, result=None)
+    await repeated(lambda: store.commit("h1", [effects(held.epoch, end=death)]))
+    letter = StoredLetter(
+        DeadLetter(
+            id="dead_0",
+            kind=LetterKind.EVENT,
+            reason=LetterReason.NO_SUBSCRIBER,
+            target="t",
+            name="t",
+            created_at=T0,
+        ),
+        "default",
+    )
+    await repeated(lambda: store.add_dead_letters([letter]))
+    letters = await repeated(store.list_dead_letters)
+    assert len(letters) == 2
+    again = new_run()
+    assert await repeated(lambda: store.retry_dead_letter(letters[0].id, again, None)) == again.id
+    await repeated(lambda: store.purge_dead_letters(LetterQuery(ids=["dead_0"])))
+
+    stored = await repeated(lambda: store.get_run(run.id))
+    assert (stored.run.status, stored.run.result, stored.events) == (
+        RunStatus.SUCCEEDED,
+        {"answer": 42},
+        5,
+    )
+    told = await repeated(lambda: store.run_events(run.id))
+    assert [event.offset for event in told] == [0, 1, 2, 3, 4]
+    states = await repeated(lambda: store.load_states([ADA]))
+    assert states[ADA].state == {"n": 2}
+    counts = await repeated(store.count_runs)
+    assert counts == {RunStatus.SUCCEEDED: 1, RunStatus.DEAD: 1, RunStatus.QUEUED: 1}
+    assert len(await repeated(store.list_dead_letters)) == 1
