@@ -110,7 +110,7 @@ class Bench:
             letters = await self.manager.dead_letters()
             return letters if len(letters) >= many else None
 
-        letters = await eventually_async(found, interval_s=0.01)
+        letters = await eventually_async(found, 60, interval_s=0.01)
         assert letters is not None
         assert len(letters) == many
         return letters
@@ -123,7 +123,7 @@ class Bench:
             stored = await self.runtime.store.get_run(run_id)
             return stored.run if stored and stored.run.status in TERMINAL else None
 
-        run = await eventually_async(found, interval_s=0.01)
+        run = await eventually_async(found, 60, interval_s=0.01)
         assert run is not None
         return run
 
@@ -407,7 +407,7 @@ async def test_letters_are_looked_for_and_forgotten(bench: Bench):
         status = await manager.status()
         return status["dead_letters_by_reason"] == {"handler_failed": 2}
 
-    await eventually_async(counted)
+    await eventually_async(counted, 60)
     assert await manager.purge_dead_letters(older_than=timedelta(hours=1)) == 0
     assert await manager.purge_dead_letters(ids=[event.id]) == 1
     assert await manager.purge_dead_letters(kind=LetterKind.EVENT) == 0
