@@ -38,6 +38,7 @@ class App:
         pools: Sequence[Pool | str] = (),
         factories: Mapping[type[Agent], Factory] | None = None,
         middleware: Sequence[type[Middleware] | Middleware | Callable[[], Middleware]] = (),
+        health: Callable[[], Any] | None = None,
     ) -> None:
         """Put an app together.
 
@@ -53,6 +54,9 @@ class App:
             middleware: what looks at the messages, events and replies of its agents, in this
                 order: subclasses of `Middleware`, which each host makes for itself, functions that
                 return one, or instances, which are carried over as they are.
+            health: a function, also an asynchronous one, that looks whether the app is well in the
+                process that calls it. When new code is deployed, each of its hosts calls it after
+                some slots have moved there; if it raises or returns False, they move back.
 
         Raises:
             ConfigurationError: no agents, two of the same name, an unknown pool, an entry that
@@ -62,6 +66,9 @@ class App:
         self.types = _with_factories(name, _by_name(name, agents), factories or {})
         self.entry = _entry(name, self.types, entry)
         self.middleware = check_middleware(name, middleware)
+        if health is not None and not callable(health):
+            raise ConfigurationError(f"The health of the app {name!r} is no function: {health!r}.")
+        self.health = health
         self.pools = tuple(pool for pool in pools if isinstance(pool, Pool))
         self.shared_pools = tuple(pool for pool in pools if isinstance(pool, str))
         names = [*(pool.name for pool in self.pools), *self.shared_pools]
@@ -96,7 +103,9 @@ class App:
         entry = None if self.entry is None else self.types[self.entry].cls
         factories = {t.cls: t.factory for t in self.types.values() if t.factory is not None}
         pools = (*self.pools, *self.shared_pools)
-        more = (self.middleware,) if self.middleware else ()
+        more: tuple[Any, ...] = (self.middleware,) if self.middleware else ()
+        if self.health is not None:
+            more = (self.middleware, self.health)
         return _rebuild, (self.name, classes, entry, pools, factories, *more)
 
     def __repr__(self) -> str:
@@ -110,8 +119,17 @@ def _rebuild(
     pools: Sequence[Pool | str],
     factories: Mapping[type[Agent], Factory] | None = None,  # kept apps may be without
     middleware: Sequence[Any] = (),
+    health: Callable[[], Any] | None = None,
 ) -> App:
-    app = App(name, agents, entry=entry, pools=pools, factories=factories, middleware=middleware)
+    app = App(
+        name,
+        agents,
+        entry=entry,
+        pools=pools,
+        factories=factories,
+        middleware=middleware,
+        health=health,
+    )
     app.entry = None if entry is None else app.entry  # not what one alone would be by default
     return app
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from agentray.cli.console import visible
 from agentray.core.room import amounts
+from agentray.ids import SLOTS
 from agentray.protocol.runs import Run, RunStatus
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ def pools(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         if row.get("scaled_to") is not None:
             limits = " (scaled by hand)"
         trouble = row["pending"] or row["last_error"]
+        if row.get("rollout") is not None:
+            trouble = f"new code has {row['rollout']} of {SLOTS} slots. {trouble}".rstrip()
         table.add_row(
             text(f"{row['name']}{default}"),
             text(row["status"], "yellow" if row["pending"] else _good_or_bad(complete)),

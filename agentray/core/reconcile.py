@@ -44,6 +44,7 @@ class PoolFact:
     generation: int  # of the code that its hosts shall run
     slots: tuple[str | None, ...]  # present holder of each slot
     pinned: Mapping[int, str] = field(default_factory=dict[int, str])  # holders chosen by hand
+    trial: int | None = None  # most slots that hosts with new code may have; None: all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,8 @@ def _reconcile_pool(pool: PoolFact, hosts: Sequence[HostFact]) -> list[Command]:
     commands: list[Command] = [StartHost(pool.name)] * max(0, missing)
     commands.extend(StopHost(host) for host in _needless(pool, hosts, pending, -missing))
     enough = len(live) >= pool.wanted
+    if pool.trial is not None and outdated and not pending:
+        return [*commands, *_try_out(pool, live if enough else [], outdated)]
     room_for = sum(host.feasible for host in pending)
     room_for -= sum(host.status is HostStatus.DRAINING for host in hosts)  # theirs comes free
     # Nor do more old ones stay than are wanted while a new one waits, perhaps for ever.
@@ -136,6 +139,17 @@ def _reconcile_pool(pool: PoolFact, hosts: Sequence[HostFact]) -> list[Command]:
     holders = {*pool.slots, *moves.values()} if leasing else set[str]()
     commands.extend(StopHost(host) for host in leaving if host not in holders)
     return commands
+
+
+def _try_out(pool: PoolFact, new: Sequence[str], old: Sequence[str]) -> list[Command]:
+    """Let hosts with new code have no more slots than they may; the old ones stay meanwhile."""
+    moves = plan_slots(pool.slots, new or old, pool.pinned)
+    alive = [*new, *old]
+    planned = [slot for slot in moves if pool.slots[slot] in alive]
+    if new and pool.trial is not None:
+        room = max(0, pool.trial - sum(holder in new for holder in pool.slots))
+        moves = {s: host for s, host in moves.items() if s not in planned[room:]}
+    return [MoveSlots(pool.name, moves, _releases(pool, moves, alive))] if moves else []
 
 
 def _needless(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from agentray.agent import AgentType
 from agentray.app import App
@@ -32,6 +33,7 @@ class AppCode:
         types: the agent types that it can run, by name.
         broken: why the app of an agent type cannot be imported here, by the type's name.
         digests: of the apps that it has imported.
+        checks: of the health of apps, by their names.
         publish_hooks: the middleware that agents' events pass, by the type's name.
     """
 
@@ -40,6 +42,7 @@ class AppCode:
         self.broken: dict[str, str] = {}
         self.publish_hooks: dict[str, tuple[Middleware, ...]] = {}
         self.digests: dict[str, str] = {}
+        self.checks: dict[str, Callable[[], Any]] = {}
         self._apps: dict[str, bytes] = {}
 
     def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
@@ -71,6 +74,9 @@ class AppCode:
                     if hooks.publish:
                         self.publish_hooks[agent_type.name] = hooks.publish
                 self.types[agent_type.name] = Loaded(agent_type, name)
+            self.checks.pop(name, None)
+            if app.health is not None:
+                self.checks[name] = app.health
             self._apps[name] = packed
             self.digests[name] = spec.digest
         return failures

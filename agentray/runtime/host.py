@@ -44,6 +44,7 @@ from agentray.runtime.departures import Departures
 from agentray.runtime.dispatching import Dispatches
 from agentray.runtime.failures import Failures
 from agentray.runtime.group_commit import GroupCommit
+from agentray.runtime.health import check_app
 from agentray.runtime.held_leases import HeldLeases, Lease
 from agentray.runtime.hooked_publishing import HookedPublishing
 from agentray.runtime.incarnation import Incarnation
@@ -213,6 +214,10 @@ class Host:
         failures = self.code.load(apps)
         self.permanents.look()
         return failures
+
+    async def check(self, app: str) -> str:
+        """Return what is wrong with an app here; "": nothing."""
+        return await check_app(self, app)
 
     async def update(self, snapshot: Snapshot, epochs: Mapping[tuple[str, int], int]) -> None:
         """Take the newest snapshot and leases; agents of lost slots leave at once.

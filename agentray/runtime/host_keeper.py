@@ -13,6 +13,7 @@ from agentray.core.supervision import Heartbeats
 from agentray.errors import StartFailed
 from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.snapshot import HostRef, Snapshot
+from agentray.runtime.health import CHECK_S
 from agentray.runtime.ports import HostControl, HostFactory, HostGone, HostUnreachable
 from agentray.runtime.tasks import TaskSet
 
@@ -200,6 +201,15 @@ class HostKeeper:
     async def load(self, code: Mapping[str, bytes]) -> dict[str, str]:
         """Bring it the apps' code; return why it cannot import some of them."""
         return await self.control.load(code)
+
+    async def check(self, app: str) -> str:
+        """Return what is wrong with an app there; of a host that is lost, its successor tells."""
+        try:
+            async with asyncio.timeout(CHECK_S + HEARTBEAT_TIMEOUT_S):
+                return await self.control.check(app)
+        except (HostGone, HostUnreachable, TimeoutError) as error:
+            logger.warning("check: %s", error, extra={"action": "check_failed"})
+            return ""
 
     async def release(
         self,

@@ -68,6 +68,7 @@ from agentray.runtime.tasks import TaskSet
 from agentray.runtime.topic_book import TopicBook
 from agentray.runtime.trace_pruner import TracePruner, TraceRetention
 from agentray.runtime.trace_reader import read_trace
+from agentray.runtime.tryout import TryOut
 from agentray.store.base import HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
 from agentray.store.supervision import AgentFailure, FailureKind
 
@@ -160,6 +161,9 @@ class Manager:
             reconciling=self._reconciling,
             load=self._load,
             wake=self._wake.set,
+        )
+        self._try_out = TryOut(
+            self._placements, self._hosts, self._until_leased, wake=self._wake.set
         )
         self._steps: dict[str, int] = {}  # failures per step of the loop
         self._letters = LetterDesk(store, ChannelDispatcher(redriver.channel), kept_letters)
@@ -476,15 +480,17 @@ class Manager:
         done = await self._catalog.deploy(spec)
         if before is None:
             await self._load_new(spec, pools)  # hosts that came meanwhile
-        if done == "replaced":
-            self._replace_code(pools)
         self._placements.sync()
         self._wake.set()
         try:
+            if done == "replaced":
+                await self._try_out.replace(spec.name, pools)
             await self._until_leased(pools)
         except StartFailed:
             await self._catalog.restore(spec.name, before)
-            self._replace_code(pools)
+            self._wake.set()
+            if before is not None:
+                await self._try_out.until_back(pools)
             raise
         await self._catalog.settle(spec.name)
         await self._placements.announce()
@@ -521,12 +527,6 @@ class Manager:
                 raise answer
             # A host that is lost meanwhile has a successor, which loads everything.
         return failures
-
-    def _replace_code(self, pools: set[str]) -> None:
-        """Let hosts that imported the old code be replaced by new ones."""
-        for name in pools:
-            if name in self._placements.pools:
-                self._placements.pools[name].replace_hosts()
 
     async def _until_leased(self, pools: set[str]) -> None:
         """Wait until every slot of these pools is leased by a host with the newest code.

@@ -107,6 +107,8 @@ def _digest(app: App, pools: tuple[PoolSpec, ...]) -> str:
         digest.update(_source(agent_type.cls))
         if agent_type.factory is not None:
             digest.update(_source(agent_type.factory))
+    if app.health is not None:
+        digest.update(_source(app.health))
     for entry in app.middleware:
         digest.update(_source(_code_of(entry)))
         digest.update(_settings_of(entry))

@@ -51,6 +51,7 @@ class PoolState:
         epochs: of each slot's lease.
         backoff: of hosts that fail to start.
         moving: a planned move is under way.
+        trial: most slots that hosts with new code may have while they are tried out; None: all.
         draining: its agents leave, because it is removed or another one takes them.
         not_before: no host is started earlier, by the event loop's clock: the last ones failed.
         last_error: why the last one failed; "" when it did not.
@@ -64,6 +65,7 @@ class PoolState:
     epochs: list[int] = field(default_factory=lambda: [0] * SLOTS)
     backoff: Backoff = field(default_factory=lambda: Backoff(None, 60.0, 0.2, 10.0))
     moving: bool = False
+    trial: int | None = None
     draining: bool = False
     not_before: float = 0.0
     last_error: str = ""
@@ -151,6 +153,7 @@ class Placements:
                 pool.generation,
                 tuple(pool.slots),
                 self._orders.pins(name),
+                pool.trial,
             )
             for name, pool in self.pools.items()
         ]
@@ -242,6 +245,12 @@ class Placements:
             await self.announce(set())
         else:
             self.wake()
+
+    def moved(self, name: str) -> int:
+        """Return how many slots hosts with the newest code have."""
+        pool = self.pools[name]
+        fresh = {k.ref.id for k in self.live(name) if k.generation == pool.generation}
+        return sum(host in fresh for host in pool.slots)
 
     def leased(self, name: str) -> bool:
         """Whether every slot of a pool is leased by a live host with the newest code."""

@@ -271,6 +271,7 @@ class PoolAdmin:
             "max_hosts": spec.most,
             "scaled_to": self._placements.ordered_size(name),
             "slots": sum(slot is not None for slot in pool.slots),
+            "rollout": None if pool.trial is None else self._placements.moved(name),
             "load": sum(map(self._placements.load_of, there)),
             "isolation": spec.isolation,
             "resources": spec.demand,

@@ -102,6 +102,10 @@ class HostControl(HostPort, Protocol):
         """Let it know the code of these apps, by name; return why some cannot be imported."""
         ...
 
+    async def check(self, app: str) -> str:
+        """Return what is wrong with an app there; "": nothing."""
+        ...
+
     async def release(
         self, pool: str, slots: Sequence[int], grace_s: float, together: bool
     ) -> Sequence[int]:

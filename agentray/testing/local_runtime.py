@@ -147,6 +147,10 @@ class _LocalHost:
         """See `ports.HostControl`."""
         return await self._until(self._running.load(apps))
 
+    async def check(self, app: str) -> str:
+        """See `ports.HostControl`."""
+        return await self._until(self._running.check(app))
+
     async def release(
         self, pool: str, slots: Sequence[int], grace_s: float, together: bool
     ) -> Sequence[int]:

@@ -24,6 +24,7 @@ from agentray import (
     action,
     on,
 )
+from agentray.errors import StartFailed
 from agentray.patterns import AggregatorAgent, Gathered
 from agentray.testing import LocalRuntime
 from agentray.testing import run as run_virtual
@@ -118,7 +119,12 @@ class Nested(Agent):
         return await self.handle(Tally, f"of-{self.id.key}").add()
 
 
-APP = App("moves", [Tally, Halver, Doubler, Joiner, Desk, Nested], entry=Desk)
+class Extra(Agent):
+    """Comes and goes with the code."""
+
+
+AGENTS: list[type[Agent]] = [Tally, Halver, Doubler, Joiner, Desk, Nested]
+APP = App("moves", AGENTS, entry=Desk)
 Move = Callable[[ManagerClient, LocalRuntime, int], Awaitable[Any]]
 
 
@@ -235,7 +241,44 @@ async def drain_a_node(manager: ManagerClient, runtime: LocalRuntime, number: in
     assert {row["status"] for row in await manager.nodes()} == {"active"}
 
 
+def healthy() -> bool:
+    return True
+
+
+async def also_healthy() -> None:
+    await asyncio.sleep(0.01)
+
+
+def ill() -> None:
+    raise RuntimeError("the new model file is missing")
+
+
+async def upgrade(manager: ManagerClient, runtime: LocalRuntime, number: int) -> None:
+    before = set(runtime.hosts)
+    agents = AGENTS if number % 2 else [*AGENTS, Extra]
+    app = App("moves", agents, entry=Desk, health=(healthy, also_healthy)[number % 2])
+    assert await manager.deploy(app) == "replaced"
+    await asyncio.sleep(1.0)
+    assert not before & set(runtime.hosts), "all of them have new code"
+
+
+async def take_back(manager: ManagerClient, runtime: LocalRuntime, number: int) -> None:
+    del number
+    before = set(runtime.hosts)
+    with pytest.raises(StartFailed, match=r"not healthy.*RuntimeError: the new model file"):
+        await manager.deploy(App("moves", AGENTS, entry=Desk, health=ill))
+    assert before <= set(runtime.hosts), "the old hosts have stayed"
+    leases = await runtime.store.list_slots("default")
+    assert {lease.host for lease in leases} == before
+    await asyncio.sleep(2.0)
+    assert set(runtime.hosts) == before, "those with the new code are gone"
+    (row,) = await manager.pools()
+    assert (row["status"], row["rollout"]) == ("live", None)
+
+
 MOVES: dict[str, Move] = {
+    "upgrade": upgrade,
+    "take back": take_back,
     "resize": resize,
     "drain a host": drain_a_host,
     "scale": scale,

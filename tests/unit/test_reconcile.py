@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from agentray.core.placement import plan_slots
 from agentray.core.reconcile import (
     Command,
     HostFact,
@@ -86,7 +87,7 @@ class World:
 
     def check_that_it_makes_room(self, host: str) -> None:
         pool = self.pools[self.hosts[host].pool]
-        assert self.hosts[host].generation != pool.generation
+        assert self.hosts[host].generation != pool.generation or self.hosts[host].leaves
         assert any(
             h.status is HostStatus.PENDING and h.feasible and h.generation == pool.generation
             for h in self.of(pool.name)
@@ -106,7 +107,23 @@ class World:
         assert {h: sorted(s) for h, s in release.items()} == {
             h: sorted(s) for h, s in expected.items()
         }, "a living holder must let go first, and only of what it loses"
+        if expected and (trial := self.trial_of(pool)) is not None:
+            new = {h.id for h in self.live(pool) if self.is_current(h)}
+            after = [to.get(slot, host) for slot, host in enumerate(before)]
+            assert not new & set(to.values()) or sum(h in new for h in after) <= max(
+                trial, sum(h in new for h in before)
+            ), "hosts with new code get no more slots than they may"
         self.set_pool(pool, slots=tuple(to.get(slot, host) for slot, host in enumerate(before)))
+
+    def is_current(self, host: HostFact) -> bool:
+        return host.generation == self.pools[host.pool].generation and not host.leaves
+
+    def trial_of(self, pool: str) -> int | None:
+        """Return how many slots new code may have, where that is looked at."""
+        orphans = set(self.pools[pool].slots) - {h.id for h in self.live(pool)}
+        waits = any(h.status is HostStatus.PENDING and self.is_current(h) for h in self.of(pool))
+        old = any(not self.is_current(h) for h in self.live(pool))
+        return self.pools[pool].trial if old and not waits and not orphans else None
 
     def holds_slots(self, host: str) -> bool:
         return any(host in pool.slots for pool in self.pools.values())
@@ -176,6 +193,31 @@ class ReconcileMachine(RuleBasedStateMachine):
         pool = data.draw(st.sampled_from(sorted(self.world.pools)))
         self.world.set_pool(pool, generation=self.world.pools[pool].generation + 1)
 
+    @precondition(lambda self: self.world.pools)
+    @rule(data=st.data(), trial=st.sampled_from([0, 3, SLOTS, None]), back=st.booleans())
+    def new_code_is_tried_out(self, data: st.DataObject, trial: int | None, back: bool) -> None:
+        pool = data.draw(st.sampled_from(sorted(self.world.pools)))
+        generation = self.world.pools[pool].generation
+        if back:
+            self.world.set_pool(pool, trial=None, generation=max(1, generation - 1))
+        else:
+            self.world.set_pool(pool, trial=trial)
+
+    @precondition(lambda self: self.world.hosts)
+    @rule(data=st.data())
+    def a_host_is_told_to_leave(self, data: st.DataObject) -> None:
+        host = data.draw(st.sampled_from(sorted(self.world.hosts)))
+        self.world.hosts[host] = replace(self.world.hosts[host], leaves=True)
+
+    @precondition(lambda self: self.world.with_status(HostStatus.LIVE))
+    @rule(data=st.data(), slots=st.sets(st.integers(0, SLOTS - 1)))
+    def slots_are_moved_by_hand(self, data: st.DataObject, slots: set[int]) -> None:
+        host = self._pick(data, HostStatus.LIVE)
+        pool = self.world.hosts[host].pool
+        if pool in self.world.pools:
+            pinned = {**self.world.pools[pool].pinned, **dict.fromkeys(slots, host)}
+            self.world.set_pool(pool, pinned=pinned)
+
     @rule(pool=st.sampled_from(POOLS))
     def a_pool_is_removed(self, pool: str) -> None:
         self.world.pools.pop(pool, None)
@@ -190,7 +232,7 @@ class ReconcileMachine(RuleBasedStateMachine):
             there = [
                 host
                 for host in self.world.of(name)
-                if host.generation == pool.generation
+                if self.world.is_current(host)
                 and host.status in (HostStatus.LIVE, HostStatus.STARTING, HostStatus.PENDING)
             ]
             assert starts[name] == max(0, pool.wanted - len(there)), "it starts what is missing"
@@ -205,6 +247,8 @@ class ReconcileMachine(RuleBasedStateMachine):
     def it_settles(self) -> None:
         """Nothing more happens: in a few rounds all is as wanted, and stays so."""
         world = self.world
+        for pool in world.pools:
+            world.set_pool(pool, trial=None)
         for _ in range(ROUNDS):
             for host in world.with_status(HostStatus.DRAINING):
                 del world.hosts[host]
@@ -218,9 +262,14 @@ class ReconcileMachine(RuleBasedStateMachine):
         for name, pool in world.pools.items():
             there = world.live(name)
             assert [host.generation for host in there] == [pool.generation] * pool.wanted
+            assert not any(host.leaves for host in there), "who was told to leave is gone"
+            names = [host.id for host in there]
+            assert set(pool.slots) <= set(names)
+            assert plan_slots(pool.slots, names, pool.pinned) == {}
             loads = Counter(pool.slots)
-            assert set(loads) == {host.id for host in there}
-            assert max(loads.values()) - min(loads.values()) <= 1
+            if not set(pool.pinned.values()) & set(names):
+                assert set(loads) == set(names)
+                assert max(loads.values()) - min(loads.values()) <= 1
         assert {h.pool for h in world.hosts.values() if h.status is not HostStatus.DEAD} == set(
             world.pools
         )

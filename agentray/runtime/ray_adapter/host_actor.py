@@ -101,6 +101,10 @@ class HostActor:
         gc.set_threshold(_YOUNG_OBJECTS, 10, 10)
         return failures
 
+    async def check(self, app: str) -> str:
+        """See `ports.HostControl`."""
+        return await self._running.check(app)
+
     async def release(
         self, pool: str, slots: Sequence[int], grace_s: float, together: bool
     ) -> Sequence[int]:

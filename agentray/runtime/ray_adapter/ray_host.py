@@ -103,6 +103,10 @@ class RayHost:
         """See `ports.HostControl`."""
         return await self._call("load", apps)
 
+    async def check(self, app: str) -> str:
+        """See `ports.HostControl`."""
+        return await self._call("check", app)
+
     async def release(
         self, pool: str, slots: Sequence[int], grace_s: float, together: bool
     ) -> Sequence[int]:
