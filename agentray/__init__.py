@@ -43,6 +43,7 @@ from agentray.ids import AgentId, TopicId
 from agentray.launching import AgentRecord, Launch
 from agentray.middleware import DROP, Drop, MessageReply, Middleware, SentMessage
 from agentray.pool import Pool
+from agentray.protocol.budgets import Budget
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
 from agentray.protocol.runs import Run, RunEvent, RunStatus
@@ -69,6 +70,7 @@ __all__ = [
     "Answered",
     "App",
     "Ask",
+    "Budget",
     "ChannelClosed",
     "ClusterNotRunning",
     "ConfigurationError",

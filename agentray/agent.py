@@ -42,6 +42,7 @@ from agentray.handlers import EventHandler, Key, declare
 from agentray.ids import AgentId, TopicId, check_key, check_type_name
 from agentray.launching import LAUNCH_TIMEOUT_S, Launch, start
 from agentray.middleware import Hooks
+from agentray.protocol.budgets import Budget
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -108,6 +109,11 @@ class AgentOptions(BaseModel):
         default=True,
         description="Loops and timers keep it in memory; False: it leaves when no message came "
         "for idle_timeout_s, and they end until the next one.",
+    )
+    budget: Budget | None = Field(
+        default=None,
+        description="What a run of a prompt to such an agent may use, where the prompt does not "
+        "say it; None: there is no limit.",
     )
     restart: RestartPolicy = RestartPolicy()
 

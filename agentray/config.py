@@ -52,6 +52,12 @@ BATCH = BatchLimits()
 """The limits where nothing else is set."""
 
 
+MAX_ATTEMPTS = 8
+"""Attempts of a run whose hosts keep dying; then it is `dead` and kills no more of them.
+
+A host's death can cost a run two: one for the death, one when the replacement takes slots over."""
+
+
 class Settings(BaseSettings):
     """Everything that an operator can set."""
 
@@ -104,6 +110,11 @@ class Settings(BaseSettings):
         default=None,
         description="Runs that one host works on at once; further ones wait in the order in which "
         "they came, as `queued`. Unset: no limit. A run that waits for another run's end counts.",
+    )
+    max_attempts: PositiveInt = Field(
+        default=MAX_ATTEMPTS,
+        description="Attempts of a run that each lost a host; then it is given up as `dead`. A "
+        "host's death can cost a run two. A prompt or dispatch may say its own `max_attempts`.",
     )
     batch_messages: PositiveInt = Field(
         default=BATCH.messages,

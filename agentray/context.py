@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
@@ -14,6 +15,7 @@ from agentray.errors import ConfigurationError
 from agentray.event_run import DispatchOptions, EventRun
 from agentray.events import Event
 from agentray.ids import AgentId, TopicId, child_of, new_id
+from agentray.protocol.budgets import Usage
 from agentray.protocol.envelope import NO_MESSAGE, Envelope
 
 R = TypeVar("R")
@@ -91,6 +93,10 @@ class Surroundings(Protocol):
 
     def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to the run that the context belongs to."""
+        ...
+
+    def spend(self, context: Context, spent: Usage) -> None:
+        """Count what a handler has used against the budget of its run."""
         ...
 
     def turn(self, context: Context) -> AbstractAsyncContextManager[None]:
@@ -241,6 +247,28 @@ class Context:
         """Tell those who watch the run how far it is. Outside of a run it does nothing."""
         data = {"message": message, "current": current, "total": total}
         self.surroundings.progress(self, "progress", data)
+
+    def spend(self, *, tokens: int = 0, tool_calls: int = 0, cost: float = 0.0) -> None:
+        """Count what this handler has used against the budget of its run; outside of one, nothing.
+
+        A run that exceeds its budget is cancelled, this handler with it, and ends as
+        `budget_exceeded`.
+
+        Args:
+            tokens: of language models.
+            tool_calls: of tools.
+            cost: in the currency of the budget.
+
+        Raises:
+            ConfigurationError: one of them is negative, or no number.
+        """
+        if not (tokens >= 0 and tool_calls >= 0 and 0 <= cost < math.inf):
+            raise ConfigurationError(
+                f"What is spent is not negative: tokens={tokens}, tool_calls={tool_calls}, "
+                f"cost={cost}."
+            )
+        spent = Usage(tokens=tokens, tool_calls=tool_calls, cost=cost)
+        self.surroundings.spend(self, spent)
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:

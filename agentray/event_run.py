@@ -25,6 +25,7 @@ from agentray.errors import (
 from agentray.event_loop import time_of_day
 from agentray.events import Event
 from agentray.ids import AgentId, TopicId
+from agentray.protocol.budgets import Budget
 from agentray.protocol.codec import decode, encode
 from agentray.protocol.envelope import Kind
 from agentray.protocol.event_runs import NOT_KEPT
@@ -53,6 +54,8 @@ class DispatchOptions(TypedDict, total=False):
     on_error: OnErrorName
     timeout: float | None
     events: bool
+    budget: Budget | None
+    max_attempts: int | None
     delay_s: float | None
     at: datetime | None
 

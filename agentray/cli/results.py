@@ -15,6 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from agentray.cli.render import moment, pairs, run_status, status_text, text, took
+from agentray.protocol.budgets import Usage
 from agentray.protocol.letters import DeadLetter
 from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunEvent, Span
@@ -37,6 +38,7 @@ def run(found: Run) -> RenderableType:
             ("schedule", found.schedule),
             ("started", found.started_at and moment(found.started_at)),
             ("took", took(found)),
+            ("used", _used(found.usage)),
         ]
     )
     if found.question is not None:
@@ -53,6 +55,17 @@ def _question(found: Question) -> Iterator[RenderableType]:
         yield result(found.details)
     if found.answer_schema is not None:
         yield text(f"The answer: {json.dumps(found.answer_schema, ensure_ascii=False)}", "dim")
+
+
+def _used(usage: Usage | None) -> str | None:
+    """Return what a run has used in one line; None: nobody counted."""
+    if usage is None:
+        return None
+    counted = [f"{usage.wall_s:.1f} s of work"]
+    counted += [f"{usage.tokens} tokens"] * (usage.tokens > 0)
+    counted += [f"{usage.tool_calls} tool calls"] * (usage.tool_calls > 0)
+    counted += [f"cost {usage.cost:g}"] * (usage.cost > 0)
+    return ", ".join(counted)
 
 
 def error(found: RunError) -> str:

@@ -29,6 +29,7 @@ from agentray.cli.times import read_seconds, read_time
 from agentray.core.lifecycle import TERMINAL, is_settled
 from agentray.errors import ConfigurationError, RunFailed
 from agentray.ids import new_id
+from agentray.protocol.budgets import Budget
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class _Asking:
     trace: bool
     wait_s: float
     run_timeout_s: float | None = None
+    budget: Budget | None = None
     delay_s: float | None = None
     at: datetime | None = None
 
@@ -85,6 +87,18 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
         float | None,
         typer.Option(min=0.001, help="Seconds after which the run is ended (default: never)."),
     ] = None,
+    max_wall: Annotated[
+        float | None, typer.Option(min=0.001, help="Budget: seconds of work.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=0, help="Budget: tokens of language models.")
+    ] = None,
+    max_tool_calls: Annotated[
+        int | None, typer.Option(min=0, help="Budget: calls of tools.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="Budget: cost, as its agents count it.")
+    ] = None,
     delay: Annotated[
         str | None,
         typer.Option(
@@ -108,12 +122,22 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
     if delay_s is not None and when is not None:
         raise ConfigurationError("Give --in or --at, not both.")
     later = delay_s is not None or when is not None
+    budget = Budget(wall_s=max_wall, tokens=max_tokens, tool_calls=max_tool_calls, cost=max_cost)
     if later and stream:
         raise ConfigurationError("A run that begins later has no events yet: leave out --stream.")
     wait_s = (0.0 if later else inf) if wait is None else wait
     given = read_text(text, file)
     asking = _Asking(
-        given, agent, stream, as_json, trace, wait_s, run_timeout, delay_s=delay_s, at=when
+        given,
+        agent,
+        stream,
+        as_json,
+        trace,
+        wait_s,
+        run_timeout,
+        None if budget == Budget() else budget,
+        delay_s,
+        when,
     )
     code = asyncio.run(_prompt(Target(url, key, timeout), asking))
     if code is not ExitCode.OK:
@@ -315,6 +339,7 @@ async def _ask(client: AsyncAgentClient, asking: _Asking) -> Run:
         asking.agent,
         idempotency_key=again,
         run_timeout_s=asking.run_timeout_s,
+        budget=asking.budget,
         delay_s=asking.delay_s,
         at=asking.at,
     )
@@ -338,6 +363,7 @@ async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
         asking.agent,
         idempotency_key=again,
         run_timeout_s=asking.run_timeout_s,
+        budget=asking.budget,
     )
     try:
         async with asyncio.timeout(wait_s), aclosing(events):
@@ -353,6 +379,7 @@ async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
         wait_s=0,
         idempotency_key=again,
         run_timeout_s=asking.run_timeout_s,
+        budget=asking.budget,
     )
     return found, printer.said
 

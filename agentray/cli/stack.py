@@ -258,6 +258,7 @@ class Stack:
                 self._settings.trace_retention_runs,
                 self._settings.metrics_interval_s,
                 self._settings.dead_letters,
+                self._settings.max_attempts,
             )
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)

@@ -14,6 +14,7 @@ from agentray.client.connection import Connection
 from agentray.client.streams import follow
 from agentray.core.lifecycle import is_settled
 from agentray.ids import new_id
+from agentray.protocol.budgets import Budget
 from agentray.protocol.letters import DeadLetter
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
 
@@ -64,7 +65,7 @@ class AsyncAgentClient:
         """Close the connections; harmless when called twice."""
         await self._connection.close()
 
-    async def prompt(
+    async def prompt(  # noqa: PLR0913 - all that there is to say of a run
         self,
         text: str,
         agent: str | None = None,
@@ -72,6 +73,8 @@ class AsyncAgentClient:
         wait_s: float | None = None,
         idempotency_key: str | None = None,
         run_timeout_s: float | None = None,
+        budget: Budget | None = None,
+        max_attempts: int | None = None,
         delay_s: float | None = None,
         at: datetime | None = None,
     ) -> Run:
@@ -85,6 +88,8 @@ class AsyncAgentClient:
             idempotency_key: the same key finds the same run for 24 hours; None: a new one.
             run_timeout_s: seconds from now, or from when it is to begin, after which the run is
                 ended as `timed_out`, wherever it is then; None: never.
+            budget: what the run may use; beyond it, it ends as `budget_exceeded`.
+            max_attempts: after so many that each lost a host it is `dead`; None: as settings say.
             delay_s: seconds after which the run begins; it is accepted at once.
             at: when it begins, an aware time.
 
@@ -102,6 +107,8 @@ class AsyncAgentClient:
             # A long wait is left to the gateway, whose limit is not known here.
             wait_s=wait_s if wait_s < _LONGEST_WAIT_S else None,
             timeout_s=run_timeout_s,
+            budget=budget,
+            max_attempts=max_attempts,
             delay_s=delay_s,
             at=at,
         )
@@ -115,6 +122,8 @@ class AsyncAgentClient:
         *,
         idempotency_key: str | None = None,
         run_timeout_s: float | None = None,
+        budget: Budget | None = None,
+        max_attempts: int | None = None,
     ) -> AsyncGenerator[RunEvent]:
         """Ask an agent and yield the run's events, from the first to the terminal one.
 
@@ -123,6 +132,8 @@ class AsyncAgentClient:
             agent: an agent type (a fresh instance answers) or type/key; None: the app's entry.
             idempotency_key: the same key finds the same run for 24 hours; None: a new one.
             run_timeout_s: seconds from now on after which the run is ended; None: never.
+            budget: what the run may use.
+            max_attempts: after so many that each lost a host it is `dead`; None: as settings say.
 
         Raises:
             ClientError: the gateway refuses, or cannot be reached within the client's timeout.
@@ -133,6 +144,8 @@ class AsyncAgentClient:
             idempotency_key=idempotency_key or new_id("key"),
             stream=True,
             timeout_s=run_timeout_s,
+            budget=budget,
+            max_attempts=max_attempts,
         )
         return follow(self._connection.open, request, run_id=None)
 

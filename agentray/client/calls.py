@@ -19,6 +19,7 @@ from agentray.client.errors import (
     Unavailable,
     class_of,
 )
+from agentray.protocol.budgets import Budget
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
 from agentray.protocol.runs import Run, RunStatus, Span
 
@@ -108,7 +109,7 @@ _purged = TypeAdapter(_Purged)
 # Requests
 
 
-def prompt(
+def prompt(  # noqa: PLR0913 - all that there is to say of a run
     text: str,
     *,
     agent: str | None,
@@ -116,6 +117,8 @@ def prompt(
     wait_s: float | None = None,
     stream: bool = False,
     timeout_s: float | None = None,
+    budget: Budget | None = None,
+    max_attempts: int | None = None,
     delay_s: float | None = None,
     at: datetime | None = None,
 ) -> Request:
@@ -128,11 +131,14 @@ def prompt(
         wait_s: seconds the gateway waits for the run's end; None: its default.
         stream: answer with the run's events.
         timeout_s: seconds after which the run is ended; None: it has no deadline.
+        budget: what the run may use.
+        max_attempts: after so many that each lost a host it is given up.
         delay_s: seconds after which the run begins.
         at: when it begins, an aware time.
     """
     body: dict[str, Any] = {"prompt": text, "agent": agent, "wait_s": wait_s, "stream": stream}
-    body |= {"timeout_s": timeout_s, "delay_s": delay_s}
+    body |= {"timeout_s": timeout_s, "max_attempts": max_attempts, "delay_s": delay_s}
+    body["budget"] = None if budget is None else budget.model_dump(mode="json", exclude_none=True)
     body["at"] = None if at is None else at.isoformat()
     return _post("/v1/prompts", body, **{"Idempotency-Key": idempotency_key})
 

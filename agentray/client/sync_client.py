@@ -12,6 +12,7 @@ from anyio.from_thread import start_blocking_portal
 
 from agentray.client.async_client import DEFAULT_WAIT_S, AsyncAgentClient
 from agentray.client.calls import DeadLetterPage, LetterMatch, RunPage
+from agentray.protocol.budgets import Budget
 from agentray.protocol.letters import DeadLetter
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
 
@@ -60,7 +61,7 @@ class AgentClient:
         """Close the connections and end the thread; harmless when called twice."""
         self._exits.close()
 
-    def prompt(
+    def prompt(  # noqa: PLR0913 - all that there is to say of a run
         self,
         text: str,
         agent: str | None = None,
@@ -68,6 +69,8 @@ class AgentClient:
         wait_s: float | None = None,
         idempotency_key: str | None = None,
         run_timeout_s: float | None = None,
+        budget: Budget | None = None,
+        max_attempts: int | None = None,
         delay_s: float | None = None,
         at: datetime | None = None,
     ) -> Run:
@@ -77,6 +80,8 @@ class AgentClient:
             wait_s=wait_s,
             idempotency_key=idempotency_key,
             run_timeout_s=run_timeout_s,
+            budget=budget,
+            max_attempts=max_attempts,
             delay_s=delay_s,
             at=at,
         )
@@ -89,11 +94,18 @@ class AgentClient:
         *,
         idempotency_key: str | None = None,
         run_timeout_s: float | None = None,
+        budget: Budget | None = None,
+        max_attempts: int | None = None,
     ) -> Generator[RunEvent]:
         """Ask an agent and yield the run's events, from the first to the terminal one."""
         return self._iterate(
             self._client.stream(
-                text, agent, idempotency_key=idempotency_key, run_timeout_s=run_timeout_s
+                text,
+                agent,
+                idempotency_key=idempotency_key,
+                run_timeout_s=run_timeout_s,
+                budget=budget,
+                max_attempts=max_attempts,
             )
         )
 

@@ -19,6 +19,7 @@ from pydantic import (
 from agentray.core.delays import MAX_DELAY_S
 from agentray.gateway.problems import TOO_LARGE, HttpProblem, from_validation, invalid
 from agentray.ids import AgentId, check_type_name
+from agentray.protocol.budgets import Budget
 
 DEFAULT_WAIT_S = 30.0
 
@@ -63,6 +64,18 @@ class PromptBody(BaseModel):
         le=MAX_TIMEOUT_S,
         description="Seconds from its acceptance after which the run is ended as `timed_out`, "
         "wherever it is then. Left out: it has no deadline.",
+    )
+    budget: Budget | None = Field(
+        default=None,
+        description="What the run may use; beyond it, it ends as `budget_exceeded`. What it does "
+        "not limit the agent type's own budget does.",
+    )
+    max_attempts: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="After so many attempts that each lost a host the run is `dead`. Left out: as "
+        "the cluster's settings say.",
     )
     stream: bool = Field(default=False, description="Answer with the run's events as they happen.")
     delay_s: float | None = Field(

@@ -142,6 +142,8 @@ class Prompts:
                 prompt.prompt,
                 telemetry.current_traceparent() or traceparent,
                 timeout_s=prompt.timeout_s,
+                budget=prompt.budget,
+                max_attempts=prompt.max_attempts,
             ),
             correlation_id=run_id,
             created_at=now,
@@ -161,7 +163,7 @@ def _answer(run: Run, location: dict[str, str]) -> Response:
 def _digest(prompt: PromptBody) -> str:
     """Return a hash of what is asked of whom; how the answer is awaited is no part of it."""
     asked: list[Any] = [prompt.prompt, prompt.agent]
-    shown = {"timeout_s", "delay_s", "at"}
+    shown = {"timeout_s", "budget", "max_attempts", "delay_s", "at"}
     if options := prompt.model_dump(mode="json", include=shown, exclude_none=True):
         asked.append(options)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -29,11 +29,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from agentray import context as contexts
 from agentray import telemetry
 from agentray.errors import ConfigurationError, DeadlineExceeded
 
 if TYPE_CHECKING:
     import pydantic_ai
+    from pydantic_ai.run import AgentRunResult
+    from pydantic_ai.usage import RunUsage
 
 MODEL_VARIABLE = "AGENTRAY_MODEL"
 """The environment variable with which an operator chooses the model."""
@@ -64,6 +67,9 @@ class LanguageModel(Generic[T]):
     async def ask(self, prompt: str) -> T:
         """Return the model's answer.
 
+        Inside of a run its tokens, tool calls and cost count against the run's budget after each
+        request, so that a run without budget left is cancelled in the midst of this.
+
         What the provider refuses, and what the model answers in another form twice, is raised as
         pydantic-ai raises it, with the provider's message.
 
@@ -71,15 +77,47 @@ class LanguageModel(Generic[T]):
             DeadlineExceeded: no answer in time.
         """
         try:
-            async with asyncio.timeout(self._timeout_s):
-                result = await self._agent.run(prompt)
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._agent.iter(prompt) as steps,
+            ):
+                told = _Told()
+                try:
+                    async for _ in steps:
+                        told.tell(steps.usage)
+                finally:
+                    told.tell(steps.usage)
         except TimeoutError as error:
             raise DeadlineExceeded(f"The model {self.name}", self._timeout_s) from error
-        return result.output
+        return _output(steps.result)
 
     async def close(self) -> None:
         """Close the connections to the provider."""
         await self._connections.aclose()
+
+
+class _Told:
+    """Tells the run of the message under way what a model has used, as it goes."""
+
+    def __init__(self) -> None:
+        self._context = contexts.current.get()
+        self._tokens, self._tool_calls, self._cost = 0, 0, 0.0
+
+    def tell(self, usage: RunUsage) -> None:
+        """Tell what is more than was told before."""
+        if self._context is None:
+            return
+        tokens, tool_calls, cost = usage.total_tokens, usage.tool_calls, float(usage.cost or 0)
+        more = (tokens - self._tokens, tool_calls - self._tool_calls, cost - self._cost)
+        if any(part > 0 for part in more):
+            self._context.spend(tokens=more[0], tool_calls=more[1], cost=max(0.0, more[2]))
+        self._tokens, self._tool_calls, self._cost = tokens, tool_calls, cost
+
+
+def _output(result: AgentRunResult[T] | None) -> T:
+    if result is None:  # a bug of pydantic-ai: its steps end with a result, or raise
+        raise RuntimeError("The model's steps ended without a result.")
+    return result.output
 
 
 def configured_model() -> str | None:

@@ -74,6 +74,8 @@ class RunOptions(NamedTuple):
         events: its events are recorded.
         sender: the agent that dispatched it, as type/key, which does not get the root event.
         traceparent: the W3C trace context that it continues; None: it begins a trace.
+        budget: what it may use, as the JSON of a `Budget`; None: that of its agent type, if any.
+        max_attempts: after so many that each lost a host it is given up; None: as settings say.
     """
 
     on_error: str = OnError.FAIL.value
@@ -81,6 +83,8 @@ class RunOptions(NamedTuple):
     events: bool = False
     sender: str | None = None
     traceparent: str | None = None
+    budget: Mapping[str, Any] | None = None
+    max_attempts: int | None = None
 
     def as_input(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a run is given, as JSON: its root event, as JSON, and how it is treated."""
@@ -97,7 +101,7 @@ class RunOptions(NamedTuple):
 
 PROMPT = RunOptions()
 
-_OF_PROMPTS = ("timeout_s",)
+_OF_PROMPTS = ("timeout_s", "budget", "max_attempts")
 """Options that a prompt may have, too."""
 
 
@@ -140,6 +144,7 @@ class PartsCall(StrEnum):
     """The `name` of a `RUN_PARTS` envelope: what its host shall do with its parts of runs."""
 
     TERMINATED = "terminated"  # a `TerminateEvent` was published: the run takes no more events
+    SPEND = "spend"  # something was used that counts against a run's budget
     CLOSE = "close"  # deliver no more events of these
     CANCEL = "cancel"  # the same, and cancel what is under way and waits
     OPEN = "open"  # reply with those of these that have not ended

@@ -47,8 +47,16 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
-def why_stopped(status: RunStatus, timeout_s: float | None) -> RunError:
-    """Return the error of a run that was cancelled or whose time was over."""
+def why_stopped(status: RunStatus, timeout_s: float | None, why: str = "") -> RunError:
+    """Return the error of a run that was ended from outside.
+
+    Args:
+        status: with which it ends.
+        timeout_s: seconds that it was given.
+        why: which limit of its budget was exceeded, in words.
+    """
+    if status == RunStatus.BUDGET_EXCEEDED:
+        return RunError(type="BudgetExceeded", message=why)
     if status == RunStatus.TIMED_OUT and timeout_s is not None:
         return RunError(type="TimedOut", message=f"It took longer than {timeout_s:g} s.")
     return RunError(type="Cancelled", message="It was cancelled.")

@@ -12,6 +12,7 @@ from agentray.core.lifecycle import move
 from agentray.errors import Fenced
 from agentray.events import Event
 from agentray.ids import new_traceparent, trace_id_of
+from agentray.protocol.budgets import Usage
 from agentray.protocol.envelope import Failure, Outcome, Reply, ReplyKind
 from agentray.protocol.event_runs import (
     RETRY,
@@ -25,6 +26,7 @@ from agentray.protocol.event_runs import (
 from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, why_stopped
 from agentray.runtime.asking import open_questions, without_questions
+from agentray.runtime.run_budget import Account
 from agentray.runtime.run_log import RunLog, as_recorded
 from agentray.runtime.scope import Scope, failure_of
 from agentray.runtime.spans import begin_run, end_run
@@ -58,7 +60,13 @@ class ActiveRun:
     """
 
     def __init__(
-        self, stored: StoredRun, book: RunBook, *, durable: bool = True, to_end: bool = False
+        self,
+        stored: StoredRun,
+        book: RunBook,
+        *,
+        durable: bool = True,
+        to_end: bool = False,
+        lost: str = "",
     ) -> None:
         """Begin an attempt.
 
@@ -67,6 +75,7 @@ class ActiveRun:
             book: of the host.
             durable: it is in the Store; else only its end will be.
             to_end: it was taken up to be ended, and for nothing else.
+            lost: why the attempt before came to nothing; "": there was none.
         """
         self.run = stored.run
         self.agent = stored.agent
@@ -91,6 +100,8 @@ class ActiveRun:
         self.places = book.places()
         self._book = book
         self._joined: list[Callable[[Run | None], None]] = []
+        self.account = Account(book.budget_of(self.agent, self.options), self.run.usage)
+        self._why = ""  # it is ended, where its status does not say it
         self._stopping: RunStatus | None = None  # it is cancelled, and ends with this status
         self._answer: Any = None  # what a `TerminateEvent` told, wrapped as in an `Outcome`
         self._finishing = False  # it has its answer, and what is left of it is cancelled
@@ -98,6 +109,10 @@ class ActiveRun:
         self._ended = False  # nothing more is written for it here
         self._told = False  # those who joined know what became of it
         self._final: Run | None = None
+        self._log_beginning(to_end=to_end, lost=lost)
+
+    def _log_beginning(self, *, to_end: bool, lost: str) -> None:
+        stored = self.stored
         if self.recording == Recording.NOTHING:
             return
         if stored.events == 0:
@@ -105,9 +120,12 @@ class ActiveRun:
             if RETRY in stored.input:
                 again["dead_letter"] = stored.input[RETRY]["letter"]
             self.log.add("queued", again, self.run.created_at)
+        if lost:
+            attempt = self.run.attempt if to_end else self.run.attempt - 1
+            self.log.add("attempt_lost", {"attempt": attempt, "reason": lost})
         if not to_end:
             began = "resumed" if stored.answers else "started"
-            self.log.add(began, {"attempt": self.run.attempt, "host": book.host_id})
+            self.log.add(began, {"attempt": self.run.attempt, "host": self._book.host_id})
 
     @property
     def by_scope(self) -> bool:
@@ -141,11 +159,36 @@ class ActiveRun:
         """Let it be ended as timed out."""
         self._after(delay_s, lambda: self.stop(RunStatus.TIMED_OUT))
 
-    def stop(self, status: RunStatus) -> None:
-        """Cancel all that belongs to it; it ends with this status when all of that has ended."""
+    def begin_to_count(self) -> None:
+        """It is worked on from now on: that counts against its budget."""
+        now = asyncio.get_running_loop().time()
+        self.account.begin(now)
+        if (left_s := self.account.left_s(now)) is not None:
+            self._after(left_s, self._check_budget)
+
+    def spend(self, spent: Usage) -> None:
+        """Count what a handler of it has used, wherever that was."""
+        if not self._ended:
+            self.account.spend(spent)
+            self._check_budget()
+
+    def _check_budget(self) -> None:
+        why = self.account.exceeded(asyncio.get_running_loop().time())
+        if why is not None:
+            self.stop(RunStatus.BUDGET_EXCEEDED, why)
+
+    def stop(self, status: RunStatus, why: str = "") -> None:
+        """Cancel all that belongs to it; it ends with this status when all of that has ended.
+
+        Args:
+            status: a terminal one.
+            why: in words, where the status does not say it.
+        """
         if self._ended or self._stopping is not None:
             return
-        if status is RunStatus.TIMED_OUT and self._answer is not None:
+        self._why = why
+        beyond = (RunStatus.TIMED_OUT, RunStatus.BUDGET_EXCEEDED)
+        if status in beyond and self._answer is not None:
             self._finish()
             return
         self._stopping = status
@@ -251,6 +294,11 @@ class ActiveRun:
         await self._commit(run, finished, outcome, states)
         return True
 
+    def _end_counting(self) -> Usage | None:
+        now = asyncio.get_running_loop().time()
+        self.account.end(now)
+        return self.account.usage(now)
+
     async def _wait_for_answer(
         self, questions: Sequence[Question], states: Sequence[StateWrite]
     ) -> None:
@@ -265,7 +313,9 @@ class ActiveRun:
         except Fenced:
             self.lose()
             raise
-        asked = {"status": waiting, "question": questions[0], "started_at": started_at}
+        asked: dict[str, Any] = {"status": waiting, "question": questions[0]}
+        asked["started_at"] = started_at
+        asked["usage"] = self._end_counting()
         run = self.run.model_copy(update=asked)
         suspension = Suspension(run.id, questions, started_at)
         told = await self._book.commit_wait(self, effects, suspension, run)
@@ -287,9 +337,11 @@ class ActiveRun:
         # With answers, it is the same attempt that began before it asked.
         began = self.run.started_at if self.stored.answers else None
         started_at = began or self.started_at
+        usage = self._end_counting()
         run = self.run.model_copy(
             update={
                 "status": status,
+                "usage": usage,
                 "result": result,
                 "error": error,
                 "errors": errors,
@@ -301,6 +353,8 @@ class ActiveRun:
             data: dict[str, Any] = {"result": result} if error is None else {"error": _json(error)}
             if error is None and errors:
                 data["errors"] = [_json(each) for each in errors]
+            if usage is not None:
+                data["usage"] = usage.model_dump(mode="json")
             if self.log.unrecorded:
                 data["unrecorded"] = self.log.unrecorded
             self.log.add(status.value, data, finished_at)
@@ -315,7 +369,11 @@ class ActiveRun:
     ) -> tuple[RunStatus, Any, tuple[RunError, ...]]:
         """Return how it ends: its status, its result and its errors."""
         if self._stopping is not None:
-            return self._stopping, None, (why_stopped(self._stopping, self.options.timeout_s),)
+            return (
+                self._stopping,
+                None,
+                (why_stopped(self._stopping, self.options.timeout_s, self._why),),
+            )
         errors = tuple(_run_error(failure) for failure in outcome.errors)
         if outcome.more_errors:
             text = f"{outcome.more_errors} more errors are not listed."

@@ -23,6 +23,7 @@ from agentray.event_loop import time_of_day
 from agentray.event_run import EventRun, OnErrorName, join_run
 from agentray.events import Event
 from agentray.ids import AgentId, TopicId, new_id
+from agentray.protocol.budgets import Budget
 from agentray.protocol.codec import encode, error_of, text_of
 from agentray.protocol.envelope import Kind, Reply, ReplyKind
 from agentray.protocol.event_runs import DispatchOrder, OnError, RunOptions, root_of
@@ -126,6 +127,8 @@ class Dispatches:
         on_error: OnErrorName = "fail",
         timeout: float | None = None,
         events: bool = True,
+        budget: Budget | None = None,
+        max_attempts: int | None = None,
         delay_s: float | None = None,
         at: datetime | None = None,
         sender: AgentId | None = None,
@@ -139,11 +142,14 @@ class Dispatches:
             on_error: what an error means for the run.
             timeout: after which it is ended.
             events: are recorded.
+            budget: what it may use.
+            max_attempts: after which it is given up.
             delay_s: after which it begins.
             at: when it begins.
             sender: the agent that dispatches, None from outside.
         """
         _check(event, on_error, timeout)
+        check_limits(budget, max_attempts)
         now = time_of_day()
         not_before = begin_at(delay_s, at, now)
         if not_before is not None and not durable:
@@ -155,6 +161,10 @@ class Dispatches:
         run_id = new_id("run")
         pool = pool_for(channel.snapshot, event.event_lineage)
         options = RunOptions(OnError(on_error).value, timeout, events, sender and str(sender))
+        if budget is not None:
+            options = options._replace(budget=budget.model_dump(mode="json", exclude_none=True))
+        if max_attempts is not None:
+            options = options._replace(max_attempts=max_attempts)
         root = root_of(pool, run_id)
         context = contexts.current.get()
         with sending(root, event.event_type, run_id) as sent:
@@ -264,6 +274,18 @@ def _check(event: object, on_error: object, timeout: object) -> None:
         known = " or ".join(repr(each.value) for each in OnError)
         raise ConfigurationError(f"on_error is {known}: {on_error!r}.")
     check_timeout("timeout", timeout)
+
+
+def check_limits(budget: object, max_attempts: object) -> None:
+    """Check what a run may use, and how often it may be tried.
+
+    Raises:
+        ConfigurationError: the budget is none, or the attempts are no number above 0.
+    """
+    if budget is not None and not isinstance(budget, Budget):
+        raise ConfigurationError(f"budget is a Budget, such as Budget(tokens=1000): {budget!r}.")
+    if max_attempts is not None and not (isinstance(max_attempts, int) and max_attempts > 0):
+        raise ConfigurationError(f"max_attempts is a number above 0, or None: {max_attempts!r}.")
 
 
 def check_timeout(name: str, timeout: object) -> None:

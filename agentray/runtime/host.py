@@ -16,7 +16,7 @@ from typing import Any, TypeVar, Unpack
 
 from agentray import telemetry
 from agentray.blocking import wait_for
-from agentray.config import BATCH, MAX_STATE_BYTES, METRICS_INTERVAL_S, BatchLimits
+from agentray.config import BATCH, MAX_ATTEMPTS, MAX_STATE_BYTES, METRICS_INTERVAL_S, BatchLimits
 from agentray.context import Context
 from agentray.errors import (
     AgentFailed,
@@ -29,6 +29,7 @@ from agentray.errors import (
 from agentray.event_run import DispatchOptions, EventRun
 from agentray.events import Ask, Event
 from agentray.ids import AgentId, slot_of
+from agentray.protocol.budgets import Usage
 from agentray.protocol.codec import decode
 from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, ReplyKind
 from agentray.protocol.event_runs import is_root
@@ -68,6 +69,7 @@ from agentray.runtime.residents import Residents
 from agentray.runtime.run_book import RunBook
 from agentray.runtime.run_parts import RunParts
 from agentray.runtime.run_roots import RunRoots
+from agentray.runtime.scope import scope_of
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.threads import Threads
 from agentray.runtime.turn import ReplySink, Turn
@@ -116,6 +118,7 @@ class Host:
         threads: int | None = None,
         blocked_warning_s: float = 0.0,
         max_runs: int | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
         batch: BatchLimits = BATCH,
         metrics: MetricsPort | None = None,
         metrics_interval_s: float = METRICS_INTERVAL_S,
@@ -130,6 +133,7 @@ class Host:
             threads: most threads for `run_sync`; None: as many as suit the machine.
             blocked_warning_s: a handler that blocks the event loop for longer is told; 0: none is.
             max_runs: worked on at once; the others wait in order. None: any number.
+            max_attempts: of a run that does not say it; each of them lost a host.
             batch: most that leaves together for one host.
             metrics: where what it counts goes; None: it counts nothing.
             metrics_interval_s: how often.
@@ -147,7 +151,7 @@ class Host:
         self._dispatches = Dispatches(self.channel)
         self.roots = RunRoots(self)
         self.parts = RunParts(self)
-        self.runs = RunBook(self, self._make_commits(), limit=max_runs)
+        self.runs = RunBook(self, self._make_commits(), limit=max_runs, max_attempts=max_attempts)
         self.code = AppCode()
         self.types = self.code.types
         self.held = HeldLeases()
@@ -647,6 +651,11 @@ class Host:
     def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to the run that a message belongs to."""
         self.publisher.progress(context, kind, data)
+
+    def spend(self, context: Context, spent: Usage) -> None:
+        """Count what a handler has used against the budget of its run."""
+        if context.run is not None:
+            self.parts.spend(context.run, spent, scope_of(context))
 
     def turn(self, context: Context) -> AbstractAsyncContextManager[None]:
         """Return a turn for a loop."""

@@ -11,6 +11,7 @@ from agentray.errors import PayloadError, StoreUnavailable
 from agentray.protocol.runs import Run, RunEvent
 from agentray.runtime.tasks import TaskSet
 from agentray.store.base import EndedRun, Store
+from agentray.store.run_progress import UsageWrite
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,9 @@ class LateRows:
     async def _write(self, batch: Sequence[EndedRun]) -> None:
         try:
             await self._store.keep_ended(batch)
+            used = [UsageWrite(e.new.id, 1, e.usage) for e in batch if e.usage is not None]
+            if used:
+                await self._store.put_usage(used)
         except PayloadError as error:
             if len(batch) > 1:  # one of them cannot be written: find it
                 for ended in batch:

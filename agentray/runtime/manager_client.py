@@ -32,6 +32,7 @@ from agentray.ids import (
 )
 from agentray.launching import LAUNCH_TIMEOUT_S, AgentRecord, Launch, Lifetime
 from agentray.pool import Pool, PoolSettings
+from agentray.protocol.budgets import Budget
 from agentray.protocol.codec import as_json, encode
 from agentray.protocol.envelope import Kind
 from agentray.protocol.launching import AgentStatus, ShutdownOrder
@@ -43,7 +44,7 @@ from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
 from agentray.runtime.active_run import CANCEL_GRACE_S
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
-from agentray.runtime.dispatching import Dispatches, check_timeout
+from agentray.runtime.dispatching import Dispatches, check_limits, check_timeout
 from agentray.runtime.driver_leases import LEASE_S
 from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
 from agentray.runtime.moves_client import MovesClient
@@ -732,7 +733,7 @@ class ManagerClient(SupervisionClient, MovesClient):
 
     # Runs
 
-    async def dispatch(
+    async def dispatch(  # noqa: PLR0913 - all that there is to say of a run
         self,
         event: Event,
         *,
@@ -741,6 +742,8 @@ class ManagerClient(SupervisionClient, MovesClient):
         on_error: OnErrorName = "fail",
         timeout: float | None = None,
         events: bool = True,
+        budget: Budget | None = None,
+        max_attempts: int | None = None,
         delay_s: float | None = None,
         at: datetime | None = None,
     ) -> EventRun:
@@ -755,6 +758,8 @@ class ManagerClient(SupervisionClient, MovesClient):
                 `run.errors` tells them.
             timeout: seconds after which the run is ended as `timed_out`; None: never.
             events: keep the events of the run, for `run.events()`.
+            budget: what the run may use; beyond it, it ends as `budget_exceeded`.
+            max_attempts: after so many that each lost a host it is `dead`; None: as settings say.
             delay_s: seconds after which it begins; it is kept before this returns.
             at: when it begins, an aware time; None: at once.
 
@@ -770,6 +775,8 @@ class ManagerClient(SupervisionClient, MovesClient):
             on_error=on_error,
             timeout=timeout,
             events=events,
+            budget=budget,
+            max_attempts=max_attempts,
             delay_s=delay_s,
             at=at,
         )
@@ -829,7 +836,7 @@ class ManagerClient(SupervisionClient, MovesClient):
         """
         return await self._dispatches.wait_idle(timeout)
 
-    async def prompt(
+    async def prompt(  # noqa: PLR0913 - all that there is to say of a run
         self,
         text: str,
         *,
@@ -837,6 +844,8 @@ class ManagerClient(SupervisionClient, MovesClient):
         timeout: float | None = None,
         idempotency_key: str | None = None,
         run_timeout_s: float | None = None,
+        budget: Budget | None = None,
+        max_attempts: int | None = None,
         delay_s: float | None = None,
         at: datetime | None = None,
     ) -> Run:
@@ -853,12 +862,15 @@ class ManagerClient(SupervisionClient, MovesClient):
             idempotency_key: the same key and text find the same run again, for 24 hours.
             run_timeout_s: seconds from now, or from when it is to begin, after which the run is
                 ended as `timed_out`, wherever it is then; None: never.
+            budget: what the run may use; beyond it, it ends as `budget_exceeded`. What it does not
+                limit the agent type's own budget does.
+            max_attempts: after so many that each lost a host it is `dead`; None: as settings say.
             delay_s: seconds after which the run begins. Then this returns as soon as it is kept,
                 with the run as `queued` and its `not_before`.
             at: when the run begins, an aware time; the same otherwise.
 
         Raises:
-            ConfigurationError: `run_timeout_s` is no number of seconds above 0.
+            ConfigurationError: one of the limits is wrong.
             UnknownAgentType, NoHandler, DeploymentStopped: there is nobody to take it.
             IdempotencyConflict: the key was used with another text.
             DeadlineExceeded: it has not ended yet; it goes on.
@@ -868,7 +880,10 @@ class ManagerClient(SupervisionClient, MovesClient):
         not_before = begin_at(delay_s, at, now)
         later = "" if not_before is None else f"{delay_s}|{at}|"
         type_name, key = _prompt_target(agent)
-        given = run_input(text, None, timeout_s=run_timeout_s)
+        check_limits(budget, max_attempts)
+        given = run_input(
+            text, None, timeout_s=run_timeout_s, budget=budget, max_attempts=max_attempts
+        )
         place = self._dispatcher.place(type_name, key, run_id)
         new = NewRun(
             run_id,

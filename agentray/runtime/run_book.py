@@ -10,13 +10,15 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from agentray.config import MAX_ATTEMPTS
 from agentray.core.lifecycle import TERMINAL
 from agentray.core.run_gate import RunGate
 from agentray.errors import Fenced, StoreUnavailable, UnknownRun
 from agentray.events import Event, Prompt
 from agentray.ids import AgentId
+from agentray.protocol.budgets import Budget
 from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome
-from agentray.protocol.event_runs import Recording, conversation, is_root
+from agentray.protocol.event_runs import Recording, RunOptions, conversation, is_root
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.snapshot import PoolView
 from agentray.runtime.active_run import CONSEQUENCES, ActiveRun
@@ -35,7 +37,7 @@ from agentray.store.base import (
     StoredRun,
 )
 from agentray.store.codec import check_run
-from agentray.store.run_progress import Suspension
+from agentray.store.run_progress import Suspension, UsageWrite
 
 if TYPE_CHECKING:
     from agentray.runtime.channel import Channel
@@ -45,11 +47,6 @@ logger = logging.getLogger(__name__)
 
 FLUSH_S = 0.05
 """How often events of runs under way are written. A run that is shorter costs one commit in all."""
-
-MAX_ATTEMPTS = 8
-"""Attempts of a run whose hosts keep dying; then it is `dead` and kills no more of them.
-
-A host's death can cost a run two: one for the death, one when the replacement takes slots over."""
 
 _STORE_RETRY_S = 0.5
 _MAX_EVENTS = 1000  # in one answer
@@ -65,6 +62,7 @@ class RunBook:
         commits: GroupCommit[Effects, CommitOutcome],
         *,
         limit: int | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         """Make an empty book.
 
@@ -72,9 +70,11 @@ class RunBook:
             host: whose.
             commits: the host's commits, which are gathered.
             limit: most runs that are worked on at once; the others wait in order. None: no limit.
+            max_attempts: of a run that does not say it.
         """
         self.host_id = host.host_id
         self._host = host
+        self._max_attempts = max_attempts
         self._store = host.store
         self._commits = commits
         self._admissions: GroupCommit[NewRun, Admission]
@@ -124,7 +124,12 @@ class RunBook:
         return await self._admissions.submit(new)
 
     def begin(
-        self, stored: StoredRun, *, event: Event | None = None, durable: bool = True
+        self,
+        stored: StoredRun,
+        *,
+        event: Event | None = None,
+        durable: bool = True,
+        lost: str = "",
     ) -> ActiveRun:
         """Start an attempt; a run that is under way here is returned as it is.
 
@@ -132,17 +137,19 @@ class RunBook:
             stored: the run.
             event: its root event, where it is at hand; None: it is read from the run's input.
             durable: it is in the Store.
+            lost: why the attempt before came to nothing; "": there was none.
         """
         known = self._active.get(stored.run.id)
         if known is not None:
             return known
-        active = self._note(ActiveRun(stored, self, durable=durable))
+        active = self._note(ActiveRun(stored, self, durable=durable, lost=lost))
         self.begun += 1
         if (timeout_s := active.options.timeout_s) is not None:
             active.stop_in(_time_left(stored, timeout_s))
 
         def start() -> None:
             active.started_at = datetime.now(UTC)
+            active.begin_to_count()
             if stored.answers:
                 self._host.asking.resume(active)
             elif is_root(stored.agent.type):
@@ -177,6 +184,7 @@ class RunBook:
         unbegun: bool = False,
         answered: bool = False,
         agent: AgentId | None = None,
+        lost: str = "",
     ) -> ActiveRun | Run:
         """Begin another attempt at a run of the Store; one that has ended is returned as it is.
 
@@ -186,6 +194,7 @@ class RunBook:
                 none either, this is its first attempt.
             answered: it was told what it asked a moment ago: the attempt that asked goes on.
             agent: that it is given to; its slot stays here meanwhile. None: not known yet.
+            lost: why the attempt before came to nothing; "": the Store knows what became of it.
 
         Raises:
             UnknownRun: the Store does not know it.
@@ -195,7 +204,7 @@ class RunBook:
         taking = self._taking.get(run_id)
         if taking is None:
             # Manager and gateway may ask at once: that is one attempt, not two.
-            taking_up = self._take_up(run_id, unbegun, answered)
+            taking_up = self._take_up(run_id, unbegun, answered, lost)
             taking = self._tasks.spawn(taking_up, name=f"take up {run_id}")
             self._taking[run_id] = taking
             if agent is not None:
@@ -207,7 +216,9 @@ class RunBook:
         self._taking.pop(run_id, None)
         self.being_taken_up.pop(run_id, None)
 
-    async def _take_up(self, run_id: str, unbegun: bool, answered: bool) -> ActiveRun | Run:
+    async def _take_up(
+        self, run_id: str, unbegun: bool, answered: bool, lost: str
+    ) -> ActiveRun | Run:
         last = await self._store.get_run(run_id)
         if last is not None and last.run.status == RunStatus.WAITING:
             return last.run
@@ -215,21 +226,43 @@ class RunBook:
             return self._end_cancelled(last)  # its last host did not get to it
         if unbegun and last is not None and _was_never_begun(last.run):
             return self.begin(last)
-        if last is not None and last.run.attempt >= MAX_ATTEMPTS:
-            return last.run if last.run.status in TERMINAL else await self._give_up(last)
         if answered and last is not None and last.run.status == RunStatus.QUEUED:
             return self.begin(last)
+        if last is not None and last.run.status not in TERMINAL:
+            lost = lost or await self._why_lost(run_id)
+            most = RunOptions.of_input(last.input).max_attempts or self._max_attempts
+            if last.run.attempt >= most:
+                return await self._give_up(last, lost)
         stored = await self._store.retry_run(run_id)
         if stored is None:
             raise UnknownRun(run_id)
         idle = stored.run.status in TERMINAL or stored.run.status == RunStatus.WAITING
-        return stored.run if idle else self.begin(stored)
+        return stored.run if idle else self.begin(stored, lost=lost)
 
-    async def _give_up(self, stored: StoredRun) -> ActiveRun:
+    async def _why_lost(self, run_id: str) -> str:
+        """Return what became of the attempt before, as far as the Store knows."""
+        host = await self._store.host_of_run(run_id)
+        if host is None:
+            return "no host had kept that it worked on it"
+        if host.status == "dead":
+            return f"the host {host.id} was lost: {host.reason.rstrip('.') or 'it ended'}"
+        return f"its agent left the host {host.id}"
+
+    async def _give_up(self, stored: StoredRun, lost: str) -> ActiveRun:
         """End a run without another attempt: that one might cost this host too."""
-        active = self._note(ActiveRun(stored, self, to_end=True))
-        await active.give_up(f"Given up after {MAX_ATTEMPTS} attempts, each of which lost a host.")
+        active = self._note(ActiveRun(stored, self, to_end=True, lost=lost))
+        many = f"{stored.run.attempt} attempts" if stored.run.attempt > 1 else "1 attempt"
+        await active.give_up(f"Given up after {many}, each of which lost a host. The last: {lost}.")
         return active
+
+    def budget_of(self, agent: AgentId, options: RunOptions) -> Budget | None:
+        """Return what a run may use: as it says itself, else as the type of its agent does."""
+        given = None if options.budget is None else Budget.model_validate(dict(options.budget))
+        loaded = self._host.types.get(agent.type)
+        usual = None if loaded is None else loaded.type.options.budget
+        if given is None or usual is None:
+            return given or usual
+        return given.over(usual)
 
     def _end_cancelled(self, stored: StoredRun) -> ActiveRun:
         active = self._active.get(stored.run.id)
@@ -245,8 +278,9 @@ class RunBook:
             reason,
             extra={"action": "run_retried", "run": active.run.id},
         )
+        await self.save_usage([active])
         self.forget(active)
-        retried = await self.take_up(active.run.id)
+        retried = await self.take_up(active.run.id, lost=reason)
         if isinstance(retried, ActiveRun):
             retried.on_end(active.hand_over)
         else:
@@ -258,7 +292,11 @@ class RunBook:
         An agent that has moved took with it what it had gathered: that nothing failed means nothing
         then. Where nobody noted who took part, whoever has moved may have.
         """
-        if outcome.answer is not None or any(e.type not in CONSEQUENCES for e in outcome.errors):
+        if (
+            outcome.answer is not None
+            or outcome.questions
+            or any(e.type not in CONSEQUENCES for e in outcome.errors)
+        ):
             return None
         if active.recording == Recording.NOTHING:
             moved = not same_places(active.places, self.places())
@@ -417,7 +455,28 @@ class RunBook:
             await self._store.mark_running(started, self.host_id)
             for run in runs:
                 run.marked = True
+        await self._put_usage(runs)
         await asyncio.gather(*(self._write_events(run) for run in runs))
+
+    async def _put_usage(self, runs: Sequence[ActiveRun]) -> None:
+        now = self._host.now()
+        used = [(run, usage) for run in runs if (usage := run.account.to_save(now)) is not None]
+        if used:
+            writes = [UsageWrite(run.run.id, run.run.attempt, usage) for run, usage in used]
+            await self._store.put_usage(writes)
+        for run, usage in used:
+            run.account.saved(usage)
+
+    async def save_usage(self, runs: Sequence[ActiveRun]) -> None:
+        """Keep what runs have used, before anything is written that follows from it."""
+        while True:
+            try:
+                await self._put_usage([run for run in runs if run.durable])
+            except StoreUnavailable as error:
+                logger.warning("%s", error, extra={"action": "commit_waits"})
+                await asyncio.sleep(_STORE_RETRY_S)
+            else:
+                return
 
     async def _write_events(self, run: ActiveRun) -> None:
         try:
@@ -442,6 +501,7 @@ class RunBook:
         Raises:
             Fenced: the agent's state must not be used any more either.
         """
+        await self.save_usage([active])
         outcome = await self._commit(effects)
         self.forget(active)
         match outcome:
@@ -465,6 +525,7 @@ class RunBook:
         Raises:
             Fenced: the agent's state must not be used any more either.
         """
+        await self.save_usage([active])
         # Behind what is on its way: the Store takes a run's events in their order only.
         await self._commit(Effects(effects.pool, effects.slot, effects.epoch))
         while True:
@@ -518,7 +579,7 @@ class RunBook:
             stored.owner,
         )
         events = () if active.recording == Recording.NOTHING else tuple(active.log.kept())
-        self._late.add(run, EndedRun(new, end, events))
+        self._late.add(run, EndedRun(new, end, events, run.usage))
 
     async def close(self) -> None:
         """Let go of all runs; they stay unfinished in the Store, for another host."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentray.events import Event
+from agentray.protocol.budgets import Usage
 from agentray.protocol.codec import decode, encode
 from agentray.protocol.envelope import Kind, Reply, ReplyKind
 from agentray.protocol.event_runs import PartsCall, Recording, RunKey, root_of
@@ -75,6 +76,23 @@ class RunParts:
         message = Post(Kind.RECORD, _ANYBODY, "", payload, lambda _: scope.ended(message))
         scope.sent(message)  # none is missing when the run has ended
         self._host.channel.post_to(key.host, message)
+
+    def spend(self, run: str, spent: Usage, scope: Scope) -> None:
+        """Tell the host that works on a run what a handler of it has used."""
+        host_id = RunKey.parse(run).host
+        if host_id == self._host.host_id:
+            self._spent(run, spent)
+            return
+        payload = encode((run, spent.model_dump()))
+        name = PartsCall.SPEND.value
+        message = Post(Kind.RUN_PARTS, _ANYBODY, name, payload, lambda _: scope.ended(message))
+        scope.sent(message)  # all of it has arrived when the run has ended
+        self._host.channel.post_to(host_id, message)
+
+    def _spent(self, run: str, spent: Usage) -> None:
+        active = self.find(run)
+        if active is not None:
+            active.spend(spent)
 
     # Ends
 
@@ -176,6 +194,11 @@ class RunParts:
     def handle(self, turn: Turn) -> None:
         """Take in what another host tells."""
         call = turn.envelope.name
+        if call == PartsCall.SPEND:
+            key, spent = decode(turn.envelope.payload)
+            self._spent(key, Usage(**spent))
+            turn.reply(ReplyKind.VALUE)
+            return
         if call == PartsCall.TERMINATED:
             for terminated in decode(turn.envelope.payload):
                 self._terminated(*terminated)

@@ -20,6 +20,7 @@ from agentray.handle import DEFAULT_TIMEOUT_S, Handle
 from agentray.ids import AgentId, TopicId
 from agentray.launching import LAUNCH_TIMEOUT_S, AgentRecord, Launch, Lifetime
 from agentray.pool import Pool, PoolSettings
+from agentray.protocol.budgets import Budget
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
 from agentray.protocol.runs import Run
@@ -348,7 +349,7 @@ class SyncManager(SyncMoves):
 
     # Runs
 
-    def dispatch(
+    def dispatch(  # noqa: PLR0913 - all that there is to say of a run
         self,
         event: Event,
         *,
@@ -357,6 +358,8 @@ class SyncManager(SyncMoves):
         on_error: OnErrorName = "fail",
         timeout: float | None = None,
         events: bool = True,
+        budget: Budget | None = None,
+        max_attempts: int | None = None,
         delay_s: float | None = None,
         at: datetime | None = None,
     ) -> SyncEventRun:
@@ -369,6 +372,8 @@ class SyncManager(SyncMoves):
                 on_error=on_error,
                 timeout=timeout,
                 events=events,
+                budget=budget,
+                max_attempts=max_attempts,
                 delay_s=delay_s,
                 at=at,
             )
@@ -394,7 +399,7 @@ class SyncManager(SyncMoves):
         """Wait until all runs that this connection dispatched have ended, but for later ones."""
         return self._wait(self._manager.wait_idle(timeout))
 
-    def prompt(
+    def prompt(  # noqa: PLR0913 - all that there is to say of a run
         self,
         text: str,
         *,
@@ -402,6 +407,8 @@ class SyncManager(SyncMoves):
         timeout: float | None = None,
         idempotency_key: str | None = None,
         run_timeout_s: float | None = None,
+        budget: Budget | None = None,
+        max_attempts: int | None = None,
         delay_s: float | None = None,
         at: datetime | None = None,
     ) -> Run:
@@ -413,6 +420,8 @@ class SyncManager(SyncMoves):
                 timeout=timeout,
                 idempotency_key=idempotency_key,
                 run_timeout_s=run_timeout_s,
+                budget=budget,
+                max_attempts=max_attempts,
                 delay_s=delay_s,
                 at=at,
             )

@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from agentray.ids import AgentId
+from agentray.protocol.budgets import Budget, Usage
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.questions import Answer, Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
@@ -60,7 +61,12 @@ class NewRun:
 
 
 def run_input(
-    prompt: str, traceparent: str | None, *, timeout_s: float | None = None
+    prompt: str,
+    traceparent: str | None,
+    *,
+    timeout_s: float | None = None,
+    budget: Budget | None = None,
+    max_attempts: int | None = None,
 ) -> dict[str, Any]:
     """Return the input of a prompt's run.
 
@@ -68,8 +74,13 @@ def run_input(
         prompt: what the agent is asked.
         traceparent: the W3C trace context that the run continues; None: it begins a trace.
         timeout_s: seconds from its admission after which the run is ended; None: it is not.
+        budget: what it may use; None: what its agent type says.
+        max_attempts: after so many that each lost a host it is given up; None: as settings say.
     """
-    given = {"traceparent": traceparent, "timeout_s": timeout_s}
+    given: dict[str, Any] = {"traceparent": traceparent, "timeout_s": timeout_s}
+    given["max_attempts"] = max_attempts
+    if budget is not None:
+        given["budget"] = budget.model_dump(mode="json", exclude_none=True)
     return {"prompt": prompt, **{name: v for name, v in given.items() if v is not None}}
 
 
@@ -132,6 +143,7 @@ class EndedRun:
     new: NewRun
     end: RunEnd
     events: Sequence[RunEvent] = ()  # all of them, from offset 0
+    usage: Usage | None = None  # None: nothing was counted
 
 
 @dataclass(frozen=True, slots=True)

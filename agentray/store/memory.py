@@ -90,6 +90,7 @@ class RunRow:
     questions: str | None = None
     answers: str | None = None
     usage: Usage | None = None
+    host: str = ""  # that moved it to running
 
     @property
     def run(self) -> Run:
@@ -213,12 +214,12 @@ class MemoryStore(
         """Return how many runs there are of each status that occurs."""
         return dict(Counter(row.status for row in self._runs.values()))
 
-    async def mark_running(self, runs: Mapping[str, datetime], host: str) -> None:  # noqa: ARG002
+    async def mark_running(self, runs: Mapping[str, datetime], host: str) -> None:
         """Move queued runs to `running`, with the time they started; others are left alone."""
         for run_id, started_at in runs.items():
             row = self._runs.get(run_id)
             if row is not None and row.status is RunStatus.QUEUED:
-                row = replace(row, status=RunStatus.RUNNING, started_at=started_at)
+                row = replace(row, status=RunStatus.RUNNING, started_at=started_at, host=host)
                 self._runs[run_id] = row
 
     async def retry_run(self, run_id: str) -> StoredRun | None:
@@ -227,7 +228,7 @@ class MemoryStore(
         if row is not None and row.end is None and row.status is not RunStatus.WAITING:
             attempt = row.attempt + (not row.delayed)
             row = replace(row, status=RunStatus.QUEUED, attempt=attempt, started_at=None)
-            row = replace(row, delayed=False)
+            row = replace(row, delayed=False, host="")
             self._runs[run_id] = row
         return row.stored_run if row else None
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentray.protocol.runs import RunStatus
-from agentray.store.base import CommitOutcome, Effects
+from agentray.store.base import CommitOutcome, Effects, HostRow
 from agentray.store.codec import encode_event, encode_models
 from agentray.store.run_progress import Resumption, Suspension, UsageWrite
 
@@ -19,6 +19,7 @@ class MemoryRunProgress:
     """A `RunProgressStore`."""
 
     _runs: dict[str, RunRow]
+    _hosts: dict[str, HostRow]
 
     if TYPE_CHECKING:
 
@@ -37,6 +38,7 @@ class MemoryRunProgress:
             self._runs[suspension.run_id] = replace(
                 row,
                 status=RunStatus.WAITING,
+                host="",
                 questions=questions,
                 started_at=row.started_at or suspension.started_at,
             )
@@ -60,6 +62,11 @@ class MemoryRunProgress:
             answers=answers,
         )
         return True
+
+    async def host_of_run(self, run_id: str) -> HostRow | None:
+        """Return the host that moved a run to `running`; None: none has, since its last attempt."""
+        row = self._runs.get(run_id)
+        return self._hosts.get(row.host) if row is not None and row.host else None
 
     async def put_usage(self, writes: Sequence[UsageWrite]) -> None:
         """Keep what runs have used."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from agentray.store import rows
-from agentray.store.base import CommitOutcome, Effects
+from agentray.store.base import CommitOutcome, Effects, HostRow
 from agentray.store.codec import encode, encode_event, encode_models
 from agentray.store.database import Database, error_of_commit
 from agentray.store.run_progress import Resumption, Suspension, UsageWrite
@@ -39,6 +39,11 @@ class PostgresRunProgress:
         answers = encode_models(resumption.answers)
         about = (resumption.run_id, resumption.event.offset, told, questions, answers)
         return bool(await self._database.fetch_value("resume_run", *about))
+
+    async def host_of_run(self, run_id: str) -> HostRow | None:
+        """Return the host that moved a run to `running`; None: none has, since its last attempt."""
+        row = await self._database.fetch_row("host_of_run", run_id)
+        return rows.host_of(row) if row else None
 
     async def put_usage(self, writes: Sequence[UsageWrite]) -> None:
         """Keep what runs have used."""

@@ -12,7 +12,7 @@ from agentray.protocol.questions import Answer, Question
 from agentray.protocol.runs import RunEvent
 
 if TYPE_CHECKING:
-    from agentray.store.base import CommitOutcome, Effects
+    from agentray.store.base import CommitOutcome, Effects, HostRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,10 @@ class RunProgressStore(Protocol):
         Raises:
             PayloadError: the answer has no JSON; nothing was written.
         """
+        ...
+
+    async def host_of_run(self, run_id: str) -> HostRow | None:
+        """Return the host that moved a run to `running`; None: none has, since its last attempt."""
         ...
 
     async def put_usage(self, writes: Sequence[UsageWrite]) -> None:

@@ -70,6 +70,7 @@ class HostActor:
                 blocked_warning_s=options.blocked_warning_s,
                 max_state_bytes=options.max_state_bytes,
                 max_runs=options.max_runs,
+                max_attempts=options.max_attempts,
                 batch=options.batch,
                 metrics=RayMetrics() if options.metrics_interval_s else None,
                 metrics_interval_s=options.metrics_interval_s,

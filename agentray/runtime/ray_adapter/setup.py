@@ -15,6 +15,7 @@ from ray.exceptions import (
 from agentray.config import (
     BATCH,
     DEAD_LETTERS,
+    MAX_ATTEMPTS,
     MAX_STATE_BYTES,
     METRICS_INTERVAL_S,
     TRACE_RETENTION_DAYS,
@@ -40,6 +41,7 @@ class Setup:
         threads: most threads of a host for `run_sync`; None: as many as suit the machine.
         blocked_warning_s: a handler that blocks a host for longer is told; 0: none is.
         max_runs: that one host works on at once; None: any number.
+        max_attempts: of a run that does not say it; each of them lost a host.
         batch: most that leaves together for one host.
         embedded_database: directory of the database server that the manager keeps alive; "": the
             server is somebody else's.
@@ -62,6 +64,7 @@ class Setup:
     trace_retention_runs: int = TRACE_RETENTION_RUNS
     metrics_interval_s: float = METRICS_INTERVAL_S
     dead_letters: int = DEAD_LETTERS
+    max_attempts: int = MAX_ATTEMPTS
 
 
 def reason_of(error: RayError) -> str:

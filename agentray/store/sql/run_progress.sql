@@ -25,3 +25,7 @@ WITH counted AS MATERIALIZED (
     ORDER BY runs.id FOR UPDATE OF runs
 )
 UPDATE runs SET usage = counted.usage FROM counted WHERE runs.id = counted.id;
+
+-- name: host_of_run
+-- Return the host that moved a run to running in its present attempt.
+SELECT hosts.* FROM runs JOIN hosts ON hosts.id = runs.host WHERE runs.id = $1;
