@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from agentray import Agent, App, ConfigurationError, DeadlineExceeded, HostDied, PayloadError
+from agentray import (
+    Agent,
+    AgentOptions,
+    App,
+    ConfigurationError,
+    DeadlineExceeded,
+    HostDied,
+    PayloadError,
+)
 from agentray import action as as_action
 from agentray.patterns import Pipeline, gather
 from agentray.testing import LocalRuntime, ManualClock, run
@@ -37,6 +45,8 @@ class Counting:
 
 
 class Doubler(Agent):
+    options = AgentOptions(concurrency=None)  # what hangs holds nothing back that comes after it
+
     @as_action
     async def double(self, value: int) -> int:
         if value == 7:
