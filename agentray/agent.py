@@ -35,7 +35,7 @@ from agentray import context as contexts
 from agentray.background import BackgroundSpec, background_of
 from agentray.context import Context
 from agentray.errors import ConfigurationError
-from agentray.event_run import EventRun, OnErrorName
+from agentray.event_run import DurabilityName, EventRun, OnErrorName
 from agentray.events import Event, Prompt
 from agentray.handle import Handle
 from agentray.handlers import EventHandler, Key, declare
@@ -342,7 +342,7 @@ class Agent:
         event: Event,
         *,
         topic: TopicId | str | None = None,
-        durable: bool = True,
+        durability: DurabilityName = "run",
         on_error: OnErrorName = "fail",
         timeout: float | None = None,
         events: bool = True,
@@ -357,7 +357,7 @@ class Agent:
         Args:
             event: as for `ManagerClient.dispatch`, and so are the arguments below.
             topic: that it is about.
-            durable: keep the run before this returns.
+            durability: what of the run survives the death of a host.
             on_error: `fail` or `collect`.
             timeout: seconds after which the run is ended as `timed_out`.
             events: keep the events of the run.
@@ -371,7 +371,7 @@ class Agent:
             event,
             self.context,
             topic=topic,
-            durable=durable,
+            durability=durability,
             on_error=on_error,
             timeout=timeout,
             events=events,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, NamedTuple, Protocol, TypeVar, Unpack
 
 from agentray import telemetry
 from agentray.errors import ConfigurationError
@@ -17,8 +17,21 @@ from agentray.events import Event
 from agentray.ids import AgentId, TopicId, child_of, new_id
 from agentray.protocol.budgets import Usage
 from agentray.protocol.envelope import NO_MESSAGE, Envelope
+from agentray.protocol.event_runs import RunKey
 
 R = TypeVar("R")
+
+
+class HeldMessage(NamedTuple):
+    """A message of a run that is durable per step, which a handler has held.
+
+    Attributes:
+        run_id: of the run.
+        number: of the message in it.
+    """
+
+    run_id: str
+    number: int
 
 
 class Caller(Protocol):
@@ -179,6 +192,51 @@ class Context:
     def run(self) -> str | None:
         """The run that it belongs to, as the host knows it; None outside of runs."""
         return self._envelope.run
+
+    @property
+    def idempotency_id(self) -> str | None:
+        """What a handler of an event can pass on, so that who gets it twice does it once.
+
+        In a run that is durable per step: the same each time that this message is handled,
+        whatever died, and different for every other message. In other runs: the same in each
+        attempt for the run's prompt, and for the event that was dispatched; for all that these set
+        off, it is different for every message, and new in each attempt. Outside of runs, the
+        event's id. Several agents that get the same event have different ones. None where no event
+        is being handled.
+        """
+        step = getattr(self.scope, "step", None)
+        if step is not None and step.message is not None:
+            return f"{step.message.run_id}:{step.message.number}"
+        if self.event is None:
+            return None
+        run = self._envelope.run
+        first = run is not None and self.event.causation_id is None
+        return f"{RunKey.parse(run).run_id if run and first else self.event.event_id}:{self.agent}"
+
+    def hold(self) -> HeldMessage | None:
+        """Keep the event that is being handled until a later one settles it.
+
+        For agents that gather events in memory, in runs that are durable per step: what is held is
+        handled again when its host dies. When nothing but held events is left of a run, it ends.
+
+        Returns:
+            What `settle` takes; None: the run is not durable per step, nothing is to be done.
+        """
+        step = getattr(self.scope, "step", None)
+        if step is None or step.message is None:
+            return None
+        step.holds = True
+        return step.message
+
+    def settle(self, held: Iterable[HeldMessage | None]) -> None:
+        """Let held events be done together with the one that is being handled, in one transaction.
+
+        Args:
+            held: what `hold` returned; what is not of this run is left alone.
+        """
+        step = getattr(self.scope, "step", None)
+        if step is not None and step.message is not None:
+            step.settle(held)
 
     @property
     def traceparent(self) -> str | None:

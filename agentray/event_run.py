@@ -45,12 +45,14 @@ _PAUSE_S = 0.25
 
 OnErrorName = Literal["fail", "collect"]
 
+DurabilityName = Literal["run", "step", "none"]
+
 
 class DispatchOptions(TypedDict, total=False):
     """How an event is dispatched; see `ManagerClient.dispatch`."""
 
     topic: TopicId | str | None
-    durable: bool
+    durability: DurabilityName
     on_error: OnErrorName
     timeout: float | None
     events: bool
@@ -237,7 +239,7 @@ class EventRun:
         """Go through the events of the run, from the root event on, as they are published.
 
         It ends with the run; after that, it gives all of them at once. When a host dies and a
-        durable run begins again, so do its events, with the correlation `RUN#2`.
+        run that is durable as a whole begins again, so do its events, with the correlation `RUN#2`.
 
         Raises:
             ConfigurationError: it was dispatched with `events=False`.

@@ -25,6 +25,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from typing import Any, ClassVar, Literal
 
 from agentray.agent import Agent, action, on
+from agentray.context import HeldMessage
 from agentray.errors import ConfigurationError, DeadlineExceeded, Incomplete
 from agentray.events import Event
 from agentray.patterns.branches import BranchFailed
@@ -98,6 +99,7 @@ class AggregatorAgent(Agent):
         self._outcome: tuple[Event, ...] | Exception = ()
         self._settled = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
+        self._held: list[HeldMessage | None] = []  # of runs that are durable per step
         self._waiting = 0
 
     async def combine(self, events: Gathered) -> Emitted:
@@ -191,6 +193,7 @@ class AggregatorAgent(Agent):
         """Keep an event unacknowledged until it is combined; at the deadline, give up."""
         if self._gathering.exhausted:
             return await self._end(self.incomplete)
+        self._held.append(self.context.hold())
         if self.deadline_s is None:
             return None
         if self._given_up_at is None:
@@ -220,6 +223,8 @@ class AggregatorAgent(Agent):
         gathering = self._gathering
         gathering.ended = True
         gathered = gathering.gathered()
+        self.context.settle(self._held)  # all of them are done with the commit of what follows
+        self._held.clear()
         if self.late == "ignore":
             gathering.drop()
         outcome: tuple[Event, ...] | Exception | None = None

@@ -39,6 +39,8 @@ class Kind(IntEnum):
     RUN_PARTS = 19  # to a host: what `name` says of runs, see `event_runs.PartsCall`
     RECORD = 20  # to a host that works on a run: keep an event of it
     CANCEL_RUN = 21  # end a run as cancelled, reply with it when it has ended
+    STEP = 22  # handle an event that is kept, reply at once; `name` is "number|type|path"
+    STEPS = 23  # what steps on another host came to, for the host that works on their run
 
 
 class RunMode(StrEnum):

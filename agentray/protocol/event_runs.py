@@ -58,6 +58,14 @@ class Retry(NamedTuple):
     content: str | None
 
 
+class Durability(StrEnum):
+    """What of a run survives the death of a host."""
+
+    RUN = "run"  # that it was accepted: it begins again
+    STEP = "step"  # what each of its handlers has done: it goes on after the last commit
+    NONE = "none"  # nothing: it fails
+
+
 class OnError(StrEnum):
     """What an error in a branch means for its run."""
 
@@ -76,6 +84,7 @@ class RunOptions(NamedTuple):
         traceparent: the W3C trace context that it continues; None: it begins a trace.
         budget: what it may use, as the JSON of a `Budget`; None: that of its agent type, if any.
         max_attempts: after so many that each lost a host it is given up; None: as settings say.
+        durability: see `Durability`.
     """
 
     on_error: str = OnError.FAIL.value
@@ -85,6 +94,7 @@ class RunOptions(NamedTuple):
     traceparent: str | None = None
     budget: Mapping[str, Any] | None = None
     max_attempts: int | None = None
+    durability: str = Durability.RUN.value
 
     def as_input(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a run is given, as JSON: its root event, as JSON, and how it is treated."""
@@ -101,7 +111,7 @@ class RunOptions(NamedTuple):
 
 PROMPT = RunOptions()
 
-_OF_PROMPTS = ("timeout_s", "budget", "max_attempts")
+_OF_PROMPTS = ("timeout_s", "budget", "max_attempts", "durability")
 """Options that a prompt may have, too."""
 
 
@@ -140,6 +150,19 @@ class Recording(StrEnum):
     NOTHING = "n"
 
 
+STEP_TRACE, STEP_EVENTS, FOREIGN_STEP = "T", "E", "F"
+"""First letters of the keys of runs that are durable per step: `Recording.TRACE`, `EVENTS`, and
+what has a correlation of its own. They name neither host nor attempt: the work outlives both."""
+
+STEPS = frozenset((STEP_TRACE, STEP_EVENTS, FOREIGN_STEP))
+
+
+def step_key(recording: Recording, run_id: str) -> str:
+    """Return the key of a run that is durable per step."""
+    letter = STEP_EVENTS if recording == Recording.EVENTS else STEP_TRACE
+    return str(RunKey(letter, "", run_id))
+
+
 class PartsCall(StrEnum):
     """The `name` of a `RUN_PARTS` envelope: what its host shall do with its parts of runs."""
 
@@ -149,6 +172,7 @@ class PartsCall(StrEnum):
     CANCEL = "cancel"  # the same, and cancel what is under way and waits
     OPEN = "open"  # reply with those of these that have not ended
     AWAIT = "await"  # reply when this one has ended
+    UNTIL_QUIET = "until_quiet"  # reply when nothing of these, durable per step, is under way
 
 
 class RunKey(NamedTuple):

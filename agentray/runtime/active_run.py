@@ -21,6 +21,7 @@ from agentray.protocol.event_runs import (
     Recording,
     RunKey,
     RunOptions,
+    conversation,
     is_root,
 )
 from agentray.protocol.questions import Question
@@ -58,6 +59,9 @@ class ActiveRun:
     its subscribers, whose acknowledgements the scope gathers. Either way the last acknowledgement
     of all that was set off is the run's end.
     """
+
+    bound = True
+    """Its slot moves when it has ended; else the work goes on where that moves to."""
 
     def __init__(
         self,
@@ -131,6 +135,11 @@ class ActiveRun:
     def by_scope(self) -> bool:
         """Whether it is an event that was sent from here, and not a prompt for an agent here."""
         return bool(self.stored.answers) or is_root(self.agent.type)
+
+    @property
+    def conversation(self) -> str:
+        """The correlation of its events: it must not meet what an earlier attempt left behind."""
+        return conversation(self.run)
 
     def given(self) -> Mapping[str, Any]:
         """Return what it was given, as it is kept."""

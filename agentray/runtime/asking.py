@@ -17,7 +17,7 @@ from agentray.events import Answered, Ask, Event
 from agentray.ids import AgentId, new_id
 from agentray.protocol.codec import as_json, text_of
 from agentray.protocol.envelope import Failure, Outcome
-from agentray.protocol.event_runs import OnError, Recording, RunOptions, conversation
+from agentray.protocol.event_runs import STEPS, OnError, Recording, RunOptions
 from agentray.protocol.questions import Question
 from agentray.runtime.event_message import EventMessage
 from agentray.runtime.message import Origin
@@ -51,6 +51,11 @@ class Asking:
             raise ConfigurationError(
                 f"{agent} asks {event.question!r} outside of a run: nobody could answer. Ask while "
                 "a prompt or a dispatched event is handled."
+            )
+        if context.run[0] in STEPS:
+            raise ConfigurationError(
+                f"{agent} asks {event.question!r} in a run that is durable per step, which cannot "
+                "wait for an answer: dispatch it with durability='run'."
             )
         if loaded is None or Answered.event_type not in loaded.type.handlers:
             raise ConfigurationError(
@@ -92,7 +97,7 @@ class Asking:
             question_id=asked.id,
             value=answer.value,
             details=asked.details,
-            correlation_id=conversation(active.run),
+            correlation_id=active.conversation,
             source=f"run/{active.run.id}",
         )
         if not self._host.parts.takes(active.key, event, active.scope):
@@ -122,7 +127,8 @@ def without_questions(outcome: Outcome) -> Outcome:
         return outcome
     asked: Mapping[str, Any] = outcome.questions[0]
     message = (
-        f"It asks {asked['question']!r}, and a run with durable=False cannot wait for an answer."
+        f"It asks {asked['question']!r}, and a run with durability='none' cannot wait for an "
+        "answer."
     )
     failure = Failure("ConfigurationError", message, asked["agent"], ())
     return outcome._replace(errors=(*outcome.errors, failure))

@@ -43,6 +43,8 @@ class Control:
             Kind.DISPATCH_ONCE: host.roots.begin,
             Kind.RUN_PARTS: host.parts.handle,
             Kind.RECORD: host.parts.take_record,
+            Kind.STEP: host.steps.take,
+            Kind.STEPS: host.steps.reports.handle,
         }
 
     def handle(self, turn: Turn) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,13 +20,19 @@ from agentray.errors import (
     HostDied,
 )
 from agentray.event_loop import time_of_day
-from agentray.event_run import EventRun, OnErrorName, join_run
+from agentray.event_run import DurabilityName, EventRun, OnErrorName, join_run
 from agentray.events import Event
 from agentray.ids import AgentId, TopicId, new_id
 from agentray.protocol.budgets import Budget
 from agentray.protocol.codec import encode, error_of, text_of
 from agentray.protocol.envelope import Kind, Reply, ReplyKind
-from agentray.protocol.event_runs import DispatchOrder, OnError, RunOptions, root_of
+from agentray.protocol.event_runs import (
+    DispatchOrder,
+    Durability,
+    OnError,
+    RunOptions,
+    root_of,
+)
 from agentray.protocol.runs import Run, RunError, RunStatus
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.channel import Channel
@@ -123,7 +129,7 @@ class Dispatches:
         event: Event,
         *,
         topic: TopicId | str | None = None,
-        durable: bool = True,
+        durability: DurabilityName = "run",
         on_error: OnErrorName = "fail",
         timeout: float | None = None,
         events: bool = True,
@@ -138,7 +144,7 @@ class Dispatches:
         Args:
             event: as there, and so are the arguments below.
             topic: of the event.
-            durable: it is kept before this returns.
+            durability: what of it survives the death of a host.
             on_error: what an error means for the run.
             timeout: after which it is ended.
             events: are recorded.
@@ -150,17 +156,28 @@ class Dispatches:
         """
         _check(event, on_error, timeout)
         check_limits(budget, max_attempts)
+        check_durability(durability)
+        if budget is not None and durability == Durability.STEP:
+            raise ConfigurationError(
+                "What a run uses that is durable per step is not counted: it has no budget."
+            )
         now = time_of_day()
         not_before = begin_at(delay_s, at, now)
-        if not_before is not None and not durable:
-            raise ConfigurationError("A run that begins later is durable: leave durable=True.")
+        if not_before is not None and durability == Durability.NONE:
+            raise ConfigurationError("A run that begins later is kept: durability='none' is not.")
         if topic is not None:
             event = event.on_topic(topic)
         channel = self._channel
         check_running(channel.snapshot, event.event_lineage)
         run_id = new_id("run")
         pool = pool_for(channel.snapshot, event.event_lineage)
-        options = RunOptions(OnError(on_error).value, timeout, events, sender and str(sender))
+        options = RunOptions(
+            OnError(on_error).value,
+            timeout,
+            events,
+            sender and str(sender),
+            durability=durability,
+        )
         if budget is not None:
             options = options._replace(budget=budget.model_dump(mode="json", exclude_none=True))
         if max_attempts is not None:
@@ -179,7 +196,7 @@ class Dispatches:
                 event,
                 not_before,
             )
-            return await self._send(order, root, durable=durable)
+            return await self._send(order, root, durable=durability != Durability.NONE)
 
     async def _send(self, order: DispatchOrder, root: AgentId, *, durable: bool) -> EventRun:
         """Send a run's event to its root; return when the run is kept, or on its way."""
@@ -241,6 +258,21 @@ class Dispatches:
             self._idle = self._channel.loop.create_future()
         done, _ = await asyncio.wait((self._idle,), timeout=timeout)
         return bool(done)
+
+
+def check_durability(durability: object, known: Iterable[Durability] = Durability) -> None:
+    """Check what somebody says of a run.
+
+    Args:
+        durability: what was said.
+        known: what may be said.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if durability not in tuple(known):
+        names = " or ".join(repr(each.value) for each in known)
+        raise ConfigurationError(f"durability is {names}: {durability!r}.")
 
 
 def check_running(snapshot: Snapshot, lineage: Sequence[str]) -> None:

@@ -67,6 +67,15 @@ class GroupCommit(Generic[Item, Result]):
             ChannelClosed: `close` was called.
             Exception: whatever the commit of the batch raised.
         """
+        return await self.put(item)
+
+    def put(self, item: Item) -> asyncio.Future[Result]:
+        """Let an item be committed together with others; return what its result comes with.
+
+        Raises:
+            Overloaded: `max_waiting` items wait already.
+            ChannelClosed: `close` was called.
+        """
         if self._closed:
             raise ChannelClosed(f"{self._name} is closed.")
         if len(self._waiting) >= self._max_waiting:
@@ -75,7 +84,7 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting.append((item, answer))
         if self._worker is None:
             self._worker = asyncio.create_task(self._drain(), name=self._name)
-        return await answer
+        return answer
 
     async def close(self) -> None:
         """Take no more items, and return when all that were taken are committed."""

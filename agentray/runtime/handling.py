@@ -50,6 +50,7 @@ from agentray.runtime.turn import Turn
 
 if TYPE_CHECKING:
     from agentray.runtime.incarnation import Incarnation
+    from agentray.runtime.steps import StepTurn
 
 # Members of an enum are looked up through its class, which shows at this rate.
 _TELL, _EVENT, _STREAM = int(Kind.TELL), int(Kind.EVENT), int(Kind.STREAM)
@@ -156,14 +157,23 @@ async def _handle_call(
         result = value
     else:
         result = encode_result(value, name)
-    if agent.type.keeps_state:
-        await agent.commit_state(turn)
+    if agent.type.keeps_state or context.scope is not None:
+        await _commit(agent, turn, context)
     if turn.envelope.kind == _TELL:
         turn.drop()  # it was answered when it was queued
     elif started is not None or context.scope is not None:
         _reply_from_run(agent, turn, context, started, result)
     else:
         turn.reply(_VALUE, result)
+
+
+async def _commit(agent: Incarnation, turn: Turn, context: Context) -> None:
+    """Commit what an action did: its state, and what it emitted in a run durable per step."""
+    scope = cast("Scope | None", context.scope)
+    if scope is not None and scope.step is not None:
+        await agent.host.steps.commit_call(agent, turn, scope)
+    elif agent.type.keeps_state:
+        await agent.commit_state(turn)
 
 
 def _reply_from_run(
@@ -228,8 +238,8 @@ async def _handle_stream(
             values = passage.stream(agent, turn, hooks)
         await _write_all(values, writer)
         parts = writer.finish()
-        if agent.type.keeps_state:
-            await agent.commit_state(turn)
+        if agent.type.keeps_state or context.scope is not None:
+            await _commit(agent, turn, context)
     except Exception as raised:
         parts = writer.end()
         if isinstance(raised, Fenced) or not parts:
@@ -280,12 +290,17 @@ async def _handle_event(
         return
     context.event = event
     scope = scope_of(context)
+    if turn.is_step and not await agent.host.steps.begin(cast("StepTurn", turn), scope):
+        return
     scope.hold()  # the handler itself
     method, hooks = getattr(agent.agent, handler.method), agent.type.hooks
     emitted = method(event) if hooks is None else passage.event(agent, turn, context, hooks, method)
     await _emit_all(agent, emitted, context)
     if started is not None:
         _trace(agent, turn, context, started, None)
+    if scope.step is not None:
+        await agent.host.steps.commit(agent, cast("StepTurn", turn), scope)
+        return
     run = turn.run
     if run is not None and scope.only_one_held:
         # A prompt whose work is done: its state and its result in one transaction.

@@ -70,6 +70,7 @@ from agentray.runtime.run_book import RunBook
 from agentray.runtime.run_parts import RunParts
 from agentray.runtime.run_roots import RunRoots
 from agentray.runtime.scope import scope_of
+from agentray.runtime.steps import Steps
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.threads import Threads
 from agentray.runtime.turn import ReplySink, Turn
@@ -169,12 +170,12 @@ class Host:
         self._publish_hooks = self.code.publish_hooks
         self._hooked = HookedPublishing(self)
         self.dropped = 0  # messages, events and replies, by middleware
-        self.control = Control(self)
         self.loop = asyncio.get_running_loop()
+        self.steps = Steps(self)
+        self.control = Control(self)
         self.turns = TurnTasks(self.loop)  # what handles messages
         self._events_read: dict[bytes, Any] = {}  # the last ones, by what came
-        self._handled = 0  # messages
-        self._requests = 0  # that brought them, or fetched replies
+        self._handled = self._requests = 0  # messages, and what brought them or fetched replies
         self._observe(metrics, metrics_interval_s)
         self.tasks.spawn(self._sweep(), name="sweep")
 
@@ -193,13 +194,22 @@ class Host:
 
         async def commit(batch: Sequence[Effects]) -> Sequence[CommitOutcome | Exception]:
             self._transactions += 1
+            outcomes: Sequence[Any]  # with a `StepCommitted` for each step
             try:
-                outcomes = await self.store.commit(self.host_id, batch)
+                if any(effects.step is not None for effects in batch):
+                    told = await self.store.commit_steps(self.host_id, batch)
+                    refused = [each.outcome for each in told]
+                    outcomes = [
+                        each.outcome if effects.step is None else each
+                        for effects, each in zip(batch, told, strict=True)
+                    ]
+                else:
+                    outcomes = refused = await self.store.commit(self.host_id, batch)
             except (PayloadError, UnknownRun, ValueError) as error:
                 if len(batch) == 1:
                     return [error]
             else:
-                self.judged([(e.pool, e.slot, e.epoch) for e in batch], outcomes)
+                self.judged([(e.pool, e.slot, e.epoch) for e in batch], refused)
                 return outcomes
             # One of them cannot be written, and nothing was: find it, and write the others.
             return [(await commit([effects]))[0] for effects in batch]
@@ -246,6 +256,7 @@ class Host:
                 self.residents.lose(agent, anew=lease in self.held)
         self.departures.forget([lease for lease in before if lease not in same])
         self.channel.update(snapshot)
+        self.steps.placed(same)
         if self.held.held.keys() - before.keys():
             self.permanents.look()
 
@@ -310,7 +321,7 @@ class Host:
 
     def sinks(self) -> list[ReplySink]:
         """Return where what is under way here is answered to."""
-        return [self.link, *self._outboxes.values()]
+        return [self.link, self.steps, *self._outboxes.values()]
 
     async def stop(self, grace_s: float) -> None:
         """Finish what is under way within the grace, then let go of everything."""
@@ -354,6 +365,7 @@ class Host:
     def _close_surroundings(self) -> None:
         self.background.close()
         self.parts.close()
+        self.steps.close()
         self.threads.close()
         if self._watchdog is not None:
             self._watchdog.close()
@@ -592,6 +604,7 @@ class Host:
         while True:
             await asyncio.sleep(_SWEEP_S)
             self.residents.evict_idle()
+            self.steps.sweep(self.now())
             self._sweep_outboxes(self.now())
 
     def _sweep_outboxes(self, now: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from agentray.runtime.handling import handle
 from agentray.runtime.savepoints import Savepoint, Savepoints
 from agentray.runtime.tasks import being_cancelled
 from agentray.runtime.turn import Turn
-from agentray.store.base import StateWrite
+from agentray.store.base import CommitOutcome, Effects, StateWrite
+from agentray.store.steps import StepCommitted
 
 if TYPE_CHECKING:
     from agentray.runtime.active_run import ActiveRun
@@ -368,6 +369,44 @@ class Incarnation:
             # Whether it was written is unknown; as its caller is told of an error, it was not.
             self._committed = before
             raise
+
+    async def commit_step(
+        self, turn: Turn, effects: Callable[[Sequence[StateWrite]], Effects]
+    ) -> tuple[StepCommitted, bool]:
+        """Commit what a handler did in a run that is durable per step; see `Steps.submit`.
+
+        Args:
+            turn: that was handled.
+            effects: makes them of the changed state.
+
+        Raises:
+            StateRefused: the state cannot be kept; nothing was written.
+            Fenced: the agent lives elsewhere; nothing was written.
+        """
+        comes_back = False
+        if self._savepoints is not None and (point := self._savepoints.of(turn, self._outer)):
+            point.check()  # the outermost one's commit covers the state
+            comes_back = True
+        elif self._outer is turn:
+            self._outer = None  # what comes back from here on commits by itself
+        before = self._committed
+        writes = [] if comes_back else self.changed_state()
+        try:
+            committed, interrupted = await self.host.steps.submit(effects(writes))
+        except BaseException:
+            if not comes_back:
+                self._committed = before
+            raise
+        if writes and committed.outcome is not CommitOutcome.COMMITTED:
+            self._committed = before
+        return committed, interrupted
+
+    def discard(self, turn: Turn) -> None:
+        """Undo what a handler did that had been done before, elsewhere."""
+        if self.type.keeps_state and self.type.options.concurrency != 1:
+            self.host.residents.let_go(self)  # its successor reads what is kept
+        else:
+            self.restore_state(turn)
 
     async def end_run(self, run: ActiveRun, outcome: Outcome) -> None:
         """Commit a run's end together with the state."""

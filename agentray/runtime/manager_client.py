@@ -18,7 +18,7 @@ from agentray.app import App, load_app
 from agentray.core.delays import begin_at
 from agentray.errors import ConfigurationError, DeadlineExceeded, PoolPending, UnknownAgent
 from agentray.event_loop import time_of_day
-from agentray.event_run import EventRun, OnErrorName, settle_run
+from agentray.event_run import DurabilityName, EventRun, OnErrorName, settle_run
 from agentray.events import Event
 from agentray.handle import DEFAULT_TIMEOUT_S, Handle
 from agentray.handlers import check_key_form
@@ -738,7 +738,7 @@ class ManagerClient(SupervisionClient, MovesClient):
         event: Event,
         *,
         topic: TopicId | str | None = None,
-        durable: bool = True,
+        durability: DurabilityName = "run",
         on_error: OnErrorName = "fail",
         timeout: float | None = None,
         events: bool = True,
@@ -752,8 +752,9 @@ class ManagerClient(SupervisionClient, MovesClient):
         Args:
             event: the root of the run. Its correlation id, if it has none, is the run's id.
             topic: that it is about; None: its own, if it was made with one.
-            durable: keep the run before this returns; when a host dies, it begins again. Else it is
-                kept at its end, and a host's death fails it with `HostDied`.
+            durability: `run`: it is kept before this returns, and begins again when a host dies.
+                `step`: what its handlers emit is kept, too, and it goes on after the last commit.
+                `none`: it is kept at its end, and a host's death fails it with `HostDied`.
             on_error: `fail`: an error in a branch fails the run. `collect`: the run succeeds, and
                 `run.errors` tells them.
             timeout: seconds after which the run is ended as `timed_out`; None: never.
@@ -764,14 +765,14 @@ class ManagerClient(SupervisionClient, MovesClient):
             at: when it begins, an aware time; None: at once.
 
         Raises:
-            StoreUnavailable: a durable run was not kept.
+            StoreUnavailable: the run was not kept.
             DeploymentStopped, Overloaded: not now.
             PayloadError: the event cannot be serialised.
         """
         return await self._dispatches.dispatch(
             event,
             topic=topic,
-            durable=durable,
+            durability=durability,
             on_error=on_error,
             timeout=timeout,
             events=events,

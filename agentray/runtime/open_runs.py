@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, encode
 from agentray.protocol.envelope import Kind, Reply, ReplyKind
-from agentray.protocol.event_runs import PartsCall, RunKey, root_of
+from agentray.protocol.event_runs import STEPS, PartsCall, RunKey, root_of
 from agentray.runtime.message import Post
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class OpenRuns:
         if agents is not None:
             agents.add(agent)
             return
+        if run[0] in STEPS:
+            return  # what is gathered of it is in the Store
         self._agents[run] = {agent}
         if len(self._agents) > self._ask_above:
             self._ask_above = 2 * len(self._agents)  # not again before this is answered
@@ -64,7 +66,7 @@ class OpenRuns:
                 found.setdefault(lease, set()).add(run)
         for active in self._host.runs:
             lease = self._host.lease_of(active.agent)
-            if lease in wanted:
+            if lease in wanted and active.bound:
                 found.setdefault(lease, set()).add(active.key)
         for run, agent in self._host.runs.being_taken_up.items():
             lease = self._host.lease_of(agent)
@@ -95,7 +97,7 @@ class OpenRuns:
         ]
         for active in self._host.runs:
             new = active.key not in self._followed and active.key not in self._agents
-            if new and self._host.lease_of(active.agent) in wanted:
+            if new and active.bound and self._host.lease_of(active.agent) in wanted:
                 runs.append(active.key)
         self._followed.update(runs)
         self._ask(runs, follow=True)

@@ -13,10 +13,12 @@ from agentray.events import Event, TerminateEvent
 from agentray.ids import AgentId
 from agentray.protocol.codec import as_json, decode, encode, text_of
 from agentray.protocol.envelope import Failure, Kind, Outcome, Reply
+from agentray.protocol.event_runs import STEPS
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.event_message import EventMessage
 from agentray.runtime.message import Origin, Post
 from agentray.runtime.scope import Scope, scope_of
+from agentray.runtime.step_emissions import emit
 
 if TYPE_CHECKING:
     from agentray.runtime.host import Host
@@ -73,7 +75,9 @@ class Publisher:
         answer = _answer_of(published) if terminates and own else None
         if run is not None and not self._host.parts.takes(run, published, scope):
             return True
-        if terminates and own:
+        # What such a run emits leaves with the commit of its message, and so does its end.
+        step = context.run is not None and context.run[0] in STEPS
+        if terminates and own and not step:
             scope.answer(answer)
         if to is None:
             targets, failed = self._current_routes().recipients(published, sender)
@@ -81,6 +85,31 @@ class Publisher:
             targets, failed = Recipients([to], [])
         if only is not None:
             targets = [target for target in targets if only(target)]
+        if step:
+            emit(self._host, published, context, sender, targets, answer)
+        else:
+            self._send(published, context, sender, targets, run, own=own)
+        for misrouted in failed:
+            _fail(published, misrouted, context, scope)
+        wanted = bool(targets or failed or terminates)
+        if not wanted:
+            self._host.dead_letters.unwanted(published, sender)
+        if terminates and run is not None and not step:
+            self._host.parts.terminate(run, answer, published.end_grace_s)
+        return wanted
+
+    def _send(
+        self,
+        published: Event,
+        context: Context,
+        sender: AgentId | None,
+        targets: list[AgentId],
+        run: str | None,
+        *,
+        own: bool,
+    ) -> None:
+        """Send an event to agents."""
+        scope = scope_of(context)
         # No turn waits for an event, nor does a caller: neither chain nor deadline.
         origin = Origin(
             published.correlation_id,
@@ -97,14 +126,6 @@ class Publisher:
             message.origin = origin
             scope.sent(message)
             self._host.channel.post(message)
-        for misrouted in failed:
-            _fail(published, misrouted, context, scope)
-        wanted = bool(targets or failed or terminates)
-        if not wanted:
-            self._host.dead_letters.unwanted(published, sender)
-        if terminates and run is not None:
-            self._host.parts.terminate(run, answer, published.end_grace_s)
-        return wanted
 
     def _current_routes(self) -> Routes:
         """Return the routes of this host's snapshot: each event is routed by one, as a whole."""

@@ -18,12 +18,13 @@ from agentray.events import Event, Prompt
 from agentray.ids import AgentId
 from agentray.protocol.budgets import Budget
 from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome
-from agentray.protocol.event_runs import Recording, RunOptions, conversation, is_root
+from agentray.protocol.event_runs import Recording, RunOptions, is_root
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.snapshot import PoolView
 from agentray.runtime.active_run import CONSEQUENCES, ActiveRun
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.late_rows import LateRows
+from agentray.runtime.step_run import StepRun, make_active, per_step
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.trace_writer import SPAN_FIELDS, TraceWriter
 from agentray.runtime.turn import Turn
@@ -34,6 +35,7 @@ from agentray.store.base import (
     EndedRun,
     NewRun,
     RunEnd,
+    Store,
     StoredRun,
 )
 from agentray.store.codec import check_run
@@ -142,7 +144,7 @@ class RunBook:
         known = self._active.get(stored.run.id)
         if known is not None:
             return known
-        active = self._note(ActiveRun(stored, self, durable=durable, lost=lost))
+        active = self._note(make_active(stored, self, durable=durable, lost=lost))
         self.begun += 1
         if (timeout_s := active.options.timeout_s) is not None:
             active.stop_in(_time_left(stored, timeout_s))
@@ -154,8 +156,10 @@ class RunBook:
                 self._host.asking.resume(active)
             elif is_root(stored.agent.type):
                 self._host.roots.publish(active, event)
+            elif isinstance(active, StepRun):
+                active.begin_prompt()
             else:
-                prompt = _prompt(stored, active.key, active.trace_context)
+                prompt = _prompt(active)
                 self._host.deliver_turn(Turn(prompt, active, self._host.now(), run=active))
 
         if self._gate.enter(active, start):
@@ -226,6 +230,9 @@ class RunBook:
             return self._end_cancelled(last)  # its last host did not get to it
         if unbegun and last is not None and _was_never_begun(last.run):
             return self.begin(last)
+        if last is not None and per_step(last.input):
+            # Its work goes on, whoever looks after it; its messages count their own attempts.
+            return last.run if last.run.status in TERMINAL else self.begin(last)
         if answered and last is not None and last.run.status == RunStatus.QUEUED:
             return self.begin(last)
         if last is not None and last.run.status not in TERMINAL:
@@ -250,7 +257,7 @@ class RunBook:
 
     async def _give_up(self, stored: StoredRun, lost: str) -> ActiveRun:
         """End a run without another attempt: that one might cost this host too."""
-        active = self._note(ActiveRun(stored, self, to_end=True, lost=lost))
+        active = self._note(make_active(stored, self, to_end=True, lost=lost))
         many = f"{stored.run.attempt} attempts" if stored.run.attempt > 1 else "1 attempt"
         await active.give_up(f"Given up after {many}, each of which lost a host. The last: {lost}.")
         return active
@@ -267,7 +274,7 @@ class RunBook:
     def _end_cancelled(self, stored: StoredRun) -> ActiveRun:
         active = self._active.get(stored.run.id)
         if active is None:
-            active = self._note(ActiveRun(stored, self, to_end=True))
+            active = self._note(make_active(stored, self, to_end=True))
         active.stop(RunStatus.CANCELLED)
         return active
 
@@ -392,7 +399,7 @@ class RunBook:
             return active
         if stored.run.status in TERMINAL:
             return stored.run
-        return self._note(ActiveRun(stored, self, to_end=True))
+        return self._note(make_active(stored, self, to_end=True))
 
     async def until_ended(self, runs: Sequence[ActiveRun], wait_s: float) -> Sequence[ActiveRun]:
         """Wait until runs have ended here; return those that have not after `wait_s`."""
@@ -410,6 +417,8 @@ class RunBook:
 
         The runs of prompts end, or leave, with their agents.
         """
+        for active in [run for run in self if isinstance(run, StepRun) and which(run.agent)]:
+            active.lose()  # its work is done elsewhere, too
         runs = [run for run in self if run.by_scope and which(run.agent)]
         for active in await self.until_ended(runs, grace_s):
             self._host.parts.abandon(active)
@@ -423,6 +432,20 @@ class RunBook:
         """Tell that a run ends with its result, and what is still under way is cancelled."""
         extra = {"action": "rest_cancelled", "run": active.run.id}
         logger.info("what run %s still had under way is cancelled", active.run.id, extra=extra)
+
+    async def until_quiet(self, active: ActiveRun, wait_s: float) -> None:
+        """Wait until nothing of a run that is durable per step is under way on any host."""
+        await self._host.parts.until_quiet(active, wait_s)
+
+    @property
+    def host(self) -> Host:
+        """Whose it is."""
+        return self._host
+
+    @property
+    def store(self) -> Store:
+        """Where runs are kept."""
+        return self._store
 
     def cancel_turn(self, turn: Turn) -> None:
         """Cancel a run's prompt."""
@@ -480,6 +503,9 @@ class RunBook:
 
     async def _write_events(self, run: ActiveRun) -> None:
         try:
+            if isinstance(run, StepRun):
+                await run.write_events()
+                return
             effects = run.take_pending()
         except Fenced:
             run.lose()
@@ -513,7 +539,7 @@ class RunBook:
             case CommitOutcome.ALREADY_ENDED:
                 stored = await self._store.get_run(run.id)
                 return stored.run if stored else None
-            case CommitOutcome.FENCED:
+            case CommitOutcome.FENCED | CommitOutcome.GONE:
                 active.lose()
                 raise Fenced
 
@@ -542,7 +568,7 @@ class RunBook:
             case CommitOutcome.ALREADY_ENDED:
                 stored = await self._store.get_run(run.id)
                 return stored.run if stored else None
-            case CommitOutcome.FENCED:
+            case CommitOutcome.FENCED | CommitOutcome.GONE:
                 active.lose()
                 raise Fenced
 
@@ -625,16 +651,15 @@ def _time_left(stored: StoredRun, timeout_s: float) -> float:
     return max(0.0, timeout_s - gone.total_seconds())
 
 
-def _prompt(stored: StoredRun, key: str, trace_context: str) -> Envelope:
-    run = stored.run
-    correlation_id = conversation(run)
+def _prompt(active: ActiveRun) -> Envelope:
+    run, correlation_id = active.run, active.conversation
     event = Prompt(
-        text=stored.input.get("prompt", ""),
+        text=active.stored.input.get("prompt", ""),
         correlation_id=correlation_id,
         source=f"run/{run.id}",
         time=datetime.now(UTC),
     )
-    agent = AgentId(*stored.agent)
+    agent = AgentId(*active.agent)
     return Envelope(
         id=1,
         kind=Kind.EVENT,
@@ -644,6 +669,6 @@ def _prompt(stored: StoredRun, key: str, trace_context: str) -> Envelope:
         payload=event,
         correlation_id=correlation_id,
         root=agent,
-        trace_context=trace_context,
-        run=key,
+        trace_context=active.trace_context,
+        run=active.key,
     )

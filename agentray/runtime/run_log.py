@@ -11,6 +11,7 @@ from agentray.errors import PayloadError
 from agentray.events import Event
 from agentray.protocol.event_runs import NOT_KEPT
 from agentray.protocol.runs import RunEvent
+from agentray.store.steps import NewRunEvent
 
 MAX_RECORDED = 10_000
 """Published events that are kept of one run; the others are counted."""
@@ -71,6 +72,11 @@ class RunLog:
             for n, (kind, time, data) in enumerate(waiting)
         ]
 
+    def take_new(self) -> list[NewRunEvent]:
+        """Take out what is to be written where the Store gives the offsets."""
+        waiting, self._waiting = self._waiting, []
+        return [NewRunEvent(kind, time, _as_data(data)) for kind, time, data in waiting]
+
     def kept(self) -> list[RunEvent]:
         """Return all events of a run that is not in the Store."""
         self._kept += self.take()
@@ -82,6 +88,12 @@ class RunLog:
         """Note that the Store has more events now, and wake those who watch."""
         self._visible += count
         self._wake()
+
+    def written_to(self, count: int) -> None:
+        """Note how many events the Store has now."""
+        if count > self._visible:
+            self._visible = count
+            self._wake()
 
     def end(self) -> None:
         """Nothing is added any more."""

@@ -8,14 +8,23 @@ so the end of a run stays exact.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentray.events import Event
 from agentray.protocol.budgets import Usage
 from agentray.protocol.codec import decode, encode
 from agentray.protocol.envelope import Kind, Reply, ReplyKind
-from agentray.protocol.event_runs import PartsCall, Recording, RunKey, root_of
+from agentray.protocol.event_runs import (
+    FOREIGN_STEP,
+    STEPS,
+    PartsCall,
+    Recording,
+    RunKey,
+    root_of,
+)
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.message import Post
 from agentray.runtime.open_runs import OpenRuns
@@ -139,6 +148,8 @@ class RunParts:
 
     def _mark(self, run: str, *, cancelled: bool) -> None:
         self._marks[run] = self._marks.pop(run, False) or cancelled
+        if run[0] in STEPS:  # what has a correlation of its own ends with it, too
+            self._marks[FOREIGN_STEP + run[1:]] = self._marks[run]
         if len(self._marks) > MAX_MARKS:
             del self._marks[next(iter(self._marks))]
 
@@ -212,6 +223,9 @@ class RunParts:
         if call == PartsCall.AWAIT:
             self.when_ended(runs[0], lambda: turn.reply(ReplyKind.VALUE))
             return
+        if call == PartsCall.UNTIL_QUIET:
+            self._host.tasks.spawn(self._reply_when_quiet(turn, runs))
+            return
         for run in runs:
             self._mark(run, cancelled=call == PartsCall.CANCEL)
         if call == PartsCall.CANCEL:
@@ -231,16 +245,46 @@ class RunParts:
         if not runs:
             return
         wanted = set(runs)
+        wanted.update(FOREIGN_STEP + run[1:] for run in runs if run[0] in STEPS)
         for sink in self._host.sinks():
             # The newest first: what an older one has set off is cancelled before it.
             for turn in reversed(list(sink.active.values())):
                 if turn.envelope.run in wanted and turn.envelope.kind == _EVENT:
                     self._host.cancel(turn)
 
+    async def until_quiet(self, active: ActiveRun, wait_s: float) -> None:
+        """Wait until nothing of a run that is durable per step is under way on any host.
+
+        Args:
+            active: the run, which was stopped.
+            wait_s: the longest wait.
+        """
+        loop, payload = self._host.loop, encode([active.run.id])
+        quiet: list[asyncio.Future[None]] = []
+        for host_id in self._host.channel.snapshot.hosts:
+            replied: asyncio.Future[None] = loop.create_future()
+            quiet.append(replied)
+            name = PartsCall.UNTIL_QUIET.value
+            message = Post(Kind.RUN_PARTS, _ANYBODY, name, payload, partial(_noted, replied))
+            self._host.channel.post_to(host_id, message)
+        if quiet:
+            await asyncio.wait(quiet, timeout=wait_s)
+
+    async def _reply_when_quiet(self, turn: Turn, runs: list[str]) -> None:
+        await self._host.steps.until_quiet(runs)
+        turn.reply(ReplyKind.VALUE)
+
     def close(self) -> None:
         """Tell nobody any more."""
         if self._spreading is not None:
             self._spreading.cancel()
+
+
+def _noted(replied: asyncio.Future[None], reply: Reply) -> None:
+    """It is quiet there, or gone."""
+    del reply
+    if not replied.done():
+        replied.set_result(None)
 
 
 def _ignore(reply: Reply) -> None:

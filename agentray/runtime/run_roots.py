@@ -22,7 +22,6 @@ from agentray.protocol.event_runs import (
     Recording,
     Retry,
     RunOptions,
-    conversation,
     is_root,
 )
 from agentray.runtime.active_run import ActiveRun
@@ -126,7 +125,7 @@ class RunRoots:
         self._host.channel.post(message)
 
     def _context(self, active: ActiveRun, name: str) -> Context:
-        correlation_id = conversation(active.run)
+        correlation_id = active.conversation
         root = None if active.recording == Recording.NOTHING else active.agent
         envelope = Envelope(
             1,
@@ -146,7 +145,7 @@ class RunRoots:
     def _publish(self, active: ActiveRun, event: Event, to: AgentId | None = None) -> None:
         active.event = event
         context = self._context(active, event.event_type)
-        published = event.model_copy(update={"correlation_id": conversation(active.run)})
+        published = event.model_copy(update={"correlation_id": active.conversation})
         sender = None if active.options.sender is None else AgentId.parse(active.options.sender)
         # A run that was accepted before goes on also where an app was stopped meanwhile.
         only = self._takes_new_runs if active.run.attempt == 1 else None

@@ -18,6 +18,7 @@ from agentray.protocol.envelope import Failure, Outcome, Reply
 if TYPE_CHECKING:
     from agentray.runtime.channel import Channel
     from agentray.runtime.message import Message
+    from agentray.runtime.step_emissions import Emissions
 
 MAX_SPANS = 1000
 """Spans that one branch reports; the rest is counted. A trace is bounded, a run is not."""
@@ -41,6 +42,7 @@ class Scope:
         "_questions",
         "_sent",
         "_spans",
+        "step",
     )
 
     def __init__(self, on_done: Callable[[Outcome], None] | None = None) -> None:
@@ -53,6 +55,8 @@ class Scope:
         self._more_errors = 0
         self._questions: tuple[dict[str, Any], ...] = ()
         self._on_done = on_done
+        # What is emitted and not committed, in a run that is durable per step.
+        self.step: Emissions | None = None
 
     @property
     def idle(self) -> bool:

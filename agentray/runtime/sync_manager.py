@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar, Unpack
 from agentray.agent import Agent, AgentOptions
 from agentray.app import App
 from agentray.blocking import read, wait_for
-from agentray.event_run import OnErrorName
+from agentray.event_run import DurabilityName, OnErrorName
 from agentray.events import Event
 from agentray.handle import DEFAULT_TIMEOUT_S, Handle
 from agentray.ids import AgentId, TopicId
@@ -354,7 +354,7 @@ class SyncManager(SyncMoves):
         event: Event,
         *,
         topic: TopicId | str | None = None,
-        durable: bool = True,
+        durability: DurabilityName = "run",
         on_error: OnErrorName = "fail",
         timeout: float | None = None,
         events: bool = True,
@@ -368,7 +368,7 @@ class SyncManager(SyncMoves):
             self._manager.dispatch(
                 event,
                 topic=topic,
-                durable=durable,
+                durability=durability,
                 on_error=on_error,
                 timeout=timeout,
                 events=events,

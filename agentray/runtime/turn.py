@@ -62,6 +62,9 @@ class Turn:
         cancelled: its sender gave it up.
     """
 
+    is_step = False
+    """Whether it is a message of a run that is durable per step; a class says so for all."""
+
     __slots__ = (
         "cancelled",
         "deadline",

@@ -31,6 +31,7 @@ from agentray.store.orders import OrderStore
 from agentray.store.run_ends import RunEndStore
 from agentray.store.run_progress import RunProgressStore
 from agentray.store.schedules import ScheduleStore
+from agentray.store.steps import Step, StepStore
 from agentray.store.supervision import SupervisionStore
 
 
@@ -165,6 +166,7 @@ class Effects:
     states: Sequence[StateWrite] = ()
     events: Mapping[str, Sequence[RunEvent]] = field(default_factory=dict[str, Sequence[RunEvent]])
     end: RunEnd | None = None
+    step: Step | None = None  # of a run that is durable per step: see `commit_steps`
 
 
 class CommitOutcome(StrEnum):
@@ -173,6 +175,7 @@ class CommitOutcome(StrEnum):
     COMMITTED = "committed"
     FENCED = "fenced"  # the host is dead, or the slot's epoch is another: nothing was written
     ALREADY_ENDED = "already_ended"  # the run was terminal before: nothing was written
+    GONE = "gone"  # the message was handled before, or its run has ended: nothing was written
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +286,7 @@ class Store(
     RunEndStore,
     RunProgressStore,
     ScheduleStore,
+    StepStore,
     SupervisionStore,
     Protocol,
 ):

@@ -68,6 +68,7 @@ from agentray.store.memory_orders import MemoryOrders
 from agentray.store.memory_run_ends import MemoryRunEnds
 from agentray.store.memory_run_progress import MemoryRunProgress
 from agentray.store.memory_schedules import MemorySchedules
+from agentray.store.memory_steps import MemorySteps
 from agentray.store.memory_supervision import MemorySupervision
 from agentray.store.orders import Order, OrderKind
 
@@ -127,6 +128,7 @@ class RunRow:
 
 
 class MemoryStore(
+    MemorySteps,
     MemoryLetters,
     MemoryLeadership,
     MemoryOrders,

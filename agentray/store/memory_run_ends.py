@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -20,6 +21,9 @@ class MemoryRunEnds:
     """A `RunEndStore`."""
 
     _runs: dict[str, RunRow]
+
+    @abstractmethod
+    def _drop_steps(self, run_id: str) -> None: ...
 
     async def request_cancel(self, run_id: str, at: datetime) -> StoredRun | None:
         """Keep that somebody wants a run ended; an ended one is returned as it is."""
@@ -70,5 +74,6 @@ class MemoryRunEnds:
                 row, status=end.status, end=kept, events=(*row.events, encode_event(told))
             )
             self._runs[end.run_id] = row
+            self._drop_steps(end.run_id)
             ended.append(row.run)
         return ended

@@ -56,6 +56,7 @@ from agentray.store.postgres_orders import PostgresOrders
 from agentray.store.postgres_run_ends import PostgresRunEnds
 from agentray.store.postgres_run_progress import PostgresRunProgress
 from agentray.store.postgres_schedules import PostgresSchedules
+from agentray.store.postgres_steps import PostgresSteps
 from agentray.store.postgres_supervision import PostgresSupervision
 
 
@@ -66,6 +67,7 @@ class PostgresStore(
     PostgresRunEnds,
     PostgresRunProgress,
     PostgresSchedules,
+    PostgresSteps,
     PostgresSupervision,
 ):
     """A `Store` in the schema `agentray` of a PostgreSQL database.

@@ -48,4 +48,7 @@ class PostgresRunEnds:
         )
         wanted = [status.value for status in statuses]
         found = await self._database.fetch("end_unworked", *columns, wanted)
+        if found:
+            # A step that is committed in between finds that its run has ended.
+            await self._database.execute("drop_steps", [row["id"] for row in found])
         return [rows.run_of(row) for row in found]

@@ -8,18 +8,20 @@ import signal
 import statistics
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import agentray
 from agentray import ManagerClient, RunFailed
+from agentray.event_run import DurabilityName
 from tests.support.cluster import Cluster, live_hosts
 from tests.support.event_agents import Left, Ping, Right, Started, Summed, app
 from tests.support.eventually import eventually_async
 
 pytestmark = pytest.mark.timeout(240)
 
-durability = pytest.mark.parametrize("durable", [True, False], ids=["durable", "at_once"])
+durabilities = pytest.mark.parametrize("durability", ["run", "step", "none"])
 
 
 @pytest.fixture(autouse=True)
@@ -27,11 +29,11 @@ async def deployed(manager: ManagerClient) -> None:
     await manager.deploy(app)
 
 
-@durability
+@durabilities
 async def test_runs_over_two_hosts_end_each_with_its_own_result(
-    manager: ManagerClient, durable: bool
+    manager: ManagerClient, durability: DurabilityName
 ):
-    runs = [await manager.dispatch(Started(number=n), durable=durable) for n in range(200)]
+    runs = [await manager.dispatch(Started(number=n), durability=durability) for n in range(200)]
     results = await asyncio.gather(*(run.result(Summed, timeout=60) for run in runs))
     assert [result.number for result in results] == [2 * n for n in range(200)]
     assert await manager.wait_idle(10)
@@ -42,18 +44,18 @@ async def test_runs_over_two_hosts_end_each_with_its_own_result(
 
 
 async def test_a_failure_on_another_host_tells_its_path(manager: ManagerClient):
-    runs = [await manager.dispatch(Started(number=-n), durable=False) for n in range(1, 9)]
+    runs = [await manager.dispatch(Started(number=-n), durability="none") for n in range(1, 9)]
     for n, run in enumerate(runs, 1):
         with pytest.raises(RunFailed, match=f"negative: -{n}") as failed:
             await run.result(timeout=60)
         assert failed.value.path[0].startswith("Started at left_agent/")
 
 
-@durability
+@durabilities
 async def test_an_endless_exchange_between_hosts_is_cancelled(
-    manager: ManagerClient, durable: bool
+    manager: ManagerClient, durability: DurabilityName
 ):
-    run = await manager.dispatch(Ping(), durable=durable, events=False)
+    run = await manager.dispatch(Ping(), durability=durability, events=False)
     assert (await run.cancel()).status == "cancelled"
 
 
@@ -74,7 +76,7 @@ async def test_runs_survive_a_host_that_is_killed_or_end_with_its_error(
     gate = tmp_path / "gate"
     events = [Started(number=n, gate=str(gate)) for n in range(32)]
     kept = [await manager.dispatch(event) for event in events]
-    loose = [await manager.dispatch(event, durable=False) for event in events]
+    loose = [await manager.dispatch(event, durability="none") for event in events]
     hosts = await live_hosts(manager)
     victim = next(iter(hosts))
     os.kill(hosts[victim], signal.SIGKILL)
@@ -105,12 +107,12 @@ def test_a_program_that_does_not_await_dispatches(cluster: Cluster):
 
 
 async def test_idle_dispatch_is_quick(manager: ManagerClient):
-    for durable in (True, False):
+    for durability in get_args(DurabilityName):
         took: list[float] = []
         for n in range(50):
             start = time.perf_counter()
-            run = await manager.dispatch(Started(number=n), durable=durable)
+            run = await manager.dispatch(Started(number=n), durability=durability)
             await run.result(timeout=60)
             took.append(time.perf_counter() - start)
-        print(f"durable={durable}: p50 {statistics.median(took) * 1000:.2f} ms")  # noqa: T201
+        print(f"{durability}: p50 {statistics.median(took) * 1000:.2f} ms")  # noqa: T201
         assert statistics.median(took) < 1.0

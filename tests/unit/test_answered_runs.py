@@ -9,6 +9,7 @@ import pytest
 
 from agentray import Agent, AgentOptions, App, Event, Prompt, TerminateEvent, action, on
 from agentray.errors import RunFailed
+from agentray.event_run import DurabilityName
 from agentray.patterns import AggregatorAgent, Gathered
 from agentray.testing import LocalRuntime
 from tests.support import virtual_time
@@ -80,20 +81,20 @@ def _no_ends() -> None:
     Hangs.ends.clear()
 
 
-durability = pytest.mark.parametrize("durable", [True, False], ids=["durable", "at_once"])
+durabilities = pytest.mark.parametrize("durability", ["run", "step", "none"])
 
 
-@durability
+@durabilities
 @pytest.mark.parametrize("hosts", [1, 3])
 def test_the_deadline_of_an_aggregator_holds_against_a_branch_that_hangs(
-    durable: bool, hosts: int
+    durability: DurabilityName, hosts: int
 ) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         async with LocalRuntime(hosts=hosts) as manager:
             await manager.deploy(App("a", [Good, Hangs, Combines]))
             begun = loop.time()
-            run = await manager.dispatch(Asked(), durable=durable)
+            run = await manager.dispatch(Asked(), durability=durability)
             assert (await run.result(Answer)).parts == 1
             assert loop.time() - begun < 1.0 + 2.0 + 0.5
             assert Hangs.ends == ["cancelled"]

@@ -319,8 +319,8 @@ async def test_a_waiting_run_of_an_event_is_cancelled_by_who_dispatched_it():
 async def test_a_run_that_is_not_kept_cannot_wait():
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
-        run = await manager.dispatch(Order(item="tea"), durable=False)
-        with pytest.raises(RunFailed, match="durable=False"):
+        run = await manager.dispatch(Order(item="tea"), durability="none")
+        with pytest.raises(RunFailed, match="durability='none'"):
             await run.result(timeout=20)
 
 

@@ -23,6 +23,7 @@ from agentray import (
 )
 from agentray.core.budgets import exceeded
 from agentray.errors import ConfigurationError
+from agentray.event_run import DurabilityName
 from agentray.protocol.budgets import Usage
 from agentray.protocol.runs import Run, RunStatus
 from agentray.runtime.run_budget import Account
@@ -230,9 +231,10 @@ async def test_usage_goes_on_after_an_answer_and_waiting_costs_no_time():
 async def test_a_dispatched_event_has_a_budget_also_where_it_is_not_kept():
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
-        for durable in (True, False):
+        kept: DurabilityName
+        for kept in ("run", "none"):
             run = await manager.dispatch(
-                Shared(part=1), durable=durable, budget=Budget(tokens=0), events=False
+                Shared(part=1), durability=kept, budget=Budget(tokens=0), events=False
             )
             assert "0 tokens is exceeded" in why(await run.wait(20))
 

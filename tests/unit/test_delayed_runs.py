@@ -241,7 +241,7 @@ def test_a_wrong_beginning_is_told(delay_s: Any, at: Any) -> None:
 def test_a_run_that_begins_later_is_durable() -> None:
     async def test(manager: ManagerClient, *_: object) -> None:
         with pytest.raises(ConfigurationError):
-            await manager.dispatch(Rung(text="lunch"), durable=False, delay_s=1)
+            await manager.dispatch(Rung(text="lunch"), durability="none", delay_s=1)
         with pytest.raises(UnknownRun):
             await manager.cancel_run("run_0")
 

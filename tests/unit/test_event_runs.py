@@ -15,6 +15,7 @@ from agentray.errors import (
     RunFailed,
     UnknownRun,
 )
+from agentray.event_run import DurabilityName
 from agentray.testing import LocalRuntime
 from tests.support import virtual_time
 from tests.support.eventually import eventually_async
@@ -48,14 +49,16 @@ class Reporter(Agent):
 
 APP = App("texts", [Counter, Reporter])
 
-durability = pytest.mark.parametrize("durable", [True, False], ids=["durable", "at_once"])
+durabilities = pytest.mark.parametrize("durability", ["run", "step", "none"])
 
 
-@durability
-async def test_a_dispatched_event_ends_with_the_result_of_its_terminate_event(durable: bool):
+@durabilities
+async def test_a_dispatched_event_ends_with_the_result_of_its_terminate_event(
+    durability: DurabilityName,
+):
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
-        run = await manager.dispatch(Submitted(text="to be or not"), durable=durable)
+        run = await manager.dispatch(Submitted(text="to be or not"), durability=durability)
         assert await run.result() == {"words": 4}
         report = await run.result(Report)
         assert (report.words, report.correlation_id) == (4, run.correlation_id)
@@ -65,11 +68,11 @@ async def test_a_dispatched_event_ends_with_the_result_of_its_terminate_event(du
         assert run.error is None
 
 
-@durability
-async def test_an_error_in_a_branch_fails_the_run_with_its_path(durable: bool):
+@durabilities
+async def test_an_error_in_a_branch_fails_the_run_with_its_path(durability: DurabilityName):
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
-        run = await manager.dispatch(Submitted(text="bad"), durable=durable)
+        run = await manager.dispatch(Submitted(text="bad"), durability=durability)
         with pytest.raises(RunFailed, match="bad text") as failed:
             await run.result(timeout=10)
         assert failed.value.error_type == "ValueError"
@@ -125,7 +128,7 @@ class Right(Agent):
 async def test_a_chain_of_thousands_of_events_ends():
     async with LocalRuntime(hosts=1) as manager:
         await manager.deploy(App("hops", [Left, Right]))
-        run = await manager.dispatch(Ping(left=3000), durable=False)
+        run = await manager.dispatch(Ping(left=3000), durability="none")
         assert (await run.result(timeout=60)) == {"words": 0}
 
 
@@ -139,11 +142,11 @@ async def test_errors_are_collected_where_that_is_wanted():
         assert [error.type for error in run.errors] == ["ValueError"]
 
 
-@durability
-async def test_events_are_read_after_the_end(durable: bool):
+@durabilities
+async def test_events_are_read_after_the_end(durability: DurabilityName):
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
-        run = await manager.dispatch(Submitted(text="one two"), durable=durable)
+        run = await manager.dispatch(Submitted(text="one two"), durability=durability)
         await run.wait()
         seen = [event async for event in run.events()]
         assert [type(event) for event in seen] == [Submitted, Counted, Report]
@@ -154,7 +157,7 @@ async def test_a_run_that_is_not_durable_is_kept_at_its_end():
     runtime = LocalRuntime()
     async with runtime as manager:
         await manager.deploy(APP)
-        run = await manager.dispatch(Submitted(text="one two"), durable=False, events=False)
+        run = await manager.dispatch(Submitted(text="one two"), durability="none", events=False)
         assert await runtime.store.get_run(run.id) is None
         await run.wait()
 
@@ -174,7 +177,7 @@ async def test_a_host_that_stops_writes_the_rows_that_wait():
     runtime = LocalRuntime()
     async with runtime as manager:
         await manager.deploy(APP)
-        run = await manager.dispatch(Submitted(text="one two"), durable=False)
+        run = await manager.dispatch(Submitted(text="one two"), durability="none")
         await run.wait()
     stored = await runtime.store.get_run(run.id)
     assert stored is not None
@@ -194,12 +197,12 @@ class Hanging(Agent):
 ENDED: list[str] = []
 
 
-@durability
-async def test_a_cancelled_run_ends_when_its_handlers_have(durable: bool):
+@durabilities
+async def test_a_cancelled_run_ends_when_its_handlers_have(durability: DurabilityName):
     ENDED.clear()
     async with LocalRuntime() as manager:
         await manager.deploy(App("hanging", [Hanging, Reporter]))
-        run = await manager.dispatch(Submitted(text="x"), durable=durable)
+        run = await manager.dispatch(Submitted(text="x"), durability=durability)
         ended = await run.cancel()
         assert ended.status == run.status == "cancelled"
         assert ENDED in (["x"], [])
@@ -207,11 +210,11 @@ async def test_a_cancelled_run_ends_when_its_handlers_have(durable: bool):
             await run.result()
 
 
-@durability
-async def test_an_endless_exchange_is_cancelled(durable: bool):
+@durabilities
+async def test_an_endless_exchange_is_cancelled(durability: DurabilityName):
     async with LocalRuntime() as manager:
         await manager.deploy(App("hops", [Left, Right]))
-        run = await manager.dispatch(Ping(left=10**9), durable=durable, events=False)
+        run = await manager.dispatch(Ping(left=10**9), durability=durability, events=False)
         await asyncio.sleep(0.1)
         assert (await run.cancel()).status == "cancelled"
         assert await manager.wait_idle(1)
@@ -240,12 +243,12 @@ class Umpire(Agent):
         return Report(words=1) if ping.left < 10**9 - 100 else None
 
 
-@durability
+@durabilities
 @pytest.mark.parametrize("hosts", [1, 2])
-async def test_a_terminate_event_ends_an_endless_exchange(durable: bool, hosts: int):
+async def test_a_terminate_event_ends_an_endless_exchange(durability: DurabilityName, hosts: int):
     async with LocalRuntime(hosts=hosts) as manager:
         await manager.deploy(App("hops", [Left, Right, Umpire]))
-        run = await manager.dispatch(Game(), durable=durable, events=False)
+        run = await manager.dispatch(Game(), durability=durability, events=False)
         assert await run.result(timeout=60) == {"words": 1}
 
 
@@ -266,12 +269,12 @@ class Watcher(Agent):
         SEEN.append(counted.words)
 
 
-@durability
-async def test_what_comes_after_the_terminate_event_is_not_delivered(durable: bool):
+@durabilities
+async def test_what_comes_after_the_terminate_event_is_not_delivered(durability: DurabilityName):
     SEEN.clear()
     async with LocalRuntime() as manager:
         await manager.deploy(App("late", [Slow, Watcher]))
-        run = await manager.dispatch(Submitted(text="x"), durable=durable)
+        run = await manager.dispatch(Submitted(text="x"), durability=durability)
         assert await run.result() == {"words": 1}
         assert SEEN == []
         assert [type(e) async for e in run.events()] == [Submitted, Report]
@@ -280,10 +283,10 @@ async def test_what_comes_after_the_terminate_event_is_not_delivered(durable: bo
 # Time
 
 
-async def _timed_out(durable: bool) -> None:
+async def _timed_out(durability: DurabilityName) -> None:
     async with LocalRuntime() as manager:
         await manager.deploy(App("hanging", [Hanging]))
-        run = await manager.dispatch(Submitted(text="x"), durable=durable, timeout=5)
+        run = await manager.dispatch(Submitted(text="x"), durability=durability, timeout=5)
         started = asyncio.get_running_loop().time()
         ended = await run.wait()
         assert ended.status == "timed_out"
@@ -292,9 +295,9 @@ async def _timed_out(durable: bool) -> None:
             await run.result()
 
 
-@durability
-def test_a_run_that_takes_too_long_is_timed_out(durable: bool):
-    virtual_time.run(_timed_out(durable))
+@durabilities
+def test_a_run_that_takes_too_long_is_timed_out(durability: DurabilityName):
+    virtual_time.run(_timed_out(durability))
 
 
 async def _deadline() -> None:
@@ -331,14 +334,14 @@ class Mixed(Agent):
         return Counted(words=int(number)) if kind == "go" else None
 
 
-@durability
-async def test_thousands_of_runs_at_once_end_each_in_its_own_way(durable: bool):
+@durabilities
+async def test_thousands_of_runs_at_once_end_each_in_its_own_way(durability: DurabilityName):
     kinds = ("go", "end", "bad", "hang", "nothing")
     async with LocalRuntime() as manager:
         await manager.deploy(App("mixed", [Mixed, Reporter]))
         runs = await asyncio.gather(
             *(
-                manager.dispatch(Submitted(text=f"{kinds[n % 5]} {n}"), durable=durable)
+                manager.dispatch(Submitted(text=f"{kinds[n % 5]} {n}"), durability=durability)
                 for n in range(2000)
             )
         )
@@ -379,7 +382,7 @@ async def test_a_run_that_is_not_durable_ends_with_a_typed_error_when_a_host_die
     runtime = LocalRuntime(hosts=2)
     async with runtime as manager:
         await manager.deploy(App("hanging", [Once, Reporter]))
-        run = await manager.dispatch(Submitted(text="x"), durable=False)
+        run = await manager.dispatch(Submitted(text="x"), durability="none")
         await eventually_async(lambda: manager.handle(Once, "1").begun())
         host = runtime.host_of(AgentId("once", "1"))
         assert host is not None

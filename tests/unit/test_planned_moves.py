@@ -25,6 +25,7 @@ from agentray import (
     on,
 )
 from agentray.errors import StartFailed
+from agentray.event_run import DurabilityName
 from agentray.patterns import AggregatorAgent, Gathered
 from agentray.testing import LocalRuntime
 from agentray.testing import run as run_virtual
@@ -143,7 +144,7 @@ class Load:
         kinds = [self.calls(key) for key in range(4)]
         kinds += [self.nested(key) for key in range(2)]
         kinds += [self.prompts() for _ in range(2)]
-        kinds += [self.runs(durable=durable) for durable in (True, False)]
+        kinds += [self.runs(durability) for durability in ("run", "step", "none")]
         kinds += [self.notes()]
         tasks = [asyncio.create_task(kind) for kind in kinds]
         try:
@@ -174,11 +175,11 @@ class Load:
             number = next(self._numbers)
             self.check("prompt", number, await self.manager.prompt(str(number)))
 
-    async def runs(self, *, durable: bool) -> None:
+    async def runs(self, durability: DurabilityName) -> None:
         while not self._ended:
             number = next(self._numbers)
-            run = await self.manager.dispatch(Asked(number=number), durable=durable)
-            self.check(f"run, durable={durable}", number, await run.wait())
+            run = await self.manager.dispatch(Asked(number=number), durability=durability)
+            self.check(f"run, {durability}", number, await run.wait())
 
     async def notes(self) -> None:
         """Runs without an answer: nothing shows whether they came to what they should."""
@@ -303,7 +304,7 @@ def test_no_work_under_way_is_lost_or_tried_again(move: str) -> None:
 
             await load.during(moves())
             assert load.problems == []
-            assert set(load.done) >= {"call", "nested call", "prompt", "note"}
+            assert set(load.done) >= {"call", "nested call", "prompt", "note", "run, step"}
             notes = sum([await manager.handle(Tally, str(n)).total() for n in range(8)])
             assert notes == load.done["note"], "each event was handled once"
 

@@ -21,6 +21,7 @@ from agentray import (
     on,
 )
 from agentray.core.run_gate import RunGate
+from agentray.event_run import DurabilityName
 from agentray.testing import LocalRuntime
 from tests.support.eventually import eventually_async
 
@@ -209,15 +210,15 @@ class Worker(Agent):
         return JobDone(number=job.number)
 
 
-@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("durability", ["run", "step", "none"])
 async def test_dispatched_events_wait_as_well_and_may_be_cancelled_while_they_do(
-    durable: bool,
+    durability: DurabilityName,
 ) -> None:
     reset()
     Worker.now = Worker.most = 0
     async with LocalRuntime(hosts=1, max_runs=2) as manager:
         await manager.deploy(App("workers", [Worker]))
-        runs = [await manager.dispatch(Job(number=n), durable=durable) for n in range(8)]
+        runs = [await manager.dispatch(Job(number=n), durability=durability) for n in range(8)]
 
         async def full() -> bool:
             return Worker.now == 2

@@ -27,6 +27,7 @@ from agentray import (
     on,
     telemetry,
 )
+from agentray.event_run import DurabilityName
 from agentray.telemetry import Telemetry
 from agentray.testing import LocalRuntime
 from tests.support.eventually import eventually_async
@@ -226,11 +227,11 @@ async def test_a_prompt_is_one_trace_with_real_parents(
     assert run.result == traceparent_of(helper)
 
 
-@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.parametrize("durability", ["run", "step", "none"])
 async def test_the_run_of_an_event_is_one_trace_with_real_parents(
-    manager: ManagerClient, exported: InMemorySpanExporter, durable: bool
+    manager: ManagerClient, exported: InMemorySpanExporter, durability: DurabilityName
 ) -> None:
-    run = await manager.dispatch(Asked(text="x"), durable=durable)
+    run = await manager.dispatch(Asked(text="x"), durability=durability)
     await run.wait()
     found = spans(exported)
     sent, whole = found[f"send {run.root.type}"], found[f"run {run.root.type}"]

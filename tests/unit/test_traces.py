@@ -13,6 +13,7 @@ import pytest
 
 from agentray import Agent, App, Event, ManagerClient, Prompt, Run, RunStatus, action, on
 from agentray.errors import PayloadError, StoreUnavailable, UnknownRun
+from agentray.event_run import DurabilityName
 from agentray.ids import check_traceparent, new_traceparent
 from agentray.protocol.runs import Span
 from agentray.protocol.traces import RunTrace, summarise
@@ -141,9 +142,11 @@ async def test_a_failed_run_has_its_trace_with_the_errors(manager: ManagerClient
     assert span.error == "ValueError: no"
 
 
-@pytest.mark.parametrize("durable", [True, False])
-async def test_the_run_of_an_event_has_its_trace(manager: ManagerClient, durable: bool) -> None:
-    run = await manager.dispatch(Counted(text="a"), durable=durable)
+@pytest.mark.parametrize("durability", ["run", "step", "none"])
+async def test_the_run_of_an_event_has_its_trace(
+    manager: ManagerClient, durability: DurabilityName
+) -> None:
+    run = await manager.dispatch(Counted(text="a"), durability=durability)
     assert (await run.wait()).status is RunStatus.SUCCEEDED
     trace = await manager.trace(run.id)
     assert trace is not None
@@ -151,7 +154,7 @@ async def test_the_run_of_an_event_has_its_trace(manager: ManagerClient, durable
     assert (taken.agent, taken.event, taken.parent) == ("counter/a", Counted.event_type, None)
     assert (trace.summary.agent, trace.summary.correlation_id) == (str(run.root), run.id)
     assert _seen == [("a", f"00-{trace.summary.trace_id}-{taken.id}-01")]
-    failed = await manager.dispatch(Counted(text="b"), durable=durable, on_error="collect")
+    failed = await manager.dispatch(Counted(text="b"), durability=durability, on_error="collect")
     assert (await failed.wait()).status is RunStatus.SUCCEEDED
     told = await manager.trace(failed.id)
     assert told is not None
@@ -160,7 +163,7 @@ async def test_the_run_of_an_event_has_its_trace(manager: ManagerClient, durable
 
 
 async def test_a_run_of_which_nothing_is_recorded_has_no_trace(manager: ManagerClient) -> None:
-    run = await manager.dispatch(Counted(text="a"), durable=False, events=False)
+    run = await manager.dispatch(Counted(text="a"), durability="none", events=False)
     await run.wait()
     assert await manager.traces() == []
     ((_, told),) = _seen

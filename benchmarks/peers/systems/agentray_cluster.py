@@ -53,11 +53,11 @@ class Agentray(System):
         await asyncio.gather(*(self._one(text) for text in given))
 
     async def _one(self, text: str) -> None:
-        run = await self._manager.dispatch(TextEvent(text=text), durable=False, events=False)
+        run = await self._manager.dispatch(TextEvent(text=text), durability="none", events=False)
         await run.result()
 
     async def dispatch(self) -> None:
-        await self._manager.dispatch(Ticked(value=1), durable=False, events=False)
+        await self._manager.dispatch(Ticked(value=1), durability="none", events=False)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,602 @@
+"""The messages of runs that are durable per step, on one host.
+
+Each is kept in the Store from the commit of the step that emitted it until the commit of the step
+that handled it. What comes through the channel is a hint: it saves the look into the Store. Each
+message is brought at most once. Who leases slots anew, and who learns that another host has died,
+looks into the Store for what nobody brings; so does every host from time to time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from agentray.context import HeldMessage
+from agentray.errors import AgentrayError, Fenced, StoreUnavailable
+from agentray.ids import AgentId
+from agentray.protocol.codec import error_of, text_of
+from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome, Reply, ReplyKind
+from agentray.protocol.event_runs import RunKey
+from agentray.protocol.runs import RunError, RunStatus
+from agentray.runtime.held_messages import HeldMessages
+from agentray.runtime.scope import Scope
+from agentray.runtime.seats import pool_of
+from agentray.runtime.step_emissions import (
+    Emissions,
+    StepPost,
+    errors_of,
+    longer,
+    read_about,
+    read_kept,
+    read_name,
+)
+from agentray.runtime.step_reports import StepReports
+from agentray.runtime.turn import Turn
+from agentray.store.base import CommitOutcome, Effects, StateWrite
+from agentray.store.steps import KeptMessage, Step, StepCommitted
+
+if TYPE_CHECKING:
+    from agentray.runtime.host import Host
+    from agentray.runtime.incarnation import Incarnation
+
+logger = logging.getLogger(__name__)
+
+MAX_WAITING = 5_000
+"""Messages that wait in one host's memory for their agents; the others wait in the Store."""
+
+MAX_DEATHS = 5
+"""Hosts that may die while they handle one message; then its run is `dead`."""
+
+ALONE_AFTER = 2
+"""Deaths after which a message is handled while no other such one is: so each host that dies from
+then on counts for the message that it dies of."""
+
+MAX_TRIES = 8
+"""Times that a message is handled anew on one host because of what others' deaths do to it."""
+
+_PAGE = 500
+_SWEEP_S = 10.0
+_RETRY_S = 0.5
+_DONE_KEPT = 20_000
+_STORE_RETRY_S = 0.5
+_EVENT, _VALUE, _ERROR = int(Kind.EVENT), int(ReplyKind.VALUE), int(ReplyKind.ERROR)
+_LOST_HOSTS = frozenset({"HostDied", "ChannelClosed", "AgentMoved"})
+_NOT_NOW = frozenset({"Overloaded", "AgentMoved", "HostDied", "ChannelClosed", "PoolPending"})
+
+Message = tuple[str, int]
+"""Run and number."""
+
+
+class StepTurn(Turn):
+    """A message of such a run that an agent handles, or will.
+
+    Attributes:
+        message: which.
+        path: what led to it, itself last.
+        kept: it was read from the Store: a host that died may have begun it.
+        begun: its handler has begun.
+        alone: it is handled while no other is that hosts died of.
+        emissions: of its handler.
+    """
+
+    __slots__ = ("alone", "begun", "emissions", "kept", "message", "path")
+
+    is_step = True
+
+    def __init__(
+        self, envelope: Envelope, steps: Steps, now: float, message: Message, path: tuple[str, ...]
+    ) -> None:
+        super().__init__(envelope, steps, now)
+        self.message = message
+        self.path = path
+        self.kept = False
+        self.begun = False
+        self.alone = False
+        self.emissions = Emissions(path, HeldMessage(*message))
+
+
+class Steps:
+    """Takes, handles and commits them. It is where the turns' replies go."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.active: dict[int, Turn] = {}
+        self._known: dict[str, dict[int, StepTurn]] = {}  # by run and number
+        self._turns: dict[int, StepTurn] = {}  # the same, by the ids of their envelopes
+        self._held = HeldMessages(host)
+        self._done: dict[Message, None] = {}  # the last ones
+        self._tries: dict[Message, int] = {}
+        self._next_id = 0
+        self._waiting = 0  # not begun
+        self._room: asyncio.Future[None] | None = None
+        self._quiet: dict[str, list[asyncio.Future[None]]] = {}  # of runs
+        self._new_leases: set[tuple[str, int]] = set()  # not looked through yet
+        self._aside: deque[tuple[Envelope, float]] = deque()  # of these
+        self._again = False
+        self._looking: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._looked_at = host.now() if host.loop.is_running() else 0.0
+        self._hosts: frozenset[str] = frozenset()
+        self._suspect = asyncio.Lock()
+        self.reports = StepReports(host)
+        self.discarded = 0  # effects of messages that had been handled before
+
+    # Leases
+
+    def placed(self, same: Iterable[tuple[str, int]]) -> None:
+        """Take note of new leases, and of hosts that are gone."""
+        held = self._host.held.held
+        gained = held.keys() - set(same)
+        hosts = frozenset(self._host.channel.snapshot.hosts)
+        gone, self._hosts = self._hosts - hosts, hosts
+        self._new_leases = {lease for lease in self._new_leases if lease in held} | gained
+        if gained or gone:
+            self.look()
+        self.reports.placed()
+
+    def sweep(self, now: float) -> None:
+        """Look for what nobody works on, every now and then."""
+        if now - self._looked_at >= _SWEEP_S:
+            self._held.sweep()
+            self.look()
+            self.reports.sweep()
+
+    # Taking
+
+    def take(self, turn: Turn) -> None:
+        """Take a message that another host, or this one, has committed just now."""
+        envelope = turn.envelope
+        turn.reply(_VALUE)
+        if self._waiting >= MAX_WAITING:
+            self._again = True  # when there is room; it is in the Store
+        elif self._new_leases and self._host.lease_of(envelope.target) in self._new_leases:
+            # What was sent to its agent before may have to be read first.
+            self._aside.append((envelope, turn.received))
+            if len(self._aside) > MAX_WAITING:
+                self._aside.popleft()
+                self._again = True
+        else:
+            self._take(envelope, turn.received)
+
+    def _take(self, envelope: Envelope, received: float) -> None:
+        number, event_type, path = read_name(envelope.name)
+        message = (RunKey.parse(envelope.run or "").run_id, number)
+        if not self._is_known(message):
+            path = longer(path, event_type, envelope.target)
+            self._offer(message, envelope._replace(name=event_type), path, received)
+
+    def _is_known(self, message: Message) -> bool:
+        of_run = self._known.get(message[0])
+        if (of_run is not None and message[1] in of_run) or message in self._done:
+            return True
+        return message in self._held
+
+    def _offer(
+        self,
+        message: Message,
+        envelope: Envelope,
+        path: tuple[str, ...],
+        received: float,
+        *,
+        kept: bool = False,
+    ) -> None:
+        self._next_id += 1
+        envelope = envelope._replace(id=self._next_id, kind=_EVENT)
+        turn = StepTurn(envelope, self, received, message, path)
+        turn.kept = kept
+        self._known.setdefault(message[0], {})[message[1]] = turn
+        self._turns[turn.envelope.id] = turn
+        self._waiting += 1
+        self._host.deliver_turn(turn)
+
+    def _take_kept(self, message: KeptMessage) -> None:
+        """Take a message that was read from the Store."""
+        key = (message.run_id, message.number)
+        if self._is_known(key) or not self._host.leases(message.agent):
+            return
+        about = read_about(message)
+        try:
+            event = read_kept(message)
+        except AgentrayError as error:
+            logger.error(  # noqa: TRY400 - what it says is all that there is to say
+                "a message of run %s waits: %s",
+                message.run_id,
+                error,
+                extra={"action": "message_unreadable", "agent": str(message.agent)},
+            )
+            return
+        envelope = Envelope(
+            0,
+            _EVENT,
+            *message.agent,
+            event.event_type,
+            event,
+            correlation_id=event.correlation_id,
+            cause_id=about.cause_id,
+            sender=about.sender,
+            root=about.root,
+            trace_context=about.trace_context,
+            run=about.run,
+        )
+        path = longer(about.path, event.event_type, message.agent)
+        self._offer(key, envelope, path, self._host.now(), kept=True)
+
+    # Looking into the Store
+
+    def look(self, delay_s: float = 0.0) -> None:
+        """Look for messages that nobody works on."""
+        self._again = True
+        if delay_s:
+            if self._timer is None:
+                self._timer = self._host.loop.call_later(delay_s, self._timed)
+        elif self._looking is None or self._looking.done():
+            self._looking = self._host.tasks.spawn(self._look(), name="look for messages")
+
+    def _timed(self) -> None:
+        self._timer = None
+        self.look()
+
+    async def _look(self) -> None:
+        while self._again:
+            self._again = False
+            self._looked_at = self._host.now()
+            fresh = set(self._new_leases)
+            try:
+                await self._look_through()
+            except StoreUnavailable as error:
+                logger.warning("%s", error, extra={"action": "look_waits"})
+                await asyncio.sleep(_STORE_RETRY_S)
+                self._again = True
+                continue
+            self._new_leases -= fresh
+            aside, self._aside = self._aside, deque()
+            for envelope, received in aside:
+                if self._host.lease_of(envelope.target) in self._new_leases:
+                    self._aside.append((envelope, received))
+                elif self._host.leases(envelope.target):
+                    self._take(envelope, received)
+
+    async def _look_through(self) -> None:
+        """Read all messages for agents of this host, in pages, as long as there is room."""
+        for types, slots in self._served():
+            after = ("", 0)
+            while True:
+                await self._until_room()
+                page = await self._host.store.load_messages(types, slots, after=after, limit=_PAGE)
+                for message in page:
+                    self._take_kept(message)
+                if len(page) < _PAGE:
+                    break
+                after = (page[-1].run_id, page[-1].number)
+
+    def _served(self) -> list[tuple[list[str], list[int]]]:
+        """Return the agent types and slots of each pool of which this host leases some."""
+        slots: dict[str, list[int]] = {}
+        for pool, slot in self._host.held.held:
+            slots.setdefault(pool, []).append(slot)
+        views = self._host.channel.snapshot.types.items()
+        return [
+            (types, of_pool)
+            for pool, of_pool in slots.items()
+            # A seat is a pool of its own, named after that of its agent's type.
+            if (types := [name for name, v in views if pool_of(pool) == v.pool])
+        ]
+
+    async def _until_room(self) -> None:
+        while self._waiting >= MAX_WAITING // 2:
+            self._room = self._host.loop.create_future()
+            await self._room
+
+    # What becomes of a message
+
+    def reply(
+        self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None
+    ) -> None:
+        """Hear what became of a turn whose handler did not commit."""
+        turn = self._turns.get(message_id)
+        if turn is None:
+            return  # it is committed
+        if kind == _VALUE:
+            self._failed(turn, outcome or Outcome())
+        elif kind == _ERROR:
+            error = error_of(Reply(0, kind, payload))
+            if type(error).__name__ in _NOT_NOW:
+                self._later(turn)
+            else:
+                agent = str(turn.envelope.target)
+                told = Failure(type(error).__name__, text_of(error), agent, turn.path)
+                self._failed(turn, Outcome(errors=(told,)))
+        else:
+            self._forget(turn)
+            if kind == ReplyKind.MOVED and self._host.leases(turn.envelope.target):
+                self.look(_RETRY_S)
+
+    def _later(self, turn: StepTurn) -> None:
+        """Handle a message again, after a while."""
+        self._forget(turn)
+        self.look(_RETRY_S)
+
+    def _forget(self, turn: StepTurn) -> None:
+        """A message is not in this host's hands any more."""
+        run_id, number = turn.message
+        self._turns.pop(turn.envelope.id, None)
+        self.active.pop(turn.envelope.id, None)
+        self._begun(turn)
+        if turn.alone:
+            turn.alone = False
+            self._suspect.release()
+        of_run = self._known.get(run_id)
+        if of_run is None or of_run.get(number) is not turn:
+            return
+        del of_run[number]
+        if not of_run:
+            del self._known[run_id]
+            for quiet in self._quiet.pop(run_id, ()):
+                if not quiet.done():
+                    quiet.set_result(None)
+
+    def _begun(self, turn: StepTurn) -> None:
+        if turn.begun:
+            return
+        turn.begun = True
+        self._waiting -= 1
+        if self._waiting < MAX_WAITING // 2:
+            if self._room is not None and not self._room.done():
+                self._room.set_result(None)
+            if self._again:
+                self.look()
+
+    def _is_done(self, turn: StepTurn) -> None:
+        """A message was handled, and is not there any more."""
+        self._done[turn.message] = None
+        if len(self._done) > _DONE_KEPT:
+            del self._done[next(iter(self._done))]
+        if self._tries:
+            self._tries.pop(turn.message, None)
+        self._forget(turn)
+
+    def _failed(self, turn: StepTurn, outcome: Outcome) -> None:
+        """Let an error be one of the message's branch; not one that says nothing of it."""
+        self._begun(turn)
+        if outcome.errors and all(error.type in _LOST_HOSTS for error in outcome.errors):
+            # Somebody whom its handler called has died: it is handled again.
+            tries = self._tries[turn.message] = self._tries.get(turn.message, 0) + 1
+            if tries < MAX_TRIES:
+                agent = self._host.find(turn.envelope.target)
+                if agent is not None and turn.emissions.settles:
+                    self._host.residents.let_go(agent)  # it shall gather what is held anew
+                self._later(turn)
+                return
+        self._host.tasks.spawn(self._commit_failure(turn, outcome))
+
+    async def _commit_failure(self, turn: StepTurn, outcome: Outcome) -> None:
+        step = Step(
+            turn.message[0],
+            datetime.now(UTC),
+            handled=turn.message[1],
+            settles=turn.emissions.settles,
+            errors=errors_of(outcome, turn.path),
+        )
+        try:
+            committed, _ = await self.submit(self._effects(turn.envelope.target, (), step))
+        except Fenced:
+            self._forget(turn)
+            return
+        self._settle(turn)
+        self._is_done(turn)
+        self.reports.tell(turn.envelope, committed, outcome)
+
+    # Handling
+
+    async def begin(self, turn: StepTurn, scope: Scope) -> bool:
+        """Let a message's handler begin; False: it must not."""
+        scope.step = turn.emissions
+        self._begun(turn)
+        if not turn.kept:
+            return True
+        attempts = (await self._begin_kept(turn.message)).get(turn.message)
+        if attempts is None:
+            self._is_done(turn)
+            return False
+        if attempts >= MAX_DEATHS:
+            await self._give_up(turn, attempts)
+            return False
+        if attempts >= ALONE_AFTER:
+            await self._suspect.acquire()
+            turn.alone = True
+        return True
+
+    async def _begin_kept(self, message: Message) -> dict[Message, int]:
+        while True:
+            try:
+                return await self._host.store.begin_messages(self._host.host_id, [message])
+            except StoreUnavailable as error:
+                logger.warning("%s", error, extra={"action": "step_waits"})
+                await asyncio.sleep(_STORE_RETRY_S)
+
+    async def _give_up(self, turn: StepTurn, deaths: int) -> None:
+        """End a run as dead because of a message that no host survives."""
+        agent = turn.envelope.target
+        what = f"{turn.envelope.name.rpartition('.')[2]} for {agent}"
+        text = f"Given up: {deaths} hosts died while they handled its {what}."
+        error = RunError(type="HostDied", message=text, agent=str(agent), path=turn.path)
+        step = Step(turn.message[0], datetime.now(UTC), drops=RunStatus.DEAD, errors=[error])
+        committed, _ = await self.submit(self._effects(agent, (), step))
+        self._is_done(turn)
+        self.reports.tell(turn.envelope, committed, Outcome())
+
+    async def commit(self, agent: Incarnation, turn: StepTurn, scope: Scope) -> None:
+        """Commit what a handler did, as a whole; then send what it emitted.
+
+        Raises:
+            Fenced: the agent lives elsewhere; nothing was written.
+            StateRefused: its state cannot be kept; nothing was written.
+        """
+        if not scope.only_one_held:
+            await self._until_published(scope)
+        if turn.envelope.id not in self._turns:
+            return  # it was done with another message, which it has waited for
+        outcome = scope.outcome()
+        emissions = turn.emissions
+        step = Step(
+            turn.message[0],
+            datetime.now(UTC),
+            handled=turn.message[1],
+            holds=self._held.add(agent, turn.message) if emissions.holds else None,
+            settles=emissions.settles,
+            emitted=emissions.new,
+            answer=outcome.answer,
+            closes=emissions.closed,
+            errors=errors_of(outcome, turn.path),
+            events=emissions.events,
+            recorded=True,
+        )
+        committed, interrupted = await agent.commit_step(
+            turn, lambda states: self._effects(agent.id, states, step)
+        )
+        self._handled(agent, turn, committed)
+        if committed.outcome is CommitOutcome.COMMITTED:
+            self._send(emissions, committed)
+            told = emissions.answered(outcome)
+            self.reports.tell(turn.envelope, committed, outcome, told)
+        if interrupted and not turn.cancelled:
+            raise asyncio.CancelledError  # the task was; the message is done
+
+    def _handled(self, agent: Incarnation, turn: StepTurn, committed: StepCommitted) -> None:
+        """Note that a message was handled, or had been before."""
+        if committed.outcome is CommitOutcome.GONE:
+            self.discarded += 1
+            self._held.discard(turn.message)
+            agent.discard(turn)
+            self._is_done(turn)
+            return
+        self._settle(turn)
+        if turn.emissions.holds:
+            self._forget(turn)
+            if self._held.take_incomplete():
+                self.look()  # for what an earlier life of the agent had held
+        else:
+            self._is_done(turn)
+
+    async def commit_call(self, agent: Incarnation, turn: Turn, scope: Scope) -> None:
+        """Commit what an action emitted that a handler of such a run has called, and its state.
+
+        Raises:
+            Fenced, StateRefused: as `commit`.
+        """
+        emissions = scope.step
+        if emissions is None or emissions.empty:
+            await agent.commit_state(turn)
+            return
+        scope.step = None
+        run_id = RunKey.parse(turn.envelope.run or "").run_id
+        outcome = scope.outcome()
+        step = Step(
+            run_id,
+            datetime.now(UTC),
+            emitted=emissions.new,
+            answer=outcome.answer,
+            closes=emissions.closed,
+            events=emissions.events,
+            recorded=True,
+        )
+        committed, interrupted = await agent.commit_step(
+            turn, lambda states: self._effects(agent.id, states, step)
+        )
+        self._send(emissions, committed)
+        self.reports.tell(turn.envelope, committed, Outcome(), emissions.answered(outcome))
+        if interrupted:
+            raise asyncio.CancelledError
+
+    async def _until_published(self, scope: Scope) -> None:
+        """Wait until everything is published that waits for middleware."""
+        published: asyncio.Future[None] = self._host.loop.create_future()
+        scope.on_done(lambda _: None if published.done() else published.set_result(None))
+        scope.release()
+        try:
+            await published
+        finally:
+            scope.hold()
+
+    def _settle(self, turn: StepTurn) -> None:
+        """Messages are done with another one; what handles them still commits nothing."""
+        run_id = turn.message[0]
+        for number in turn.emissions.settles:
+            self._held.discard((run_id, number))
+            settled = self._known.get(run_id, {}).get(number)
+            if settled is not None:
+                self._is_done(settled)
+            else:
+                self._done[run_id, number] = None
+
+    def _send(self, emissions: Emissions, committed: StepCommitted) -> None:
+        """Bring what was emitted to its agents' hosts."""
+        for emitted, number in zip(emissions.messages, committed.numbers, strict=True):
+            if number is None:
+                self._host.parts.undelivered += 1
+            else:
+                self._host.channel.post(StepPost(emitted, number, emissions.path))
+
+    def _effects(self, agent: AgentId, states: Sequence[StateWrite], step: Step) -> Effects:
+        pool, slot = self._host.lease_of(agent)
+        return Effects(pool, slot, self._host.epoch(pool, slot), states, step=step)
+
+    async def submit(self, effects: Effects) -> tuple[StepCommitted, bool]:
+        """Commit effects with a step; return what became of them, and whether this was cancelled.
+
+        Raises:
+            Fenced: this host does not lease the slot; nothing was written.
+            AgentrayError: it cannot be written.
+        """
+        interrupted = again = False
+        while True:
+            answer = self._host.commits.put(effects)
+            while not answer.done():
+                try:
+                    await asyncio.wait((answer,))
+                except asyncio.CancelledError:
+                    interrupted = True  # what became of it must be known first
+            try:
+                # Batches with steps have such results.
+                committed = cast("StepCommitted", answer.result())
+            except StoreUnavailable as error:
+                logger.warning("%s", error, extra={"action": "step_waits"})
+                await asyncio.sleep(_STORE_RETRY_S)
+                again = True
+                continue
+            break
+        if committed.outcome is CommitOutcome.FENCED:
+            raise Fenced
+        if again and committed.outcome is CommitOutcome.GONE:
+            self.look()  # the first try may have come through: nobody was told what it emitted
+        return committed, interrupted
+
+    # Runs
+
+    async def begin_run(self, effects: Effects, emissions: Emissions) -> StepCommitted:
+        """Commit the beginning of a run, and send what it begins with.
+
+        Raises:
+            Fenced: another host works on it.
+        """
+        committed, _ = await self.submit(effects)
+        if committed.outcome is CommitOutcome.COMMITTED:
+            self._send(emissions, committed)
+        return committed
+
+    async def until_quiet(self, run_ids: Iterable[str]) -> None:
+        """Wait until nothing of some runs is under way here."""
+        for run_id in run_ids:
+            if run_id in self._known:
+                quiet: asyncio.Future[None] = self._host.loop.create_future()
+                self._quiet.setdefault(run_id, []).append(quiet)
+                await quiet
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()

@@ -1,0 +1,313 @@
+"""Runs that are durable per step, in memory: what the function `commit_step_effects` does."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from agentray.protocol.runs import RunError, RunStatus
+from agentray.store.base import CommitOutcome, Effects, HostRow, StoredRun
+from agentray.store.codec import EncodedEnd, decode, encode, encode_errors, encode_optional
+from agentray.store.steps import (
+    MAX_ERRORS,
+    MAX_RECORDED,
+    KeptMessage,
+    NewMessage,
+    NewRunEvent,
+    Step,
+    StepCommitted,
+    StepEnd,
+)
+
+_NO_EPOCH = -1
+
+
+@dataclass(slots=True)
+class _Message:
+    new: NewMessage
+    held: bool = False
+    attempts: int = 0
+    host: str | None = None
+
+
+@dataclass(slots=True)
+class _StepRun:
+    on_error: str
+    started_at: datetime
+    emitted: int = 0
+    messages: dict[int, _Message] = field(default_factory=dict[int, _Message])
+    closed: bool = False
+    answer: str | None = None
+    errors: list[RunError] = field(default_factory=list[RunError])
+    recorded: int = 0
+    unrecorded: int = 0
+    forced: tuple[RunStatus, tuple[RunError, ...]] | None = None  # how it ends, whatever is left
+
+    @property
+    def over(self) -> bool:
+        return self.forced is not None or all(message.held for message in self.messages.values())
+
+    def kept_errors(self) -> list[RunError]:
+        more = len(self.errors) - MAX_ERRORS
+        if more <= 0:
+            return self.errors
+        told = RunError(type="MoreErrors", message=f"{more} more errors are not listed.")
+        return [*self.errors[:MAX_ERRORS], told]
+
+
+class MemorySteps:
+    """The part of `MemoryStore` for them."""
+
+    _runs: dict[str, Any]
+    _hosts: dict[str, HostRow]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._steps: dict[str, _StepRun] = {}
+
+    @abstractmethod
+    async def commit(self, host: str, batch: Sequence[Effects]) -> list[CommitOutcome]:
+        """See `MemoryStore`."""
+
+    @abstractmethod
+    def _holds(self, host: str, pool: str, slot: int, epoch: int) -> bool: ...
+
+    @abstractmethod
+    def _bury_dead(self, ended: Iterable[str]) -> None: ...
+
+    async def commit_steps(self, host: str, batch: Sequence[Effects]) -> list[StepCommitted]:
+        """Apply effects as `commit` does, some of them with a step; in one transaction."""
+        for effects in batch:
+            _check(effects.step)
+        leased = [self._holds(host, e.pool, e.slot, e.epoch) for e in batch]
+        gone = list(self._gone(batch, leased))
+        masked = [
+            replace(e, epoch=_NO_EPOCH) if is_gone else e
+            for e, is_gone in zip(batch, gone, strict=True)
+        ]
+        outcomes = await self.commit(host, masked)  # raises before anything has changed
+        judged = [
+            CommitOutcome.GONE if is_gone and holds else outcome
+            for outcome, is_gone, holds in zip(outcomes, gone, leased, strict=True)
+        ]
+        written = [
+            e.step
+            for e, outcome in zip(batch, judged, strict=True)
+            if e.step is not None and outcome is CommitOutcome.COMMITTED
+        ]
+        numbers = self._apply(written)
+        changes = self._tell(written)
+        return list(_committed(batch, judged, numbers, changes))
+
+    def _gone(self, batch: Sequence[Effects], leased: Sequence[bool]) -> Iterator[bool]:
+        """Go through whether the effects come too late."""
+        seen: set[tuple[str, int | None]] = set()
+        for effects, holds in zip(batch, leased, strict=True):
+            step = effects.step
+            if step is None or not (step.begins or step.handled or step.drops):
+                yield False
+                continue
+            what = (step.run_id, step.handled)
+            row = self._runs.get(step.run_id)
+            known = self._steps.get(step.run_id)
+            unfinished = row is not None and row.end is None and holds
+            if step.drops is not None:
+                yield not unfinished
+                continue
+            if step.begins is not None:
+                there = known is None and unfinished
+            else:
+                there = known is not None and step.handled in known.messages
+            yield what in seen or not there
+            seen.add(what)
+
+    def _apply(self, steps: Sequence[Step]) -> Iterator[int | None]:
+        """Apply steps to the messages of their runs; return the numbers of what they emit."""
+        numbers: list[int | None] = []
+        for step in steps:
+            if step.begins is not None or step.drops is not None:
+                new = _StepRun(step.begins or "fail", step.at)
+                self._steps.setdefault(step.run_id, new)
+            run = self._steps.get(step.run_id)
+            for new in step.emitted:
+                if run is None or run.closed:
+                    numbers.append(None)
+                    continue
+                run.emitted += 1
+                run.messages[run.emitted] = _Message(new)
+                numbers.append(run.emitted)
+            if run is None:
+                continue
+            if step.drops is not None and run.forced is None:
+                run.forced = (step.drops, tuple(step.errors))
+            run.closed = run.closed or step.closes
+            run.answer = run.answer or (encode(step.answer[0]) if step.answer else None)
+            run.errors.extend(step.errors)
+        for step in steps:
+            self._finish(step)
+        return iter(numbers)
+
+    def _finish(self, step: Step) -> None:
+        """Take out what is done with a step."""
+        run = self._steps.get(step.run_id)
+        if run is None:
+            return
+        done = [*step.settles]
+        if step.handled is not None and step.holds is None:
+            done.append(step.handled)
+        elif step.handled in run.messages:
+            holder = run.messages[step.handled].new.agent
+            for number, message in run.messages.items():
+                if message.new.agent == holder:
+                    message.held = number in (step.holds or ())
+        for number in done:
+            run.messages.pop(number, None)
+
+    def _tell(self, steps: Sequence[Step]) -> dict[str, tuple[int, StepEnd | None]]:
+        """Add events to runs, and end those of which nothing is left."""
+        at: dict[str, datetime] = {}
+        told: defaultdict[str, list[NewRunEvent]] = defaultdict(list)
+        before = {run_id: run.recorded for run_id, run in self._steps.items()}
+        for step in steps:
+            run = self._steps.get(step.run_id)
+            if run is None:
+                continue
+            at[step.run_id] = max(at.get(step.run_id, step.at), step.at)
+            if step.recorded and before[step.run_id] >= MAX_RECORDED:
+                run.unrecorded += len(step.events)
+                continue
+            if step.recorded:
+                run.recorded += len(step.events)
+            told[step.run_id] += step.events
+        changes: dict[str, tuple[int, StepEnd | None]] = {}
+        for run_id, last in at.items():
+            run, row = self._steps[run_id], self._runs[run_id]
+            end = _end(run, last) if run.over else None
+            events = told[run_id] + ([_last_event(run, end)] if end else [])
+            if not events:
+                continue
+            pieces = [_event(len(row.events) + n, event) for n, event in enumerate(events)]
+            row = replace(row, events=(*row.events, *pieces))
+            if end is not None:
+                row = _ended(row, run, end)
+                del self._steps[run_id]
+            self._runs[run_id] = row
+            if end is not None:
+                self._bury_dead([run_id])
+            changes[run_id] = (len(row.events), end)
+        return changes
+
+    def _drop_steps(self, run_id: str) -> None:
+        """Forget what is left of a run that was ended without its messages."""
+        self._steps.pop(run_id, None)
+
+    async def load_messages(
+        self,
+        agent_types: Sequence[str],
+        slots: Sequence[int],
+        *,
+        after: tuple[str, int] = ("", 0),
+        limit: int = 500,
+    ) -> list[KeptMessage]:
+        """Return messages for agents of these types in these slots."""
+        wanted = set(slots)
+        found = [
+            KeptMessage(run_id, n, m.new.agent, m.new.event, m.new.about, m.attempts)
+            for run_id in sorted(self._steps)
+            for n, m in sorted(self._steps[run_id].messages.items())
+            if m.new.agent.type in agent_types and m.new.slot in wanted and (run_id, n) > after
+        ]
+        return found[:limit]
+
+    async def begin_messages(
+        self, host: str, messages: Sequence[tuple[str, int]]
+    ) -> dict[tuple[str, int], int]:
+        """Note that a host begins messages, by run and number; return the attempts of each."""
+        attempts: dict[tuple[str, int], int] = {}
+        for run_id, number in messages:
+            run = self._steps.get(run_id)
+            message = None if run is None else run.messages.get(number)
+            if message is None:
+                continue
+            before = self._hosts.get(message.host or "")
+            message.attempts += before is not None and before.status == "dead"
+            message.host = host
+            attempts[run_id, number] = message.attempts
+        return attempts
+
+    async def ended_runs(self, run_ids: Sequence[str]) -> list[StoredRun]:
+        """Return those of the runs that have ended."""
+        rows = [self._runs[run_id] for run_id in run_ids if run_id in self._runs]
+        return [row.stored_run for row in rows if row.end is not None]
+
+
+def _check(step: Step | None) -> None:
+    """Raise what a database would, before anything is written."""
+    if step is not None:
+        for event in step.events:
+            encode(event.data)
+        if step.answer is not None:
+            encode(step.answer[0])
+
+
+def _committed(
+    batch: Sequence[Effects],
+    outcomes: Sequence[CommitOutcome],
+    numbers: Iterator[int | None],
+    changes: dict[str, tuple[int, StepEnd | None]],
+) -> Iterator[StepCommitted]:
+    for effects, outcome in zip(batch, outcomes, strict=True):
+        step = effects.step
+        if step is None:
+            yield StepCommitted(outcome)
+        elif outcome is not CommitOutcome.COMMITTED:
+            yield StepCommitted(outcome, [None for _ in step.emitted])
+        else:
+            its_own = [next(numbers) for _ in step.emitted]
+            yield StepCommitted(outcome, its_own, *changes.pop(step.run_id, (None, None)))
+
+
+def _end(run: _StepRun, at: datetime) -> StepEnd:
+    if run.forced is not None and run.forced[0] != RunStatus.SUCCEEDED:
+        status, its_errors = run.forced
+        return StepEnd(status, None, its_errors, at)
+    errors = tuple(run.kept_errors())
+    if errors and run.on_error == "fail":
+        return StepEnd(RunStatus.FAILED, None, errors, at)
+    return StepEnd(RunStatus.SUCCEEDED, decode(run.answer), errors, at)
+
+
+def _last_event(run: _StepRun, end: StepEnd) -> NewRunEvent:
+    errors = [error.model_dump(mode="json") for error in end.errors]
+    data: dict[str, Any]
+    if end.status != RunStatus.SUCCEEDED and errors:
+        data = {"error": errors[0]}
+    else:
+        data = {"result": end.result, **({"errors": errors} if errors else {})}
+    if run.unrecorded:
+        data["unrecorded"] = run.unrecorded
+    return NewRunEvent(end.status.value, end.finished_at, data)
+
+
+def _event(offset: int, event: NewRunEvent) -> str:
+    about = {"kind": event.kind, "time": event.time.isoformat(), "data": event.data}
+    return encode({"offset": offset, **about})
+
+
+def _ended(row: Any, run: _StepRun, end: StepEnd) -> Any:
+    return replace(
+        row,
+        status=end.status,
+        started_at=row.started_at or run.started_at,
+        end=EncodedEnd(
+            status=end.status.value,
+            result=encode_optional(end.result),
+            error=encode_errors(end.errors),
+            started_at=row.started_at or run.started_at,
+            finished_at=end.finished_at,
+        ),
+    )

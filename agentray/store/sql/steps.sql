@@ -1,0 +1,44 @@
+-- name: commit_step_effects
+-- Apply a batch of effects with steps in one round trip; see the function in the migrations.
+SELECT outcomes, numbers, changed, changed_events, changed_statuses, changed_results,
+       changed_errors, changed_at
+FROM commit_step_effects($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
+                         $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32,
+                         $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45, $46);
+
+-- name: load_messages
+-- Return messages for agents of some types in some slots, in the order in which runs emitted them.
+SELECT run_id, number, agent_type, agent_key, event, about, attempts
+FROM step_messages
+WHERE agent_type = ANY ($1::text[]) AND slot = ANY ($2::integer[]) AND (run_id, number) > ($3, $4)
+ORDER BY run_id, number LIMIT $5;
+
+-- name: begin_messages
+-- Note who begins messages; one that a host had begun which is dead now has one attempt more.
+WITH wanted AS (
+    SELECT message.run_id, message.number, hosts.id IS NOT NULL AS died
+    FROM unnest($2::text[], $3::bigint[]) AS asked (run_id, number)
+    JOIN step_messages AS message USING (run_id, number)
+    LEFT JOIN hosts ON hosts.id = message.host AND hosts.status = 'dead'
+    ORDER BY message.run_id, message.number FOR UPDATE OF message
+)
+UPDATE step_messages AS message SET host = $1, attempts = message.attempts + wanted.died::integer
+FROM wanted WHERE message.run_id = wanted.run_id AND message.number = wanted.number
+RETURNING message.run_id, message.number, message.attempts;
+
+-- name: ended_runs
+-- Return those of some runs that have ended, with what a host needs.
+SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
+       started_at, finished_at, usage, questions, not_before, schedule,
+       pool, slot, input, events, owner,
+       cancel_requested, answers
+FROM runs WHERE id = ANY ($1::text[]) AND finished_at IS NOT NULL;
+
+-- name: drop_steps
+-- Forget what is left of runs that were ended without their messages.
+WITH runs AS MATERIALIZED (
+    SELECT run_id FROM step_runs WHERE run_id = ANY ($1::text[]) ORDER BY run_id FOR UPDATE
+), dropped AS (
+    DELETE FROM step_messages WHERE run_id IN (SELECT run_id FROM runs)
+)
+DELETE FROM step_runs WHERE run_id IN (SELECT run_id FROM runs);
