@@ -17,6 +17,7 @@ from agentray.cli import (
     console,
     doctor,
     events,
+    leftovers,
     letters,
     measure,
     moves,
@@ -50,6 +51,7 @@ COMMANDS = (
     cluster.stop,
     cluster.down,
     doctor.doctor,
+    leftovers.gc,
     measure.microbenchmark,
 )
 """Each is a function; its name, with `-` for `_`, is the command's, its docstring the help."""

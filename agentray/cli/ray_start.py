@@ -7,6 +7,7 @@ import os
 
 from agentray.config import Settings
 from agentray.runtime.local_cluster import LocalCluster, start_local_cluster, stop_local_cluster
+from agentray.runtime.marked_processes import HOME
 from agentray.runtime.session_dirs import ray_dir
 
 _START_S = 90.0
@@ -39,7 +40,7 @@ class RayStart:
             dashboard_port=self._settings.dashboard_port,
             temp_dir=ray_dir(self._settings.home),
             num_cpus=None,
-            env=os.environ,
+            env={**os.environ, HOME: str(self._settings.home)},
             timeout_s=_START_S,
             mark=self._mark,
             on_begun=begun,

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from agentray.config import DEAD_LETTERS
+from agentray.core.orphans import actor_name
 from agentray.core.reconcile import (
     HostFact,
     HostStatus,
@@ -55,6 +56,7 @@ from agentray.runtime.host_keeper import HostKeeper
 from agentray.runtime.leadership import Leadership
 from agentray.runtime.letter_desk import LetterDesk
 from agentray.runtime.order_book import OrderBook
+from agentray.runtime.orphanage import Orphanage
 from agentray.runtime.placements import Placements, PoolState, until_stored
 from agentray.runtime.pool_admin import PoolAdmin
 from agentray.runtime.pool_book import DEFAULT, PoolBook
@@ -145,6 +147,7 @@ class Manager:
         )
         self._ender = RunEnder(store, partial(cancel_run, redriver.channel))
         self._end = TaskSet("manager's end")
+        self._orphans = Orphanage(store, factory, lead, self._hosts.keys())
         self._drivers = DriverLeases(store, redriver.channel)
         self._scheduler = Scheduler(store, redriver.channel)
         self._traces = TracePruner(store, trace_retention or TraceRetention())
@@ -258,6 +261,7 @@ class Manager:
             await self._step("ends of runs", self._ender.sweep)
             await self._step("drivers", self._drivers.sweep)
             await self._step("traces", self._traces.sweep)
+            await self._step("orphans", self._orphans.sweep)
             await self._step("dead letters", self._letters.sweep)
             try:
                 async with asyncio.timeout(RECONCILE_S):
@@ -340,7 +344,8 @@ class Manager:
         if asyncio.get_running_loop().time() < pool.not_before:
             return
         host_id = new_id("host")
-        keeper = self._keeper(HostRef(host_id, f"agentray-{host_id}"), pool_name, pool.generation)
+        ref = HostRef(host_id, actor_name(host_id, self._lead.lead.cluster))
+        keeper = self._keeper(ref, pool_name, pool.generation)
         self._hosts[host_id] = keeper
         start = self._tasks.spawn(self._bring_up(keeper, pool), name=f"start {host_id}")
         self._starts[host_id] = start
@@ -815,6 +820,10 @@ class Manager:
     async def end_driver(self, driver: str, grace_s: float) -> None:
         """Shut down the agents that end with a connection."""
         await self._drivers.end(driver, grace_s)
+
+    async def gc(self, dry_run: bool) -> list[dict[str, str]]:
+        """End what is left over of hosts, or only look; see `Orphanage.reap`."""
+        return [orphan.as_json() for orphan in await self._orphans.reap(dry_run=dry_run)]
 
     def status(self) -> dict[str, Any]:
         """Return the cluster as the manager sees it, as JSON."""

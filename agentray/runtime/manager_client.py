@@ -217,6 +217,21 @@ class ManagerClient(SupervisionClient, MovesClient):
         """
         return await self._manager.call("pools")
 
+    # What is left over
+
+    async def gc(self, *, dry_run: bool = False) -> list[dict[str, str]]:
+        """End what is left over of hosts: actors and rows that nobody looks after.
+
+        The manager does so by itself once a minute. What might be another cluster's is not touched.
+
+        Args:
+            dry_run: only look; nothing is changed.
+
+        Returns:
+            What was found, each with `kind` (actor, row), `name` and `why`.
+        """
+        return await self._manager.call("gc", dry_run)
+
     # Topics
 
     async def subscribe(

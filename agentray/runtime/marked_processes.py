@@ -16,6 +16,9 @@ from agentray.errors import StartFailed
 MARK = "AGENTRAY_LOCAL_CLUSTER"
 """The environment variable with the mark; children inherit it, unless they overwrite theirs."""
 
+HOME = "AGENTRAY_CLUSTER_HOME"
+"""The environment variable with the home of a cluster; one whose home is gone is nobody's."""
+
 _sleep = time.sleep  # noqa: TID251 - other processes are polled; synchronous code awaits nothing
 
 _KILL_PATIENCE_S = 5.0
@@ -48,6 +51,22 @@ def marked(mark: str) -> list[psutil.Process]:
             continue  # gone, or another user's
     found.pop(os.getpid(), None)
     return [process for process in found.values() if _lives(process)]
+
+
+def homeless() -> dict[str, str]:
+    """Return the marks of this user's clusters whose home is gone, with the home."""
+    found: dict[str, str] = {}
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+            if process.uids().real != os.getuid():
+                continue
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        mark, home = environment.get(MARK), environment.get(HOME)
+        if mark and home and not Path(home).exists() and _lives(process):
+            found[mark] = home
+    return found
 
 
 def stop_marked(mark: str, timeout_s: float) -> list[str]:

@@ -225,6 +225,10 @@ class HostFactory(Protocol):
         """Return a host that was started before; None: there is none of this name."""
         ...
 
+    async def actors(self) -> Collection[str]:
+        """Return the names of all living actors that may be hosts, whoever started them."""
+        ...
+
     def kill(self, host: HostRef) -> None:
         """End a host's process at once; harmless when it is gone."""
         ...

@@ -91,6 +91,12 @@ class SyncManager(SyncMoves):
         """Return the pools."""
         return self._wait(self._manager.pools())
 
+    # What is left over
+
+    def gc(self, *, dry_run: bool = False) -> list[dict[str, str]]:
+        """End what is left over of hosts; see `ManagerClient.gc`."""
+        return self._wait(self._manager.gc(dry_run=dry_run))
+
     # Topics
 
     def subscribe(

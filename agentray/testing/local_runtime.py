@@ -79,7 +79,7 @@ class _LocalHost:
     """A host in this process that can die as a process does: at once, and with all it knew."""
 
     def __init__(self, ref: HostRef, runtime: LocalRuntime) -> None:
-        self._ref = ref
+        self.ref = ref
         self._runtime = runtime
         self._host: Host | None = None
         self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -124,9 +124,9 @@ class _LocalHost:
     async def start(self, setup: bytes) -> dict[str, Any]:
         """Make the host, when there is room for it."""
         del setup
-        await self._until(self._runtime.network.until_placed(self._ref))
-        self._host = _RecordingHost(self._ref, self._runtime)
-        return {"node_id": self._runtime.network.node_of[self._ref.id], "pid": os.getpid()}
+        await self._until(self._runtime.network.until_placed(self.ref))
+        self._host = _RecordingHost(self.ref, self._runtime)
+        return {"node_id": self._runtime.network.node_of[self.ref.id], "pid": os.getpid()}
 
     async def deliver(self, packet: Packet) -> Packet:
         """See `ports.HostPort`."""
@@ -245,11 +245,16 @@ class _Network:
         found = self.hosts.get(host.id)
         return found if found is not None and found.alive else None
 
+    async def actors(self) -> Collection[str]:
+        """See `ports.HostFactory`."""
+        return [host.ref.actor_name for host in self.hosts.values() if host.alive]
+
     def kill(self, host: HostRef) -> None:
         """See `ports.HostFactory`."""
-        if host.id in self.hosts:
-            self.hosts[host.id].die()
-            self.room.give_back(host.id)
+        for host_id, known in self.hosts.items():
+            if known.ref.actor_name == host.actor_name:
+                known.die()
+                self.room.give_back(host_id)
 
 
 class _Room:

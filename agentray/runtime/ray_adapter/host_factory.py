@@ -19,6 +19,7 @@ from ray.exceptions import (
     RayError,
 )
 from ray.runtime_env import RuntimeEnv
+from ray.util import list_named_actors
 
 from agentray.core.room import Machine, Shortage, shortage_of
 from agentray.errors import (
@@ -108,6 +109,11 @@ class RayHostFactory:
         except ValueError:
             return None
         return RayHost(host, handle)
+
+    async def actors(self) -> Collection[str]:
+        """Return the names of living actors; see `ports.HostFactory`."""
+        named: Any = await asyncio.to_thread(list_named_actors, all_namespaces=True)
+        return [actor["name"] for actor in named if actor["namespace"] == NAMESPACE]
 
     def kill(self, host: HostRef) -> None:
         """End a host's process; see `ports.HostFactory`."""

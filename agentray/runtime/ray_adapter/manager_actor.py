@@ -213,6 +213,10 @@ class ManagerActor:
         """See `Manager.undrain_node`."""
         await (await self._running()).undrain_node(node)
 
+    async def gc(self, dry_run: bool) -> list[dict[str, str]]:
+        """See `Manager.gc`."""
+        return await (await self._running()).gc(dry_run)
+
     async def pools(self) -> list[dict[str, Any]]:
         """See `Manager.pools`."""
         return (await self._running()).pools()

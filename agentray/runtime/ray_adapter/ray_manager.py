@@ -47,7 +47,7 @@ _REPEATED = frozenset(
         ),
         *("pools", "status", "subscriptions", "trace", "traces", "until_placed"),
         *("about", "seat", "renew_driver", "end_driver", "subscribe", "stop_app"),
-        *("add_pool", "set_default_pool", "end_runs"),
+        *("gc", "add_pool", "set_default_pool", "end_runs"),
     }
 )
 """Methods of the manager that change nothing, or nothing more when they are called again: asked

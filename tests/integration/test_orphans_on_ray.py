@@ -1,0 +1,54 @@
+"""Actors that are left over on a real cluster are found and ended; other people's are not."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import pytest
+import ray
+from ray.util import list_named_actors
+
+from agentray import ManagerClient
+from agentray.core.orphans import actor_name
+from tests.support.cluster import Cluster, until_complete
+
+pytestmark = pytest.mark.timeout(180)
+
+
+class Leftover:
+    """An actor as a host's is, of which nobody knows."""
+
+    def alive(self) -> bool:
+        return True
+
+
+async def test_gc_ends_the_actors_that_no_row_knows_and_leaves_those_of_others(
+    cluster: Cluster, manager: ManagerClient
+):
+    before = await until_complete(manager)
+    named: Any = list_named_actors(all_namespaces=True)
+    mark = next(a["name"].partition("@")[2] for a in named if "-host_" in a["name"])
+    names = [actor_name("host_lost", mark), actor_name("host_foreign", "cluster_other")]
+    options = {"namespace": "agentray", "lifetime": "detached", "num_cpus": 0}
+    made: list[Any] = [
+        ray.remote(Leftover).options(name=name, **options).remote() for name in names
+    ]
+    try:
+        for actor in made:
+            assert await actor.alive.remote()
+        looked = cluster.agentray("gc", "--dry-run")
+        assert looked.exit_code == 0, looked
+        assert f"actor {names[0]}: would be ended" in looked.stdout.replace("\n", " ")
+        assert names[1] not in looked.stdout
+        assert await made[0].alive.remote()
+        told = await manager.gc()
+        assert [(o["kind"], o["name"]) for o in told] == [("actor", names[0])]
+        with pytest.raises(ValueError, match="Failed to look up actor"):
+            ray.get_actor(names[0], "agentray")
+        assert await made[1].alive.remote()
+        assert await until_complete(manager) == before
+    finally:
+        for actor in made:
+            with contextlib.suppress(ValueError):
+                ray.kill(actor)
