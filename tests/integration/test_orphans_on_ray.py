@@ -1,5 +1,7 @@
 """Actors that are left over on a real cluster are found and ended; other people's are not."""
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import contextlib
