@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +85,14 @@ def test_an_illegal_move_tells_the_story_of_the_run() -> None:
 
 def test_no_status_may_be_left_for_itself() -> None:
     assert [status for status, after in TRANSITIONS.items() if status in after] == []
+
+
+def test_the_picture_in_the_guide_is_that_of_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs/guide/lifecycle.md").read_text(encoding="utf-8")
+    drawn = set(re.findall(r"^    (\S+) --> (\S+)$", page, re.MULTILINE))
+    moves = {(start.value, end.value) for start, ends in TRANSITIONS.items() for end in ends}
+    ends = {(status.value, "[*]") for status in TERMINAL}
+    assert drawn == moves | ends | {("[*]", "queued")}
+    assert {status.value for status in RunStatus} == set(
+        re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    )
