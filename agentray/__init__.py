@@ -12,6 +12,7 @@ from agentray.context import Context
 from agentray.errors import (
     AgentFailed,
     AgentMoved,
+    AgentQuarantined,
     AgentrayError,
     AgentStopped,
     AnswerInvalid,
@@ -62,6 +63,7 @@ __all__ = [
     "AgentId",
     "AgentMoved",
     "AgentOptions",
+    "AgentQuarantined",
     "AgentRecord",
     "AgentStatus",
     "AgentStopped",

@@ -27,6 +27,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 MAX_STATE_BYTES = 16 * 1024 * 1024
 """Largest state of one agent, where nothing else is set."""
 
+QUARANTINE_AFTER = 3
+"""Deaths of hosts after which the agent that is blamed for them takes no messages any more."""
+
 METRICS_INTERVAL_S = 5.0
 
 TRACE_RETENTION_DAYS = 7.0
@@ -149,6 +152,11 @@ class Settings(BaseSettings):
     )
     gateway_runs_per_key: PositiveInt | None = Field(
         default=None, description="The same for each API key. Unset: no limit of its own."
+    )
+    quarantine_after: NonNegativeInt = Field(
+        default=QUARANTINE_AFTER,
+        description="Deaths of hosts after which the agent that is blamed for them is quarantined; "
+        "0: none ever is.",
     )
     log_level: str = Field(default="INFO", description="Level of agentray's loggers.")
 

@@ -120,6 +120,10 @@ class Surroundings(Protocol):
         """Run blocking code in one of the host's threads."""
         ...
 
+    def ends(self, agent: AgentId) -> bool:
+        """Whether an agent is shut down, or has failed: it does not only leave memory."""
+        ...
+
     def run_async(self, work: Coroutine[Any, Any, R]) -> R:
         """Run a coroutine on the host's event loop, for a thread that waits for it."""
         ...

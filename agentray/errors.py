@@ -30,6 +30,7 @@
     │   ├── DeploymentStopped
     │   │   └── PoolPending
     │   ├── AgentFailed
+    │   │   └── AgentQuarantined
     │   ├── AgentStopped
     │   ├── StartCycle
     │   ├── RunFailed
@@ -53,6 +54,7 @@
     │   └── StartFailed                 also of the local cluster and the embedded database
     ├── PatternError                        an agent of agentray.patterns
     │   ├── Incomplete                      an aggregator cannot have all its events any more
+    │   ├── GroupFailed                     a group's members ended too often
     │   ├── VersionConflict                 an entry of a memory is not what its writer thinks
     │   └── MemoryFull
     ├── ClientError                         a gateway refused; its tree is in client/errors.py
@@ -350,6 +352,16 @@ class AgentFailed(CallError):
         self.agent, self.last_error = agent, last_error
 
 
+class AgentQuarantined(AgentFailed):
+    """The agent has killed too many hosts: it takes no messages until it is reset."""
+
+    def __init__(self, agent: str, why: str) -> None:
+        super().__init__(agent, why)
+        self.args = (
+            f"{agent} is quarantined: {why}. Mend it, and let it out: agentray agent reset {agent}",
+        )
+
+
 class AgentStopped(CallError):
     """The agent was shut down; it takes no messages until it is launched again."""
 
@@ -536,6 +548,19 @@ class Incomplete(PatternError):
         lacks = f"; it lacks {', '.join(missing)}" if missing else ""
         super().__init__(f"{agent} is incomplete: {why}{lacks}.")
         self.agent, self.missing, self.why = agent, missing, why
+
+
+class GroupFailed(PatternError):
+    """A group's members ended too often, or one of them did not start: it is failed.
+
+    Attributes:
+        agent: the group.
+        why: what was too much.
+    """
+
+    def __init__(self, agent: str, why: str) -> None:
+        super().__init__(f"The group {agent} gives up: {why}")
+        self.agent, self.why = agent, why
 
 
 class VersionConflict(PatternError):

@@ -116,6 +116,7 @@ def status(found: ClusterStatus) -> RenderableType:
         apps(found.manager["apps"]),
         pools(found.manager["pools"]),
         hosts(found.manager["hosts"]),
+        *([host_deaths(lost)] if (lost := found.manager.get("host_deaths")) else []),
     )
 
 
@@ -239,6 +240,14 @@ def agent(told: Mapping[str, Any]) -> RenderableType:
     """Return how an agent is; a traceback stands below."""
     lines = [f"{name}: {value}" for name, value in told.items() if name != "traceback"]
     return Text("\n".join([*lines, *(["", told["traceback"]] if told.get("traceback") else [])]))
+
+
+def host_deaths(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return the last deaths of hosts."""
+    table = _table("Lost host", "Pool", "At", "Cause", "Reason")
+    for row in rows:
+        table.add_row(*(text(row[name]) for name in ("host", "pool", "at", "cause", "reason")))
+    return table
 
 
 # Events

@@ -259,6 +259,7 @@ class Stack:
                 self._settings.metrics_interval_s,
                 self._settings.dead_letters,
                 self._settings.max_attempts,
+                self._settings.quarantine_after,
             )
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)

@@ -7,6 +7,7 @@ from agentray.patterns.debounce import DebounceAgent, Debouncer
 from agentray.patterns.fan_out import gather
 from agentray.patterns.functions import agent_of, sink_of
 from agentray.patterns.gathering import Gathered, GatheringStatus
+from agentray.patterns.group import Group, GroupAgent, Member
 from agentray.patterns.llm import LanguageModel, configured_model, load_model
 from agentray.patterns.memory import Change, DurableMemory, Entry, WorkingMemory
 from agentray.patterns.memory_client import Memory
@@ -38,7 +39,10 @@ __all__ = [
     "GatheringStatus",
     "Goal",
     "GoalEnded",
+    "Group",
+    "GroupAgent",
     "LanguageModel",
+    "Member",
     "Memory",
     "Pipeline",
     "ProblemSolver",

@@ -93,6 +93,10 @@ class Snapshot:
     seats: Mapping[AgentId, str] = field(default_factory=dict[AgentId, str])
     # The built-in types of the roots of event runs, one for each pool.
     roots: Mapping[str, TypeView] = field(default_factory=dict[str, TypeView])
+    # Agents that have killed too many hosts, and why they take no messages.
+    quarantined: Mapping[AgentId, str] = field(default_factory=dict[AgentId, str])
+    # Agents that may have killed a host: of these, a host runs one at a time.
+    suspects: frozenset[AgentId] = frozenset()
 
     def view(self, type_name: str) -> TypeView | None:
         """Return what is known of an agent type, or of a type of roots."""

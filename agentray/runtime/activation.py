@@ -17,6 +17,7 @@ from agentray import context as contexts
 from agentray.agent import Agent, RestartPolicy
 from agentray.core.supervision import Backoff
 from agentray.errors import (
+    AgentQuarantined,
     ConfigurationError,
     Fenced,
     StartCycle,
@@ -25,6 +26,7 @@ from agentray.errors import (
 )
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, text_of
+from agentray.runtime.flight_record import START, mark_of
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.permanents import is_permanent
@@ -62,6 +64,10 @@ class Activator:
     def start(self, agent: Incarnation) -> None:
         """Start an agent; it takes messages when it is ready, and refuses them when that fails."""
         kind = agent.type
+        quarantined = self._host.channel.snapshot.quarantined
+        if agent.id in quarantined:
+            agent.refuse(AgentQuarantined(str(agent.id), quarantined[agent.id]))
+            return
         needs_task = (
             kind.takes_arguments
             or kind.factory is not None
@@ -75,7 +81,9 @@ class Activator:
             self._spawn(agent, self._start(agent))
             return
         try:
-            agent.begin(kind.cls(), None)
+            with self._host.turns.record.instead(agent.mark):
+                instance = kind.cls()
+            agent.begin(instance, None)
         except BaseException as error:  # noqa: BLE001 - user code
             self._spawn(agent, self._retry(agent, error))
         else:
@@ -181,6 +189,10 @@ class Activator:
             agent.fail(failure.error)
             return
         await self._host.permanents.note(agent.id, agent.type.options)
+        with self._host.turns.record.under_way(mark_of(agent.id, START)):
+            await self._begin_with(agent, launched)
+
+    async def _begin_with(self, agent: Incarnation, launched: LaunchedAgent | None) -> None:
         instance = await self._construct(agent, launched)
         state = None
         if agent.type.keeps_state:
@@ -194,6 +206,8 @@ class Activator:
             self._chains.leave(agent)
             contexts.current.reset(token)
         agent.ready()
+        if agent.id in self._host.turns.suspects:
+            self._host.turns.proved.add(agent.id)
 
     async def _construct(self, agent: Incarnation, launched: LaunchedAgent | None) -> Agent:
         kind = agent.type

@@ -24,6 +24,7 @@ from agentray.core.supervision import Backoff
 from agentray.errors import AgentFailed, ConfigurationError
 from agentray.ids import AgentId
 from agentray.runtime.activation import backoff_of
+from agentray.runtime.flight_record import LOOP, mark_of
 from agentray.runtime.own_turn import Once, OwnSink, Unheard, own_turn
 from agentray.runtime.tasks import being_cancelled
 from agentray.runtime.threads import in_own_thread
@@ -267,10 +268,11 @@ class _Background:
         contexts.current.set(context)  # of this task alone
         method = getattr(self.agent.agent, spec.method)
         try:
-            if spec.in_thread:
-                await self._in_thread(method, spec.method)
-            else:
-                await method()
+            with self.host.turns.record.under_way(mark_of(self.agent.id, LOOP)):
+                if spec.in_thread:
+                    await self._in_thread(method, spec.method)
+                else:
+                    await method()
         except BaseException as error:
             if being_cancelled() and isinstance(error, asyncio.CancelledError):
                 raise

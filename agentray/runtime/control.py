@@ -163,7 +163,9 @@ class Control:
                 told = host.residents.status_of(agent_id)
                 if agent is None and (status := await host.launching.status_of(agent_id)):
                     told["status"] = status
-                failed = agent is None or agent.failure is not None
-                if failed and (failure := await host.failures.of(agent_id)) is not None:
-                    told |= told_of(failure)
+                if agent_id in host.channel.snapshot.quarantined:
+                    told |= await host.failures.told(agent_id)
+                elif agent is None or agent.failure is not None:
+                    failure = await host.failures.of(agent_id)
+                    told |= {} if failure is None else told_of(failure)
         turn.reply(ReplyKind.VALUE, encode(told))

@@ -73,6 +73,11 @@ class Failures:
         # Other code is another try: nobody should have to reset what a deployment has mended.
         return known if known.code == self._code(agent_id) else None
 
+    async def told(self, agent_id: AgentId) -> dict[str, Any]:
+        """Return what is kept of an agent in trouble, whichever that is, for its status."""
+        known = (await self._host.store.load_failures([agent_id])).get(agent_id)
+        return {} if known is None else told_of(known)
+
     async def _any(self, type_name: str) -> bool:
         async with self._probes.setdefault(type_name, asyncio.Lock()):
             if type_name not in self._some and type_name not in self._none:

@@ -44,6 +44,7 @@ from agentray.runtime.dead_letters import DeadLetters
 from agentray.runtime.departures import Departures
 from agentray.runtime.dispatching import Dispatches
 from agentray.runtime.failures import Failures
+from agentray.runtime.flight_record import FlightRecord, in_memory
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.health import check_app
 from agentray.runtime.held_leases import HeldLeases, Lease
@@ -123,6 +124,7 @@ class Host:
         batch: BatchLimits = BATCH,
         metrics: MetricsPort | None = None,
         metrics_interval_s: float = METRICS_INTERVAL_S,
+        record: FlightRecord | None = None,
     ) -> None:
         """Make a host without leases; needs a running event loop.
 
@@ -138,10 +140,11 @@ class Host:
             batch: most that leaves together for one host.
             metrics: where what it counts goes; None: it counts nothing.
             metrics_interval_s: how often.
+            record: where it notes who is under way, for after its death; None: only it knows.
         """
         self.host_id = host_id
         self.max_state_bytes = max_state_bytes
-        self.store = store
+        self.store, self.connector = store, connector
         self.tasks = TaskSet(f"host {host_id}")
         self.threads = Threads(threads, name=f"agentray-{host_id}")
         self.background = BackgroundWork(self)
@@ -173,7 +176,7 @@ class Host:
         self.loop = asyncio.get_running_loop()
         self.steps = Steps(self)
         self.control = Control(self)
-        self.turns = TurnTasks(self.loop)  # what handles messages
+        self.turns = TurnTasks(self.loop, record or in_memory()[0])  # what handles messages
         self._events_read: dict[bytes, Any] = {}  # the last ones, by what came
         self._handled = self._requests = 0  # messages, and what brought them or fetched replies
         self._observe(metrics, metrics_interval_s)
@@ -257,6 +260,9 @@ class Host:
         self.departures.forget([lease for lease in before if lease not in same])
         self.channel.update(snapshot)
         self.steps.placed(same)
+        self.residents.quarantine(snapshot.quarantined)
+        self.turns.suspects = snapshot.suspects
+        self.turns.proved &= snapshot.suspects
         if self.held.held.keys() - before.keys():
             self.permanents.look()
 
@@ -311,6 +317,7 @@ class Host:
             "dead_letters_by_reason": self.dead_letters.by_reason(),
             "undelivered": self.parts.undelivered,
             "dropped_traces": self.runs.traces.dropped,
+            "proved": [str(agent) for agent in self.turns.proved],
             "version": self.channel.snapshot.version,
             "code": dict(self.code.digests),
         }
@@ -677,6 +684,11 @@ class Host:
     async def run_sync(self, function: Callable[[], R]) -> R:
         """Run blocking code in one of this host's threads."""
         return await self.threads.run(function)
+
+    def ends(self, agent: AgentId) -> bool:
+        """Whether an agent is shut down, or has failed: it does not only leave memory."""
+        found = self.find(agent)
+        return found is not None and found.refusal is not None
 
     def run_async(self, work: Coroutine[Any, Any, R]) -> R:
         """Run a coroutine on this host's event loop, for a thread that waits for it."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
+from agentray.core.deaths import HUNG, Death, DeathCause
 from agentray.core.reconcile import HostStatus
 from agentray.core.room import Shortage
 from agentray.core.supervision import Heartbeats
@@ -68,6 +69,7 @@ class HostKeeper:
         self._tasks = TaskSet(f"keeper of {ref.id}")
         self._heartbeats = Heartbeats()
         self._lost = False
+        self.death: Death | None = None  # how it ended
 
     @property
     def control(self) -> HostControl:
@@ -164,7 +166,7 @@ class HostKeeper:
             except HostUnreachable:
                 await asyncio.sleep(_REATTACH_S)
             except HostGone as error:
-                self._report(str(error))
+                self._report(str(error), error.death)
 
     async def _beat(self) -> None:
         while not self._lost:
@@ -174,15 +176,16 @@ class HostKeeper:
                     self.info |= await self.control.heartbeat()
             except (HostUnreachable, TimeoutError):
                 if self._heartbeats.missed():
-                    self._report("its event loop does not answer")
+                    self._report(HUNG.reason, HUNG)
             except HostGone as error:
-                self._report(str(error))
+                self._report(str(error), error.death)
             else:
                 self._heartbeats.answered()
 
-    def _report(self, reason: str) -> None:
+    def _report(self, reason: str, death: Death | None) -> None:
         if not self._lost and self.status in (HostStatus.LIVE, HostStatus.DRAINING):
             self._lost = True
+            self.death = death or Death(DeathCause.UNKNOWN, reason)
             self.status = HostStatus.DEAD
             self._on_lost(self, reason)
 

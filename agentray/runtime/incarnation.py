@@ -16,6 +16,7 @@ from agentray.ids import AgentId
 from agentray.protocol.envelope import Kind, Outcome, ReplyKind
 from agentray.runtime import state as states
 from agentray.runtime.agent_stats import AgentStats
+from agentray.runtime.flight_record import mark_of
 from agentray.runtime.handling import handle
 from agentray.runtime.savepoints import Savepoint, Savepoints
 from agentray.runtime.tasks import being_cancelled
@@ -70,6 +71,7 @@ class Incarnation:
         "host",
         "id",
         "leaving",
+        "mark",
         "refusal",
         "since",
         "stats",
@@ -83,6 +85,7 @@ class Incarnation:
         self.failure: str | None = None  # why it could not be started
         self.refusal: AgentrayError | None = None  # what every further message gets
         self.leaving = False  # it is being ended
+        self.mark = mark_of(agent_id)  # in the flight record of its host
         self.since = now
         self.stats = AgentStats()
         self.used = now

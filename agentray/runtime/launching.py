@@ -441,8 +441,11 @@ class Launching:
         Returns:
             Whether it had failed.
         """
+        released = False
+        if agent_id in self._host.channel.snapshot.quarantined:
+            released = await self._host.connector.let_out(agent_id)
         async with self._lock(agent_id):
-            failed = await self._host.failures.of(agent_id) is not None
+            failed = await self._host.failures.of(agent_id) is not None or released
             known = await self._load(agent_id)
             await self._host.failures.forget(agent_id)
             if known is not None and known.status is AgentStatus.FAILED:

@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -20,6 +21,8 @@ from typing import Any
 
 from agentray.config import DEAD_LETTERS
 from agentray.core.orphans import actor_name
+from agentray.config import DEAD_LETTERS, QUARANTINE_AFTER
+from agentray.core.deaths import DeathCause
 from agentray.core.reconcile import (
     HostFact,
     HostStatus,
@@ -61,6 +64,7 @@ from agentray.runtime.placements import Placements, PoolState, until_stored
 from agentray.runtime.pool_admin import PoolAdmin
 from agentray.runtime.pool_book import DEFAULT, PoolBook
 from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
+from agentray.runtime.quarantine import Quarantine
 from agentray.runtime.redrive import Redriver, post_run
 from agentray.runtime.run_answers import RunAnswers
 from agentray.runtime.run_ends import RunEnder
@@ -73,6 +77,9 @@ from agentray.runtime.trace_reader import read_trace
 from agentray.runtime.tryout import TryOut
 from agentray.store.base import HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
 from agentray.store.supervision import AgentFailure, FailureKind
+
+_DEATHS_TOLD = 20
+"""Deaths of hosts that `status` tells, the last ones."""
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +97,7 @@ _GRACE_S = 10.0
 class Manager:
     """Supervises the hosts of a cluster."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that there is to say of a manager
         self,
         store: Store,
         factory: HostFactory,
@@ -101,6 +108,7 @@ class Manager:
         redriver: Redriver,
         trace_retention: TraceRetention | None = None,
         kept_letters: int = DEAD_LETTERS,
+        quarantine_after: int = QUARANTINE_AFTER,
     ) -> None:
         """Make a manager; `start` lets it work.
 
@@ -111,6 +119,7 @@ class Manager:
             host_setup: what each host's `start` gets.
             default_hosts: hosts of the pool `default`.
             redriver: gives unfinished runs to their hosts.
+            quarantine_after: deaths of hosts after which an agent takes no messages; 0: never.
             trace_retention: how long traces are kept; None: as long as settings say by default.
             kept_letters: dead letters that are kept, the newest.
         """
@@ -128,6 +137,8 @@ class Manager:
         self._hosts: dict[str, HostKeeper] = {}
         self._tasks = TaskSet("manager")
         self._wake = asyncio.Event()
+        self.quarantine = Quarantine(store, quarantine_after)
+        self._deaths: deque[dict[str, str]] = deque(maxlen=_DEATHS_TOLD)
         self._placements = Placements(
             store,
             self._catalog,
@@ -135,6 +146,7 @@ class Manager:
             self._hosts,
             redriver,
             self._tasks,
+            self.quarantine,
             epoch=lead.epoch,
             on_moved=self._wake.set,
             orders=self._orders,
@@ -188,6 +200,7 @@ class Manager:
     async def _begin(self) -> None:
         await self._catalog.load()
         await self._orders.load()
+        await self.quarantine.load()
         await self._placements.load()
         rows = await self._store.list_hosts()
         await asyncio.gather(*(self._adopt(row) for row in rows))  # one may be slow to answer
@@ -257,6 +270,7 @@ class Manager:
             self._wake.clear()
             await self._step("hosts", self._reconcile_hosts)
             await self._step("snapshots", self._placements.catch_up)
+            await self._step("suspects", self._clear_suspects)
             await self._step("runs", self._redriver.sweep)
             await self._step("ends of runs", self._ender.sweep)
             await self._step("drivers", self._drivers.sweep)
@@ -394,9 +408,12 @@ class Manager:
 
     def _host_lost(self, keeper: HostKeeper, reason: str) -> None:
         """Begin a fail-over: called as soon as a host is known to be dead."""
-        self._tasks.spawn(self._fail_over(keeper, reason), name=f"fail over {keeper.ref.id}")
+        blamed = self._hold_to_account(keeper)  # before anybody moves its slots
+        self._tasks.spawn(
+            self._fail_over(keeper, reason, blamed), name=f"fail over {keeper.ref.id}"
+        )
 
-    async def _fail_over(self, keeper: HostKeeper, reason: str) -> None:
+    async def _fail_over(self, keeper: HostKeeper, reason: str, blamed: list[AgentFailure]) -> None:
         logger.error("host lost: %s", reason, extra={"action": "host_lost", "host": keeper.ref.id})
         await keeper.end_probes()
         try:
@@ -408,6 +425,33 @@ class Manager:
         await self._reconcile_hosts()
         self._factory.kill(keeper.ref)  # a wedged host must not linger beside its successor
         await self._bury(keeper, reason)
+        await self.quarantine.keep(blamed)
+
+    def _hold_to_account(self, keeper: HostKeeper) -> list[AgentFailure]:
+        """Find out which agents may have killed a host; return what is to be kept of it."""
+        death = keeper.death
+        if death is None:
+            return []
+        self._deaths.appendleft(
+            {"host": keeper.ref.id, "pool": keeper.pool, "reason": death.reason}
+            | {"cause": death.cause.value, "at": datetime.now(UTC).isoformat()}
+        )
+        flight = self._factory.flight(keeper.ref, hung=death.cause is DeathCause.HUNG)
+        return self.quarantine.host_died(death, flight)
+
+    async def _clear_suspects(self) -> None:
+        """Clear the agents that have finished something since they were suspected."""
+        told = (keeper.info.get("proved", ()) for keeper in self._hosts.values())
+        proved = {AgentId.parse(agent) for agents in told for agent in agents}
+        if proved and await self.quarantine.proved(proved):
+            await self._placements.announce(set())
+
+    async def release_agent(self, agent: AgentId) -> bool:
+        """Let an agent out of quarantine; return whether it was in."""
+        released = await self.quarantine.release(agent)
+        if released:
+            await self._placements.announce_everywhere()
+        return released
 
     def _forget(self, keeper: HostKeeper) -> None:
         keeper.status = HostStatus.DEAD
@@ -850,6 +894,8 @@ class Manager:
                 {**keeper.describe(), "leaves": self._leaves(keeper)}
                 for keeper in self._hosts.values()
             ],
+            "host_deaths": list(self._deaths),
+            "quarantined": {str(a): why for a, why in self.quarantine.quarantined.items()},
         }
 
 

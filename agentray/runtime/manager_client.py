@@ -103,10 +103,12 @@ class ManagerClient(SupervisionClient, MovesClient):
             PoolPending: there was no room in time. It is deployed nevertheless, and its agents can
                 be called as soon as there is room; `stop` gives it up.
         """
-        spec = pack_app(load_app(app), app) if isinstance(app, str) else pack_app(app)
+        loaded, name = (load_app(app), app) if isinstance(app, str) else (app, "")
+        spec = pack_app(loaded, name) if name else pack_app(loaded)
         done, snapshot = await self._manager.call("deploy", spec)
         self._channel.update(snapshot)
         await self._until_placed(spec.name, pending_timeout)
+        await self.start_groups(loaded)
         return done
 
     async def _until_placed(self, app: str, timeout: float | None) -> None:
@@ -144,6 +146,7 @@ class ManagerClient(SupervisionClient, MovesClient):
         Raises:
             ConfigurationError: there is no app of this name.
         """
+        await self.stop_groups(app_name)  # a stopped app's agents take no such orders
         self._channel.update(await self._manager.call("stop_app", app_name))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (grace_s if drain else 0.0)

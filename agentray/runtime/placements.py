@@ -20,6 +20,7 @@ from agentray.runtime.catalog import Catalog
 from agentray.runtime.host_keeper import HostKeeper
 from agentray.runtime.order_book import OrderBook
 from agentray.runtime.ports import HostGone, HostUnreachable
+from agentray.runtime.quarantine import Quarantine
 from agentray.runtime.redrive import Redriver
 from agentray.runtime.seats import Seats, is_seat
 from agentray.runtime.tasks import TaskSet
@@ -93,6 +94,7 @@ class Placements:
         hosts: Mapping[str, HostKeeper],
         redriver: Redriver,
         tasks: TaskSet,
+        quarantine: Quarantine,
         *,
         epoch: int,
         on_moved: Callable[[], None],
@@ -107,6 +109,7 @@ class Placements:
             hosts: the manager's hosts by id, as they come and go.
             redriver: looks after the runs of slots that have moved.
             tasks: the manager's; planned moves are among them.
+            quarantine: which agents take no messages.
             epoch: of the manager's lead.
             on_moved: called when a planned move has ended.
             orders: of the operators.
@@ -119,6 +122,7 @@ class Placements:
         self._hosts = hosts
         self._redriver = redriver
         self._tasks = tasks
+        self._quarantine = quarantine
         self._first_version = epoch << _VERSIONS
         self._on_moved = on_moved
         self._orders = orders
@@ -453,6 +457,8 @@ class Placements:
             entries=self._catalog.entries(),
             seats=self.seats.by_agent(),
             roots=self._catalog.roots(),
+            quarantined=self._quarantine.told(),
+            suspects=self._quarantine.suspects,
         )
 
     async def _update(self, keeper: HostKeeper, snapshot: Snapshot) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
+from agentray.core.deaths import Death
 from agentray.core.room import Shortage
 from agentray.errors import AgentrayError
 from agentray.ids import AgentId
@@ -14,6 +15,7 @@ from agentray.protocol.envelope import Packet
 from agentray.protocol.runs import Run, RunEvent
 from agentray.protocol.schedules import ScheduleSpec
 from agentray.protocol.snapshot import HostRef, Snapshot
+from agentray.runtime.flight_record import Flight
 from agentray.store.base import NewRun
 
 
@@ -57,7 +59,15 @@ class MetricsPort(Protocol):
 
 
 class HostGone(AgentrayError):
-    """The host's process has ended; nothing that was under way there will answer."""
+    """The host's process has ended; nothing that was under way there will answer.
+
+    Attributes:
+        death: how it ended; None: nobody looked.
+    """
+
+    def __init__(self, reason: str, death: Death | None = None) -> None:
+        super().__init__(reason)
+        self.death = death
 
 
 class HostUnreachable(AgentrayError):
@@ -146,6 +156,14 @@ class HostControl(HostPort, Protocol):
 class Connector(Protocol):
     """Finds hosts by name."""
 
+    async def let_out(self, agent: AgentId) -> bool:
+        """Let an agent out of quarantine; return whether it was in.
+
+        Raises:
+            ManagerUnavailable: the manager does not answer just now.
+        """
+        ...
+
     def connect(self, host: HostRef) -> HostPort:
         """Return the port of a host; a host that does not exist fails at its first call."""
         ...
@@ -227,6 +245,15 @@ class HostFactory(Protocol):
 
     async def actors(self) -> Collection[str]:
         """Return the names of all living actors that may be hosts, whoever started them."""
+        ...
+
+    def flight(self, host: HostRef, *, hung: bool) -> Flight | None:
+        """Return whose code a dead host ran; None: nobody can tell from here.
+
+        Args:
+            host: which.
+            hung: it is not dead yet: its event loop does not turn.
+        """
         ...
 
     def kill(self, host: HostRef) -> None:

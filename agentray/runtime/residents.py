@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agentray.agent import AgentType
 from agentray.core.supervision import Backoff
+from agentray.errors import AgentQuarantined
 from agentray.ids import AgentId
 from agentray.protocol.envelope import Kind
 from agentray.runtime.activation import Activator
@@ -107,6 +108,14 @@ class Residents:
         agent.used = self._host.now()
         if agent.id in self._agents:
             self._agents.move_to_end(agent.id)
+
+    def quarantine(self, quarantined: Mapping[AgentId, str]) -> None:
+        """Let agents in quarantine take no messages, and those that were let out begin anew."""
+        for agent in self:
+            if agent.id in quarantined and agent.refusal is None:
+                agent.refuse(AgentQuarantined(str(agent.id), quarantined[agent.id]))
+            elif isinstance(agent.refusal, AgentQuarantined) and agent.id not in quarantined:
+                self.forget(agent)
 
     # Leaving
 

@@ -13,12 +13,22 @@ from collections import deque
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
 
+from agentray.ids import AgentId
+from agentray.runtime.flight_record import FlightRecord
+
 if TYPE_CHECKING:
     from agentray.runtime.incarnation import Incarnation
     from agentray.runtime.turn import Turn
 
 _AT_ONCE = 32
 """Agents that get a turn before the event loop does other things."""
+
+_TRIED_S = 30.0
+"""How long a suspect has its turn alone at most, before the next one has one beside it."""
+
+_ALL_TRIED_S = 45.0
+"""How long it takes at most until all suspects have turns: where they are many, each is alone for a
+shorter time. Those that are left when a host dies again are fewer."""
 
 _MOST_IDLE = 256
 """Tasks that are kept for later while they have nothing to do."""
@@ -27,8 +37,15 @@ _MOST_IDLE = 256
 class TurnTasks:
     """Runs turns as soon as the event loop comes to it, in the order in which they came."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, record: FlightRecord) -> None:
         self._loop = loop
+        self.record = record
+        self._cells: dict[asyncio.Task[Any], int] = {}  # of the record, for turns that wait
+        self._last: asyncio.Task[Any] | None = None  # that ran turns
+        self.suspects: frozenset[AgentId] = frozenset()  # of them, one at a time has turns
+        self.proved: set[AgentId] = set()  # of them, those that have had one, and the host lives
+        self._alone = asyncio.Lock()
+        self._tried: Incarnation | None = None
         self._context = copy_context()  # agents see nothing of what a sender has in its own
         self._ready: deque[tuple[Incarnation, Turn, bool]] = deque()
         self._tasks: dict[asyncio.Task[Any], Incarnation | None] = {}  # and whose turn each runs
@@ -63,26 +80,72 @@ class TurnTasks:
                 await called
         finally:
             del self._tasks[task]
+            self._release(task)
 
     async def _take_round(self, task: asyncio.Task[Any]) -> bool:
         """Run what is ready; return whether the task is as it was before, and can be used again."""
         self._loop.call_soon(self._go_on)
-        ready, this_round = self._ready, self._round
+        ready, this_round, record = self._ready, self._round, self.record
+        self._last = task
         for _ in range(_AT_ONCE):
             if not ready or self._round != this_round:
                 break  # in a later one, another task has been called
             agent, turn, reentrant = ready.popleft()
             self._tasks[task] = agent
-            await agent.take(turn, task, reentrant=reentrant)
+            record.begin(agent.mark)
+            if agent.id in self.suspects:
+                await self._try(agent, turn, task, reentrant=reentrant)
+            else:
+                await agent.take(turn, task, reentrant=reentrant)
             self._tasks[task] = None
+            if task in self._cells:
+                self._release(task)
             # Neither a cancellation nor what a handler left in its context may reach the next one.
             if task.cancelling() or copy_context() != self._context:
                 return False
+        record.rest()
         return True
+
+    async def _try(
+        self, agent: Incarnation, turn: Turn, task: asyncio.Task[Any], *, reentrant: bool
+    ) -> None:
+        """Let a suspect have a turn when no other one has just begun one."""
+        tried = self._tried
+        if tried is not None and tried.id in turn.envelope.chain:
+            await agent.take(turn, task, reentrant=reentrant)  # the other one waits for it
+            return
+        self.record.rest()
+        self._cells[task] = 0  # what only waits is not under way
+        await self._alone.acquire()
+        self._cells[task] = self.record.keep(agent.mark)
+        self._tried = agent
+        hold_s = min(_ALL_TRIED_S / max(len(self.suspects), 1), _TRIED_S)
+        over = self._loop.call_later(hold_s, self._next_suspect, agent)
+        try:
+            await agent.take(turn, task, reentrant=reentrant)
+            self.proved.add(agent.id)
+        finally:
+            over.cancel()
+            self._next_suspect(agent)
+
+    def _next_suspect(self, agent: Incarnation) -> None:
+        """Let another suspect have a turn: this one has ended, or takes its time."""
+        if self._tried is agent:
+            self._tried = None
+            self._alone.release()
+
+    def _release(self, task: asyncio.Task[Any]) -> None:
+        self.record.release(self._cells.pop(task, 0))
 
     def _go_on(self) -> None:
         """Call the next task when the last one waits, or has done enough at once."""
         self._round += 1
+        self.record.rest()
+        last = self._last
+        if last is not None and last not in self._cells:
+            agent = self._tasks.get(last)
+            if agent is not None:
+                self._cells[last] = self.record.keep(agent.mark)
         self._called = bool(self._ready)
         if self._called:
             self._call()

@@ -25,6 +25,7 @@ from agentray import telemetry
 from agentray.agent import Agent
 from agentray.config import BATCH, MAX_STATE_BYTES, METRICS_INTERVAL_S, BatchLimits
 from agentray.context import Context, bind_process, release_process
+from agentray.core.deaths import Death, DeathCause
 from agentray.core.leadership import Candidate
 from agentray.core.room import Machine, Shortage, shortage_of
 from agentray.errors import ManagerUnavailable
@@ -34,6 +35,7 @@ from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.envelope import Packet
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.runtime.channel import Channel
+from agentray.runtime.flight_record import Flight, FlightRecord, in_memory, read_flight
 from agentray.runtime.host import Host
 from agentray.runtime.leadership import Leadership
 from agentray.runtime.manager import Manager
@@ -47,13 +49,15 @@ from agentray.store.memory import MemoryStore
 
 __all__ = ["LocalRuntime"]
 
+KILLED = Death(DeathCause.SIGKILL, "It was killed.", "SIGKILL")
+
 E = TypeVar("E", bound=Event)
 
 
 class _RecordingHost(Host):
     """A host that remembers what its agents published."""
 
-    def __init__(self, ref: HostRef, runtime: LocalRuntime) -> None:
+    def __init__(self, ref: HostRef, runtime: LocalRuntime, record: FlightRecord) -> None:
         super().__init__(
             ref.id,
             runtime.store,
@@ -65,6 +69,7 @@ class _RecordingHost(Host):
             batch=runtime.batch,
             metrics=runtime.metrics,
             metrics_interval_s=runtime.metrics_interval_s,
+            record=record,
         )
         self._published = runtime.published
 
@@ -84,6 +89,9 @@ class _LocalHost:
         self._host: Host | None = None
         self._dead: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.unreachable = False
+        self.death: Death | None = None
+        self._flight = bytearray()
+        self.flight: Flight | None = None  # when it died
 
     @property
     def alive(self) -> bool:
@@ -95,9 +103,11 @@ class _LocalHost:
         found = None if self._host is None else self._host.find(agent.id)
         return found is not None and found.agent is agent
 
-    def die(self) -> None:
+    def die(self, death: Death | None = None) -> None:
         """End it without a word."""
         if self.alive:
+            self.death = death or KILLED
+            self.flight = read_flight(self._flight)
             self._dead.set_result(None)
 
     async def _until(self, work: Any) -> Any:
@@ -112,7 +122,7 @@ class _LocalHost:
             if not task.done():
                 task.cancel()
         if not self.alive:
-            raise HostGone("It was killed.")
+            raise HostGone("It was killed.", self.death)
         return await task
 
     @property
@@ -125,7 +135,8 @@ class _LocalHost:
         """Make the host, when there is room for it."""
         del setup
         await self._until(self._runtime.network.until_placed(self.ref))
-        self._host = _RecordingHost(self.ref, self._runtime)
+        record, self._flight = in_memory()
+        self._host = _RecordingHost(self.ref, self._runtime, record)
         return {"node_id": self._runtime.network.node_of[self.ref.id], "pid": os.getpid()}
 
     async def deliver(self, packet: Packet) -> Packet:
@@ -173,7 +184,7 @@ class _LocalHost:
     async def until_death(self) -> str:
         """See `ports.HostControl`."""
         await asyncio.wait((self._dead,))  # who stops waiting must not end it
-        raise HostGone("It was killed.")
+        raise HostGone("It was killed.", self.death)
 
     async def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """See `ports.HostControl`."""
@@ -248,6 +259,15 @@ class _Network:
     async def actors(self) -> Collection[str]:
         """See `ports.HostFactory`."""
         return [host.ref.actor_name for host in self.hosts.values() if host.alive]
+
+    def flight(self, host: HostRef, *, hung: bool) -> Flight | None:
+        """See `ports.HostFactory`."""
+        del hung
+        return self.hosts[host.id].flight if host.id in self.hosts else None
+
+    async def let_out(self, agent: AgentId) -> bool:
+        """See `ports.Connector`."""
+        return await self._runtime.manager.release_agent(agent)
 
     def kill(self, host: HostRef) -> None:
         """See `ports.HostFactory`."""
@@ -459,10 +479,15 @@ class LocalRuntime(SyncContext):
         finally:
             self.restarting = False
 
-    async def kill_host(self, host_id: str) -> None:
-        """Kill a host as `kill -9` would: what it was doing never answers."""
+    async def kill_host(self, host_id: str, death: Death = KILLED) -> None:
+        """Kill a host as `kill -9` would: what it was doing never answers.
+
+        Args:
+            host_id: which.
+            death: how it shall look to the manager.
+        """
         host = self.network.hosts[host_id]
-        host.die()
+        host.die(death)
         self.network.room.give_back(host_id)
         await host.discard()
 

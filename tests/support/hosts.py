@@ -59,6 +59,9 @@ class Hosts:
     async def about(self, agent: AgentId, what: str) -> None:
         raise AssertionError(f"{agent} is not isolated: {what}")
 
+    async def let_out(self, agent: AgentId) -> bool:
+        raise AssertionError(f"{agent} is not in quarantine.")
+
     async def start(self, count: int) -> list[Host]:
         """Start hosts; the first one leases everything."""
         for number in range(count):

@@ -51,6 +51,9 @@ class Wires:
     async def about(self, agent: AgentId, what: str) -> None:
         raise AssertionError(f"{agent} is not isolated: {what}")
 
+    async def let_out(self, agent: AgentId) -> bool:
+        raise AssertionError(f"{agent} is not in quarantine.")
+
 
 @dataclass
 class Bench:

@@ -259,6 +259,9 @@ class Nowhere:
     async def about(self, agent: AgentId, what: str) -> None:
         raise AssertionError(f"{agent} is not isolated: {what}")
 
+    async def let_out(self, agent: AgentId) -> bool:
+        raise AssertionError(f"{agent} is not in quarantine.")
+
     def connect(self, host: HostRef) -> HostPort:
         raise AssertionError(f"Nobody should ask for {host.id}.")
 

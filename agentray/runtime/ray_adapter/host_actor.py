@@ -20,6 +20,7 @@ from agentray.protocol.codec import decode
 from agentray.protocol.envelope import Packet
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.host import Host
+from agentray.runtime.host_notes import HostNotes
 from agentray.runtime.machine_socket import SocketServer
 from agentray.runtime.ports import HostUnreachable
 from agentray.runtime.ray_adapter.metrics import RayMetrics
@@ -32,6 +33,15 @@ _YOUNG_OBJECTS = 10_000
 than Python's 700, and none of them is garbage: it took 5 to 10 % of a busy host's time."""
 
 
+_BEAT_S = 1.0
+
+
+async def _beat(notes: HostNotes) -> None:
+    while True:
+        notes.beat()
+        await asyncio.sleep(_BEAT_S)
+
+
 class HostActor:
     """A `Host` in a process of its own."""
 
@@ -40,6 +50,7 @@ class HostActor:
         self._host: Host | None = None
         self._server: SocketServer | None = None
         self._stops = False
+        self._notes: HostNotes | None = None
 
     @property
     def _running(self) -> Host:
@@ -62,6 +73,7 @@ class HostActor:
             telemetry.start(self._host_id)
             store = PostgresStore(options.database_url)
             await store.open()
+            notes = self._notes = HostNotes(self._host_id)
             self._host = Host(
                 self._host_id,
                 store,
@@ -74,7 +86,9 @@ class HostActor:
                 batch=options.batch,
                 metrics=RayMetrics() if options.metrics_interval_s else None,
                 metrics_interval_s=options.metrics_interval_s,
+                record=notes.record,
             )
+            self._host.tasks.spawn(_beat(notes), name="beat")
             bind_process(self._host.channel)
             self._server = SocketServer(self._host.deliver, self._host.collect)
             await self._server.start(self._host_id)
@@ -137,4 +151,6 @@ class HostActor:
         if self._server is not None:
             self._server.close()
         await host.store.close()
+        if self._notes is not None:
+            self._notes.close()
         await asyncio.to_thread(telemetry.flush)

@@ -27,6 +27,8 @@ from agentray.errors import (
 )
 from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.snapshot import HostRef
+from agentray.runtime.flight_record import Flight
+from agentray.runtime.host_notes import discard_notes, note_hang, read_notes
 from agentray.runtime.pool_packing import PACKAGE
 from agentray.runtime.ports import HostControl, HostUnreachable, NodeInfo
 from agentray.runtime.ray_adapter.connecting import cluster_address
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 
 _NODE_LABEL = "ray.io/node-id"
+_NOTES_S = 30.0
+"""How long what a dead host has left stays for those who called it."""
 
 
 class RayHostFactory:
@@ -114,6 +118,17 @@ class RayHostFactory:
         """Return the names of living actors; see `ports.HostFactory`."""
         named: Any = await asyncio.to_thread(list_named_actors, all_namespaces=True)
         return [actor["name"] for actor in named if actor["namespace"] == NAMESPACE]
+
+    def flight(self, host: HostRef, *, hung: bool) -> Flight | None:
+        """Return whose code a dead host of this machine ran; see `ports.HostFactory`."""
+        if hung:
+            note_hang(host.id)
+        notes = read_notes(host.id)
+        discard_notes(host.id, _NOTES_S, asyncio.get_running_loop().call_later)
+        if notes is not None and notes.crash and not hung:
+            extra = {"action": "host_crashed", "host": host.id, "stack": notes.crash}
+            logger.error("the host crashed:\n%s", notes.crash, extra=extra)
+        return None if notes is None else notes.flight
 
     def kill(self, host: HostRef) -> None:
         """End a host's process; see `ports.HostFactory`."""

@@ -77,6 +77,7 @@ class ManagerActor:
                     host_setup=self._packed,
                     default_hosts=self._setup.default_hosts,
                     redriver=redriver,
+                    quarantine_after=self._setup.quarantine_after,
                     trace_retention=TraceRetention(
                         self._setup.trace_retention_days, self._setup.trace_retention_runs
                     ),
@@ -236,6 +237,10 @@ class ManagerActor:
     async def find_launched(self, query: LaunchedQuery, limit: int) -> list[LaunchedAgent]:
         """See `Manager.find_launched`."""
         return await (await self._running()).find_launched(query, limit)
+
+    async def release_agent(self, agent: AgentId) -> bool:
+        """See `Manager.release_agent`."""
+        return await (await self._running()).release_agent(agent)
 
     async def failed_agents(self, agent_type: str | None, limit: int) -> list[AgentFailure]:
         """See `Manager.failed_agents`."""

@@ -19,6 +19,7 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
 )
 
+from agentray.core.deaths import Death, Evidence, death_of
 from agentray.errors import (
     ClusterNotRunning,
     ManagerUnavailable,
@@ -26,6 +27,7 @@ from agentray.errors import (
 from agentray.ids import AgentId
 from agentray.protocol.envelope import Packet
 from agentray.protocol.snapshot import HostRef, Snapshot
+from agentray.runtime.host_notes import read_notes
 from agentray.runtime.machine_socket import SocketPort, nbytes
 from agentray.runtime.ports import HostControl, HostGone, HostUnreachable
 from agentray.runtime.ray_adapter.ray_manager import RayManager
@@ -55,9 +57,11 @@ class RayHost:
             # Raised inside the host: it arrives as itself.
             raise error.cause from error
         except (RayActorError, RuntimeEnvSetupError) as error:
-            raise HostGone(reason_of(error)) from error
+            death = _death_of(self._ref.id, reason_of(error))
+            raise HostGone(death.reason, death) from error
         except ValueError as error:
-            raise HostGone(f"there is no actor {self._ref.actor_name}") from error
+            death = _death_of(self._ref.id, f"there is no actor {self._ref.actor_name}")
+            raise HostGone(death.reason, death) from error
         except RayError as error:
             # The object store is full, or a part of the request was lost: the link asks again.
             raise HostUnreachable(reason_of(error)) from error
@@ -134,12 +138,22 @@ class RayHost:
         await self._call("stop", grace_s)
 
 
+def _death_of(host_id: str, words: str) -> Death:
+    """Tell how a host ended; its own notes say most, where this process is on its machine."""
+    notes = read_notes(host_id)
+    return death_of(Evidence(words)) if notes is None else notes.death(words)
+
+
 class RayConnector:
     """Finds host actors by name."""
 
     def connect(self, host: HostRef) -> HostControl:
         """Return the port of a host; see `ports.Connector`."""
         return RayHost(host)
+
+    async def let_out(self, agent: AgentId) -> bool:
+        """Let an agent out of quarantine; see `ports.Connector`."""
+        return await (await _manager()).call("release_agent", agent)
 
     async def seat(self, agent: AgentId) -> Snapshot:
         """Have a host started for an isolated agent; see `ports.Connector`."""

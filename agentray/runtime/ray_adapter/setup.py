@@ -18,6 +18,7 @@ from agentray.config import (
     MAX_ATTEMPTS,
     MAX_STATE_BYTES,
     METRICS_INTERVAL_S,
+    QUARANTINE_AFTER,
     TRACE_RETENTION_DAYS,
     TRACE_RETENTION_RUNS,
     BatchLimits,
@@ -49,6 +50,7 @@ class Setup:
         trace_retention_runs: how many of them.
         dead_letters: how many are kept.
         metrics_interval_s: how often hosts hand their metrics to Ray; 0: they count none.
+        quarantine_after: deaths of hosts after which an agent takes no messages; 0: never.
     """
 
     database_url: str
@@ -65,6 +67,7 @@ class Setup:
     metrics_interval_s: float = METRICS_INTERVAL_S
     dead_letters: int = DEAD_LETTERS
     max_attempts: int = MAX_ATTEMPTS
+    quarantine_after: int = QUARANTINE_AFTER
 
 
 def reason_of(error: RayError) -> str:
