@@ -108,7 +108,7 @@ class ManagerClient(SupervisionClient, MovesClient):
         done, snapshot = await self._manager.call("deploy", spec)
         self._channel.update(snapshot)
         await self._until_placed(spec.name, pending_timeout)
-        await self.start_groups(loaded)
+        await self._start_groups(loaded)
         return done
 
     async def _until_placed(self, app: str, timeout: float | None) -> None:
@@ -146,7 +146,7 @@ class ManagerClient(SupervisionClient, MovesClient):
         Raises:
             ConfigurationError: there is no app of this name.
         """
-        await self.stop_groups(app_name)  # a stopped app's agents take no such orders
+        await self._stop_groups(app_name)  # a stopped app's agents take no such orders
         self._channel.update(await self._manager.call("stop_app", app_name))
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (grace_s if drain else 0.0)

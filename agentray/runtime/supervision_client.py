@@ -48,7 +48,7 @@ class SupervisionClient:
         name = agent_type if isinstance(agent_type, str | None) else agent_type.agent_type.name
         return await self._manager.call("failed_agents", name, limit)
 
-    async def start_groups(self, app: App) -> None:
+    async def _start_groups(self, app: App) -> None:
         """Launch the groups that an app's classes say start with it; those that run go on.
 
         Raises:
@@ -60,7 +60,7 @@ class SupervisionClient:
                     launch = Launch(agent_type.cls, name=key, labels={GROUP_LABEL: app.name})
                     await self._launcher.launch(launch, None)
 
-    async def stop_groups(self, app_name: str) -> None:
+    async def _stop_groups(self, app_name: str) -> None:
         """Shut down the groups that have started with an app, the last one first."""
         query = LaunchedQuery(labels={GROUP_LABEL: app_name}, statuses=[AgentStatus.RUNNING])
         for record in await self._launcher.find(query, 1000):  # the newest come first

@@ -23,7 +23,13 @@ from typing import Any, TypeVar
 
 from agentray import telemetry
 from agentray.agent import Agent
-from agentray.config import BATCH, MAX_STATE_BYTES, METRICS_INTERVAL_S, BatchLimits
+from agentray.config import (
+    BATCH,
+    MAX_STATE_BYTES,
+    METRICS_INTERVAL_S,
+    QUARANTINE_AFTER,
+    BatchLimits,
+)
 from agentray.context import Context, bind_process, release_process
 from agentray.core.deaths import Death, DeathCause
 from agentray.core.leadership import Candidate
@@ -372,6 +378,7 @@ class LocalRuntime(SyncContext):
         batch: BatchLimits = BATCH,
         metrics: MetricsPort | None = None,
         metrics_interval_s: float = METRICS_INTERVAL_S,
+        quarantine_after: int = QUARANTINE_AFTER,
         nodes: Sequence[str] = ("local",),
     ) -> None:
         """Make one.
@@ -390,6 +397,7 @@ class LocalRuntime(SyncContext):
             batch: most that leaves together for one host.
             metrics: where the hosts' metrics go, such as `RecordedMetrics`; None: nowhere.
             metrics_interval_s: how often they do.
+            quarantine_after: deaths of hosts after which an agent takes no messages; 0: never.
             nodes: ids of the machines among which its hosts are divided; `resources` are those of
                 all of them together.
         """
@@ -403,6 +411,7 @@ class LocalRuntime(SyncContext):
         self.batch = batch
         self.metrics = metrics
         self.metrics_interval_s = metrics_interval_s
+        self._quarantine_after = quarantine_after
         self.nodes = tuple(nodes)
         self.network = _Network(self)
         self._wanted = hosts
@@ -430,6 +439,7 @@ class LocalRuntime(SyncContext):
             lead=lead,
             host_setup=b"",
             default_hosts=self._wanted,
+            quarantine_after=self._quarantine_after,
             redriver=Redriver(lead.store, Channel(self.network)),
         )
         await manager.start()

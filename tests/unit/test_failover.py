@@ -117,7 +117,8 @@ class Poison(Agent):
 
 
 async def test_a_run_that_kills_every_host_ends_dead_and_the_others_go_on() -> None:
-    runtime = Poison.runtime = LocalRuntime(hosts=2)
+    # Without quarantine, which would end it sooner.
+    runtime = Poison.runtime = LocalRuntime(hosts=2, quarantine_after=0)
     async with runtime as manager:
         await manager.deploy(App("poison", [Poison, Desk, Reverser, Counter_, Joiner], entry=Desk))
         run = await asyncio.wait_for(manager.prompt("poison", agent=Poison), 60)
