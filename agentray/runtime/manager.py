@@ -19,10 +19,9 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from agentray.config import DEAD_LETTERS
-from agentray.core.orphans import actor_name
 from agentray.config import DEAD_LETTERS, QUARANTINE_AFTER
 from agentray.core.deaths import DeathCause
+from agentray.core.orphans import actor_name
 from agentray.core.reconcile import (
     HostFact,
     HostStatus,
