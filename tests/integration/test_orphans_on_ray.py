@@ -18,11 +18,17 @@ from tests.support.cluster import Cluster, until_complete
 pytestmark = pytest.mark.timeout(180)
 
 
-class Leftover:
-    """An actor as a host's is, of which nobody knows."""
+def leftover() -> type:
+    """Return the class of an actor as a host's is, of which nobody knows.
 
-    def alive(self) -> bool:
-        return True
+    Made here, so that it travels as it is: workers cannot import tests.
+    """
+
+    class Leftover:
+        def alive(self) -> bool:
+            return True
+
+    return Leftover
 
 
 async def test_gc_ends_the_actors_that_no_row_knows_and_leaves_those_of_others(
@@ -34,7 +40,7 @@ async def test_gc_ends_the_actors_that_no_row_knows_and_leaves_those_of_others(
     names = [actor_name("host_lost", mark), actor_name("host_foreign", "cluster_other")]
     options = {"namespace": "agentray", "lifetime": "detached", "num_cpus": 0}
     made: list[Any] = [
-        ray.remote(Leftover).options(name=name, **options).remote() for name in names
+        ray.remote(leftover()).options(name=name, **options).remote() for name in names
     ]
     try:
         for actor in made:
