@@ -48,8 +48,9 @@ logger = logging.getLogger(__name__)
 MAX_WAITING = 5_000
 """Messages that wait in one host's memory for their agents; the others wait in the Store."""
 
-MAX_DEATHS = 5
-"""Hosts that may die while they handle one message; then its run is `dead`."""
+MAX_DEATHS = 8
+"""Hosts that may be lost while they handle one message; then its run is `dead`. A host that it had
+to leave before it was done, after the grace of a move, counts as well."""
 
 ALONE_AFTER = 2
 """Deaths after which a message is handled while no other such one is: so each host that dies from
@@ -422,7 +423,7 @@ class Steps:
         """End a run as dead because of a message that no host survives."""
         agent = turn.envelope.target
         what = f"{turn.envelope.name.rpartition('.')[2]} for {agent}"
-        text = f"Given up: {deaths} hosts died while they handled its {what}."
+        text = f"Given up: {deaths} hosts were lost while they handled its {what}."
         error = RunError(type="HostDied", message=text, agent=str(agent), path=turn.path)
         step = Step(turn.message[0], datetime.now(UTC), drops=RunStatus.DEAD, errors=[error])
         committed, _ = await self.submit(self._effects(agent, (), step))

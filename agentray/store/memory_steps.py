@@ -233,8 +233,7 @@ class MemorySteps:
             message = None if run is None else run.messages.get(number)
             if message is None:
                 continue
-            before = self._hosts.get(message.host or "")
-            message.attempts += before is not None and before.status == "dead"
+            message.attempts += message.host not in (None, host)
             message.host = host
             attempts[run_id, number] = message.attempts
         return attempts

@@ -119,7 +119,7 @@ class KeptMessage:
     agent: AgentId
     event: str  # JSON
     about: str  # JSON
-    attempts: int = 0  # deaths of hosts that had begun it, as far as is known
+    attempts: int = 0  # hosts that had begun it and lost it, as far as is known
 
 
 class StepStore(Protocol):
@@ -160,8 +160,8 @@ class StepStore(Protocol):
     ) -> dict[tuple[str, int], int]:
         """Note that a host begins messages, by run and number; return the attempts of each.
 
-        One that a host had begun which is dead now has one attempt more. Those that are gone are
-        left out.
+        One that another host had begun has one attempt more: that host has lost it. Those that are
+        gone are left out.
         """
         ...
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 import pytest
 from pydantic import BaseModel
 
 from agentray import Agent, AgentId, AgentOptions, App, Event, TerminateEvent, on
+from agentray.event_run import EventRun
+from agentray.patterns import AggregatorAgent, Gathered
 from agentray.protocol.runs import RunStatus
 from agentray.runtime.manager_client import ManagerClient
+from agentray.runtime.steps import MAX_DEATHS
 from agentray.testing import LocalRuntime
 from tests.support.eventually import eventually_async
 
@@ -126,3 +129,134 @@ async def test_hosts_that_die_at_any_moment_lose_and_repeat_nothing(seed: int):
 
 async def _two(runtime: LocalRuntime) -> bool:
     return len(runtime.hosts) > 1
+
+
+# Messages that no host survives
+
+
+class Poison(Event):
+    deadly: bool
+
+
+class Drinker(Agent):
+    @on(Poison, key="field:event_id")
+    async def drink(self, poison: Poison) -> None:
+        IDS[poison.event_id].append(self.context.idempotency_id)
+        if poison.deadly:
+            DEADLY.append(poison.event_id)
+            DYING.set()
+            await asyncio.Event().wait()
+
+
+IDS: defaultdict[str, list[str | None]] = defaultdict(list)
+DEADLY: list[str] = []
+DYING = asyncio.Event()
+
+
+class Feast(Event):
+    drinks: int
+
+
+class Host(Agent):
+    @on(Feast)
+    async def serve(self, feast: Feast) -> list[Event]:
+        return [Poison(deadly=n == 0) for n in range(feast.drinks)]
+
+
+async def test_a_message_that_kills_its_hosts_is_the_end_of_its_run_alone():
+    IDS.clear()
+    async with (runtime := LocalRuntime(hosts=2, quarantine_after=0)) as manager:
+        await manager.deploy(App("feast", [Drinker, Host]))
+        DYING.clear()
+        deadly = await manager.dispatch(Feast(drinks=8), durability="step")
+        kills = 0
+        while deadly.status is RunStatus.RUNNING:
+            await eventually_async(lambda: _dying_or_over(deadly), timeout_s=30, interval_s=0.01)
+            if not DYING.is_set():
+                break
+            DYING.clear()
+            await eventually_async(lambda: _two(runtime), timeout_s=30)
+            await runtime.kill_host(runtime.host_of(AgentId("drinker", DEADLY[-1])) or "")
+            kills += 1
+        run = await deadly.wait(30)
+        assert run.status is RunStatus.DEAD
+        assert run.error is not None
+        assert "hosts were lost while they handled its Poison for drinker/" in run.error.message
+        assert kills <= MAX_DEATHS + 1
+        ids = [each for of_event in IDS.values() for each in of_event]
+        assert len(set(ids)) == 8, "an id for each message"
+        assert all(len(set(of_event)) == 1 for of_event in IDS.values()), "the same each time"
+        assert not await runtime.store.load_messages(["drinker", "host"], range(256))
+
+
+async def _dying_or_over(run: EventRun) -> bool:
+    return DYING.is_set() or run.status is not RunStatus.RUNNING
+
+
+# Aggregators
+
+
+class Asked(Event):
+    number: int
+
+
+class Part(Event):
+    n: int
+
+
+class Both(TerminateEvent):
+    total: int
+
+
+class Parts(Agent):
+    @on(Asked, key="field:event_id")
+    async def answer(self, asked: Asked) -> list[Event]:
+        return [Part(n=asked.number), Slow(number=asked.number)]
+
+
+class Slow(Event):
+    number: int
+
+
+class Late(Agent):
+    options = AgentOptions(concurrency=None)
+
+    @on(Slow, key="field:event_id")
+    async def answer(self, slow: Slow) -> Part:
+        await GATE.wait()
+        return Part(n=slow.number)
+
+
+TWO_PARTS: dict[type[Event], int] = {Part: 2}
+
+
+class Sum(AggregatorAgent):
+    needs = TWO_PARTS
+
+    async def combine(self, events: Gathered) -> Both:
+        return Both(total=sum(part.n for part in events.all(Part)))
+
+
+GATE = asyncio.Event()
+
+
+async def test_what_an_aggregator_has_gathered_survives_its_host():
+    GATE.clear()
+    async with (runtime := LocalRuntime(hosts=2)) as manager:
+        await manager.deploy(App("sums", [Parts, Late, Sum]))
+        runs = [
+            await manager.dispatch(Asked(number=n), durability="step", events=False)
+            for n in range(12)
+        ]
+        for _ in range(2):
+            await eventually_async(lambda: _gathered(runtime), timeout_s=30)
+            await runtime.kill_host(runtime.hosts[0])
+            await eventually_async(lambda: _two(runtime), timeout_s=30)
+        GATE.set()
+        for n, run in enumerate(runs):
+            assert (await run.result(Both, timeout=30)).total == 2 * n
+        assert not await runtime.store.load_messages(["parts", "late", "sum"], range(256))
+
+
+async def _gathered(runtime: LocalRuntime) -> bool:
+    return len(await runtime.store.load_messages(["sum"], range(256))) == 12

@@ -14,15 +14,15 @@ WHERE agent_type = ANY ($1::text[]) AND slot = ANY ($2::integer[]) AND (run_id, 
 ORDER BY run_id, number LIMIT $5;
 
 -- name: begin_messages
--- Note who begins messages; one that a host had begun which is dead now has one attempt more.
+-- Note who begins messages; one that another host had begun has one attempt more.
 WITH wanted AS (
-    SELECT message.run_id, message.number, hosts.id IS NOT NULL AS died
+    SELECT message.run_id, message.number,
+           message.host IS NOT NULL AND message.host <> $1 AS lost
     FROM unnest($2::text[], $3::bigint[]) AS asked (run_id, number)
     JOIN step_messages AS message USING (run_id, number)
-    LEFT JOIN hosts ON hosts.id = message.host AND hosts.status = 'dead'
     ORDER BY message.run_id, message.number FOR UPDATE OF message
 )
-UPDATE step_messages AS message SET host = $1, attempts = message.attempts + wanted.died::integer
+UPDATE step_messages AS message SET host = $1, attempts = message.attempts + wanted.lost::integer
 FROM wanted WHERE message.run_id = wanted.run_id AND message.number = wanted.number
 RETURNING message.run_id, message.number, message.attempts;
 
