@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, Unpack
 from agentray import telemetry
 from agentray.errors import ConfigurationError
 from agentray.event_run import DispatchOptions, EventRun
-from agentray.events import Event
+from agentray.events import Event, check_event
 from agentray.ids import AgentId, TopicId, child_of, new_id
 from agentray.protocol.budgets import Usage
 from agentray.protocol.envelope import NO_MESSAGE, Envelope
@@ -140,7 +140,16 @@ class Context:
         event: the event that is being handled; None for anything else.
     """
 
-    __slots__ = ("_envelope", "agent", "cause_id", "deadline", "event", "scope", "surroundings")
+    __slots__ = (
+        "_envelope",
+        "agent",
+        "cause_id",
+        "deadline",
+        "event",
+        "held",
+        "scope",
+        "surroundings",
+    )
 
     listens = False
     """Whether `sent` is called; a class says so for all of its contexts."""
@@ -159,6 +168,7 @@ class Context:
         self.cause_id = cause_id
         self.event: Event | None = None
         self.scope: Any = None  # what the handler emitted; owned by the host
+        self.held: list[Event] | None = None  # until the handler has succeeded; None: it goes out
         # Its fields are read where somebody asks for them: most handlers ask for none.
         self._envelope = envelope
 
@@ -286,8 +296,14 @@ class Context:
     def sent(self, message: Any) -> None:
         """Hear of a message whose answer somebody waits for; nothing is done about it here."""
 
-    def publish(self, event: Event, *, topic: TopicId | str | None = None) -> None:
-        """Send an event to every agent that subscribes to its type or topic, now.
+    def publish(
+        self, event: Event, *, topic: TopicId | str | None = None, at_once: bool = False
+    ) -> None:
+        """Send an event to every agent that subscribes to its type or topic.
+
+        It leaves when the handler has succeeded and its state is committed, with what the handler
+        returns behind it; of a handler that raises or is cancelled nothing leaves. Of one that
+        yields all leaves at once, and so does what a loop publishes outside of its turns.
 
         It inherits this message's correlation; where there was none, one begins, the same for all
         that the message publishes. What subscribers do with it belongs to the run: the run ends
@@ -297,11 +313,25 @@ class Context:
             event: what happened.
             topic: that it is about: a `TopicId`, or its text, `orders/eu` or `orders`. None: the
                 event's own, if it was made with one.
+            at_once: it leaves now, whatever becomes of the handler.
 
         Raises:
             ConfigurationError: the topic is malformed.
+            PayloadError: it is no event; or a `TerminateEvent` whose fields have no JSON form.
         """
-        self.surroundings.publish(event if topic is None else event.on_topic(topic), self)
+        told = event if topic is None else event.on_topic(topic)
+        if self.held is None or at_once:
+            self.surroundings.publish(told, self)
+        else:
+            check_event(told)
+            self.conversation()  # begins with the first event, where there was none
+            self.held.append(told)
+
+    def release(self) -> None:
+        """Let what was held leave, and what comes from here on."""
+        held, self.held = self.held, None
+        for event in held or ():
+            self.surroundings.publish(event, self)
 
     def progress(
         self, message: str, *, current: float | None = None, total: float | None = None

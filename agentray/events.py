@@ -250,6 +250,32 @@ class Answered(Event):
     details: Any = None
 
 
+def check_event(event: object) -> None:
+    """Refuse what could not leave later, when its handler has succeeded.
+
+    Raises:
+        PayloadError: it is no event, or it ends its run with fields that have no JSON form.
+    """
+    if not isinstance(event, Event):
+        raise PayloadError(f"{type(event).__name__} is published, which is no event.")
+    if isinstance(event, TerminateEvent):
+        answer_of(event)
+
+
+def answer_of(event: Event) -> Any:
+    """Return the fields of an event that ends a run, as JSON values.
+
+    Raises:
+        PayloadError: they have no JSON form; it names the field.
+    """
+    what = f"content of {event.event_type}"
+    try:
+        return as_json(event.content(), what)
+    except ValueError:
+        fields = set(type(event).model_fields) - set(Event.model_fields)
+        return as_json({name: getattr(event, name) for name in fields}, what)
+
+
 def event_class(name: str) -> type[Event]:
     """Return the class registered under a name.
 

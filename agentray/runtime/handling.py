@@ -15,7 +15,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, cast
 
 from agentray import context as contexts
-from agentray.agent import ActionSpec
+from agentray.agent import ActionSpec, EventHandler
 from agentray.context import Context
 from agentray.errors import (
     AgentMoved,
@@ -38,7 +38,8 @@ from agentray.protocol.codec import (
     goes_as_it_is,
     text_of,
 )
-from agentray.protocol.envelope import Failure, Kind, Large, Outcome, ReplyKind
+from agentray.protocol.envelope import Envelope, Failure, Kind, Large, Outcome, ReplyKind
+from agentray.protocol.event_runs import STEPS
 from agentray.runtime import passage
 from agentray.runtime.dead_letters import read_payload
 from agentray.runtime.own_turn import OWN, Unheard
@@ -141,6 +142,7 @@ async def _handle_call(
     if spec is None or spec.streams:
         raise _not_called(agent, name, spec)
     method = getattr(agent.agent, name)
+    context.held = _held(context)
     if agent.type.hooks is not None:
         value: Any = passage.call(agent, turn, agent.type.hooks)
     elif type(payload) is tuple:
@@ -153,12 +155,11 @@ async def _handle_call(
     # The exact type first: the general test takes as long as a short handler.
     if type(value) is CoroutineType or inspect.isawaitable(value):
         value = cast("object", await value)
-    if goes_as_it_is(value) or (turn.sink is agent.host.link and type(value) in PLAIN):
-        result = value
-    else:
-        result = encode_result(value, name)
+    result = _as_sent(agent, turn, value)
     if agent.type.keeps_state or context.scope is not None:
         await _commit(agent, turn, context)
+    if context.held:
+        _release(turn, context)
     if turn.envelope.kind == _TELL:
         turn.drop()  # it was answered when it was queued
     elif started is not None or context.scope is not None:
@@ -174,6 +175,13 @@ async def _commit(agent: Incarnation, turn: Turn, context: Context) -> None:
         await agent.host.steps.commit_call(agent, turn, scope)
     elif agent.type.keeps_state:
         await agent.commit_state(turn)
+
+
+def _as_sent(agent: Incarnation, turn: Turn, value: Any) -> Any:
+    """Return a result as it travels."""
+    if goes_as_it_is(value) or (turn.sink is agent.host.link and type(value) in PLAIN):
+        return value
+    return encode_result(value, turn.envelope.name)
 
 
 def _reply_from_run(
@@ -208,8 +216,10 @@ async def _handle_own(
     """Let the agent have its turn: a tick of a timer, what a loop does, `on_idle`."""
     del started  # it belongs to no run
     context.scope = Unheard(agent.id)
+    context.held = []
     await turn.envelope.payload()
     await agent.commit_state(turn)
+    context.release()
     turn.reply(_VALUE)
 
 
@@ -277,18 +287,12 @@ async def _handle_event(
     agent: Incarnation, turn: Turn, context: Context, started: datetime | None
 ) -> None:
     envelope = turn.envelope
-    event = envelope.payload
-    if isinstance(event, bytes):
-        event = agent.host.read_event(event)
-    handler = agent.type.handlers.get(envelope.name)
-    if handler is None and isinstance(event, Event):
-        handler = agent.type.handler_of(event)
-    if handler is None or not isinstance(event, Event):
-        raise NoHandler(str(agent.id), envelope.name)
+    event, handler = _event_and_handler(agent, envelope)
     if envelope.run is not None and agent.host.parts.cancelled(envelope.run):
         turn.reply(ReplyKind.CANCELLED)
         return
     context.event = event
+    context.held = _held(context)
     scope = scope_of(context)
     if turn.is_step and not await agent.host.steps.begin(cast("StepTurn", turn), scope):
         return
@@ -302,20 +306,63 @@ async def _handle_event(
         await agent.host.steps.commit(agent, cast("StepTurn", turn), scope)
         return
     run = turn.run
-    if run is not None and scope.only_one_held:
+    if run is not None and context.held and not _somebody_waits(agent, context):
+        context.release()
+    if run is not None and not context.held and scope.only_one_held:
         # A prompt whose work is done: its state and its result in one transaction.
         await agent.end_run(run, scope.outcome())
         turn.drop()
         return
     if agent.type.keeps_state:
         await agent.commit_state(turn)
+    if context.held:
+        _release(turn, context)
     turn.ends_with(scope, lambda outcome: _acknowledge(turn, outcome))
     scope.release()
 
 
+def _event_and_handler(agent: Incarnation, envelope: Envelope) -> tuple[Event, EventHandler]:
+    """Return the event that a message brings, and who handles it.
+
+    Raises:
+        NoHandler: nobody does.
+    """
+    event = envelope.payload
+    if isinstance(event, bytes):
+        event = agent.host.read_event(event)
+    handler = agent.type.handlers.get(envelope.name)
+    if handler is None and isinstance(event, Event):
+        handler = agent.type.handler_of(event)
+    if handler is None or not isinstance(event, Event):
+        raise NoHandler(str(agent.id), envelope.name)
+    return event, handler
+
+
+def _held(context: Context) -> list[Event] | None:
+    """Return where events wait for their handler; in a run durable per step its commit has them."""
+    run = context.run
+    return None if run is not None and run[0] in STEPS else []
+
+
+def _release(turn: Turn, context: Context) -> None:
+    """Let the events leave of a handler that has succeeded."""
+    if turn.abandoned:
+        context.held = []  # nobody knows of it any more
+    context.release()
+
+
+def _somebody_waits(agent: Incarnation, context: Context) -> bool:
+    """Whether an event that is held has a subscriber: it must not leave before the commit."""
+    wanted = agent.host.publisher.types_that_want
+    hooked = agent.type.name in agent.host.code.publish_hooks
+    return hooked or any(wanted(event) for event in context.held or ())
+
+
 async def _emit_all(agent: Incarnation, result: Any, context: Context) -> None:
-    """Publish what a handler returned or yields."""
+    """Publish what a handler yields, at once, or let what it returned leave with its success."""
     if inspect.isasyncgen(result):
+        if agent.type.hooks is None:
+            context.release()
         async for item in cast("AsyncIterator[Any]", result):
             _emit(agent, item, context)
         return
@@ -323,6 +370,8 @@ async def _emit_all(agent: Incarnation, result: Any, context: Context) -> None:
         result = cast("object", await result)
     if result is None:
         return
+    if inspect.isgenerator(result):
+        context.release()
     if isinstance(result, list | tuple) or inspect.isgenerator(result):
         for item in cast("Iterable[Any]", result):
             _emit(agent, item, context)
@@ -332,7 +381,7 @@ async def _emit_all(agent: Incarnation, result: Any, context: Context) -> None:
 
 def _emit(agent: Incarnation, item: Any, context: Context) -> None:
     if isinstance(item, Event):
-        agent.host.publish(item, context)
+        context.publish(item)
     elif isinstance(context.event, Prompt | Answered):
         # Asked directly, an agent may answer directly.
         scope_of(context).answer(as_json(item, "answer"))

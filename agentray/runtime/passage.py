@@ -298,7 +298,7 @@ async def event(
 
     def start(message: SentMessage) -> AsyncGenerator[Any]:
         context.event = message.event
-        return _emitted(handler(message.event))
+        return _emitted(handler(message.event), context)
 
     if prompted:
         async with aclosing(_items(passage, start)) as items:
@@ -315,8 +315,13 @@ async def event(
             yield item
 
 
-async def _emitted(result: Any) -> AsyncGenerator[Any]:
-    """Yield what a handler of events returned or yields, one by one."""
+async def _emitted(result: Any, context: Context) -> AsyncGenerator[Any]:
+    """Yield what a handler of events returned or yields, one by one.
+
+    What it yields leaves at once, what it returns with its success.
+    """
+    if inspect.isasyncgen(result) or inspect.isgenerator(result):
+        context.release()
     if inspect.isasyncgen(result):
         async with aclosing(cast("AsyncGenerator[Any]", result)) as items:
             async for item in items:

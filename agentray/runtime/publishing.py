@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentray.context import Context
 from agentray.core.routing import Misrouted, Recipients, Routes
-from agentray.events import Event, TerminateEvent
+from agentray.events import Event, TerminateEvent, answer_of
 from agentray.ids import AgentId
 from agentray.protocol.codec import as_json, decode, encode, text_of
 from agentray.protocol.envelope import Failure, Kind, Outcome, Reply
@@ -72,7 +72,7 @@ class Publisher:
         own = published.correlation_id == context.correlation_id
         run = context.run if own else None
         terminates = isinstance(published, TerminateEvent)
-        answer = _answer_of(published) if terminates and own else None
+        answer = answer_of(published) if terminates and own else None
         if run is not None and not self._host.parts.takes(run, published, scope):
             return True
         # What such a run emits leaves with the commit of its message, and so does its end.
@@ -143,20 +143,6 @@ class Publisher:
         channel = self._host.channel
         message = Post(Kind.PROGRESS, context.root, "", payload, _ignore)
         channel.post(message)
-
-
-def _answer_of(event: Event) -> Any:
-    """Return the fields of an event that ends a run, as JSON values.
-
-    Raises:
-        PayloadError: they have no JSON form; it names the field.
-    """
-    what = f"content of {event.event_type}"
-    try:
-        return as_json(event.content(), what)
-    except ValueError:
-        fields = set(type(event).model_fields) - set(Event.model_fields)
-        return as_json({name: getattr(event, name) for name in fields}, what)
 
 
 @lru_cache(maxsize=4096)
