@@ -53,12 +53,14 @@ async def gather(
             `collect`: an item's error stands in its place.
 
     Raises:
-        ConfigurationError: the limit is less than 1.
+        ConfigurationError: the limit is less than 1, or on_error is something else.
         DeadlineExceeded: a call took too long.
         Exception: what a call raised.
     """
     if limit < 1:
         raise ConfigurationError(f"gather(limit={limit}): at least one call at once.")
+    if str(on_error) not in ("raise", "collect"):
+        raise ConfigurationError(f"gather(on_error={on_error!r}): write 'raise' or 'collect'.")
     results: dict[int, Any] = {}
     failed: list[Exception] = []
     numbered = enumerate(items)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import BaseModel
 
 from agentray.agent import Agent, AgentOptions, action
-from agentray.errors import AgentMoved, PayloadError, VersionConflict
+from agentray.errors import AgentMoved, ConfigurationError, PayloadError, VersionConflict
 from agentray.ids import new_id
 from agentray.patterns.memory_book import Book, Kept, Write, merged
 from agentray.protocol.codec import as_json, decode, encode
@@ -206,6 +206,8 @@ class WorkingMemory(Agent):
         return Entry(self._decode(data), await self._write(key, data, expected))
 
     async def _write(self, key: str, data: bytes | None, expected: int | None) -> int:
+        if not (isinstance(cast("object", key), str) and key):
+            raise ConfigurationError(f"The key of an entry is a text that is not empty: {key!r}.")
         write = self._book.plan(key, data, expected)
         await self._keep(write)
         self._book.apply(write)

@@ -148,6 +148,8 @@ def test_an_iterator_that_fails_and_a_wrong_limit_are_told() -> None:
             await gather(items(), Counting())
         with pytest.raises(ConfigurationError, match="limit=0"):
             await gather([1], Counting(), limit=0)
+        with pytest.raises(ConfigurationError, match="'zz'"):
+            await gather([1], Counting(), on_error="zz")  # type: ignore[call-overload]
 
     run(test())
 

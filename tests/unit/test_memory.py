@@ -21,7 +21,7 @@ from agentray import (
     PayloadError,
     action,
 )
-from agentray.errors import MemoryFull, StoreUnavailable, VersionConflict
+from agentray.errors import ConfigurationError, MemoryFull, StoreUnavailable, VersionConflict
 from agentray.patterns import Change, DurableMemory, Memory, WorkingMemory
 from agentray.patterns.memory_book import MAX_CHANGES
 from agentray.store.memory import MemoryStore
@@ -84,6 +84,9 @@ def test_what_was_put_is_got_by_everybody_in_the_namespace(kind: type[WorkingMem
         assert entry is not None
         assert entry.version == version
         assert await other.entry("plan") is None
+        for key in (5, "", None):
+            with pytest.raises(ConfigurationError, match="is a text"):
+                await memory.put(key, 1)  # type: ignore[arg-type]
         await memory.put("place", None)
         assert await same.get("place", "default") is None
         assert await same.keys() == ["place", "plan"]
