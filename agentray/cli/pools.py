@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -54,8 +55,11 @@ def add(
     spread: Annotated[
         bool, typer.Option("--spread", help="Over as many machines as there are.")
     ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Give one that is there exactly these settings.")
+    ] = False,
 ) -> None:
-    """Add a pool, or change one: resize it, or replace its hosts by others."""
+    """Add a pool; with --replace also change one: what is not said is as in a new one."""
     settings = read_settings()
     from agentray.cli import render
     from agentray.runtime.connection import connect
@@ -66,6 +70,8 @@ def add(
 
     async def ask() -> list[dict[str, Any]]:
         async with connect(settings=settings) as manager:
+            if not replace:
+                check_new(name, await manager.pools())
             await manager.add_pool(
                 name,
                 hosts=count,
@@ -111,6 +117,19 @@ def default(name: Name) -> None:
 
     asyncio.run(ask())
     console.write(f"{name}: is the default")
+
+
+def check_new(name: str, pools: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to change a pool by mistake.
+
+    Raises:
+        ConfigurationError: there is a pool of this name.
+    """
+    if any(pool["name"] == name for pool in pools):
+        raise ConfigurationError(
+            f"There is a pool {name!r} already. With --replace it gets exactly the settings that "
+            "you write, and those of a new pool for the rest; `agentray pool list` shows its own."
+        )
 
 
 def _hosts(text: str) -> int | tuple[int, int]:

@@ -25,6 +25,7 @@ from agentray import (
     action,
     on,
 )
+from agentray.cli.pools import check_new
 from agentray.core import scaling
 from agentray.protocol.deployment import PoolSpec
 from agentray.runtime.pool_packing import pack_pool
@@ -468,3 +469,10 @@ def test_a_call_that_outlasts_the_grace_of_a_move_ends_with_an_error() -> None:
             assert await asyncio.gather(*left) == ["worked"] * len(left)
 
     virtual_time.run(move())
+
+
+async def test_the_command_line_changes_no_pool_by_mistake() -> None:
+    async with LocalRuntime() as manager:
+        check_new("more", await manager.pools())
+        with pytest.raises(ConfigurationError, match="--replace"):
+            check_new("default", await manager.pools())
