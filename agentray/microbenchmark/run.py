@@ -14,6 +14,7 @@ from agentray.microbenchmark.failover import measure_failover
 from agentray.microbenchmark.growth import measure_growth
 from agentray.microbenchmark.http import measure_http
 from agentray.microbenchmark.in_memory import measure_in_memory
+from agentray.microbenchmark.moves import measure_moves
 from agentray.microbenchmark.peers import measure_peers
 from agentray.microbenchmark.places import deployed
 from agentray.microbenchmark.rows import Row
@@ -75,5 +76,6 @@ async def _measure(
     report("durable prompts")
     rows += await measure_durable(scale)
     report("hosts that are killed")
+    rows += await measure_moves(manager, scale)
     rows += await measure_failover(manager, scale)
     return rows

@@ -12,6 +12,7 @@ from agentray.microbenchmark.calls import measure_calls
 from agentray.microbenchmark.durable import measure_durable
 from agentray.microbenchmark.failover import measure_failover
 from agentray.microbenchmark.in_memory import measure_in_memory
+from agentray.microbenchmark.moves import measure_moves
 from agentray.microbenchmark.peers import measure_peers
 from agentray.microbenchmark.places import deployed
 from agentray.microbenchmark.rows import Row
@@ -82,3 +83,10 @@ async def test_durable_prompts_are_measured_in_a_process_of_their_own():
     assert row.name == "run_durable_prompts_per_s"
     assert row.value > 0
     assert math.isfinite(row.ratio)
+
+
+async def test_the_added_latency_of_a_planned_move_is_measured(manager: ManagerClient) -> None:
+    (row,) = await measure_moves(manager, TINY)
+    assert row.name == "planned_move_p99_added_ms"
+    assert row.baseline_value > 0
+    assert row.value < 5000  # no call has waited for anything but the move

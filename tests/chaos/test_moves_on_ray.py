@@ -1,0 +1,112 @@
+"""Hosts are drained, pools scaled, hosts stopped in their tracks, while work goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import psutil
+import pytest
+
+from agentray import Handle, ManagerClient, RunStatus
+from tests.support.cluster import RIVER, live_hosts, until_complete
+from tests.support.eventually import eventually_async
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("helper_app")]
+
+
+class Work:
+    """Calls and prompts without a pause; what goes wrong is noted."""
+
+    def __init__(self, manager: ManagerClient, name: str) -> None:
+        self.manager = manager
+        self.name = name
+        self.done = 0
+        self.problems: list[str] = []
+        self.ended = False
+
+    async def count(self, number: int) -> None:
+        """Add to an account, each time one: it must never miss one, nor count one twice."""
+        ledger: Handle[Any] = self.manager.handle("ledger", f"{self.name}-{number}")
+        total = 0
+        while not self.ended:
+            total += 1
+            if (told := await ledger.add(1)) != total:
+                self.problems.append(f"{number}: {told} instead of {total}")
+            self.done += 1
+
+    async def analyse(self) -> None:
+        """Run the example: two agents side by side, and one that gathers what they found."""
+        while not self.ended:
+            run = await self.manager.prompt(RIVER, timeout=120)
+            if run.status is not RunStatus.SUCCEEDED or run.attempt != 1:
+                self.problems.append(f"{run.id}: {run.status}, attempt {run.attempt}, {run.error}")
+            self.done += 1
+
+
+async def test_hosts_leave_and_come_and_no_work_is_lost_or_repeated(manager: ManagerClient) -> None:
+    before = await until_complete(manager)
+    work = Work(manager, "moves")
+    async with asyncio.TaskGroup() as group:
+        for number in range(4):
+            group.create_task(work.count(number))
+            group.create_task(work.analyse())
+        victim = min(before)
+        told = await manager.drain_host(victim)
+        assert told["drained"], told
+        assert victim not in await live_hosts(manager)
+        pool = await manager.scale_pool("default", 3)
+        assert (pool["hosts"], pool["scaled_to"]) == (3, 3)
+        hosts = sorted(await live_hosts(manager))
+        moved = await manager.move_slots(range(0, 256, 2), hosts[0])
+        assert moved["waiting"] == []
+        assert await manager.balance_pool("default") == 128
+        pool = await manager.scale_pool("default", None)
+        assert (pool["hosts"], pool["scaled_to"]) == (2, None)
+        work.ended = True
+    assert work.problems == []
+    assert work.done > 50
+    await until_complete(manager, without=[before[victim]])
+
+    async def gone() -> bool:
+        return not psutil.pid_exists(before[victim])
+
+    await eventually_async(gone, timeout_s=30)
+
+
+async def test_a_stopped_host_whose_slots_moved_writes_nothing_when_it_wakes_and_leaves(
+    manager: ManagerClient,
+) -> None:
+    hosts = await until_complete(manager)
+    ledgers: list[Any] = [manager.handle("ledger", f"zombie-{n}") for n in range(8)]
+    assert await asyncio.gather(*(ledger.add(1) for ledger in ledgers)) == [1] * 8
+    victim, pid = next(iter(hosts.items()))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        # These are on their way into the stopped process, which may find them when it wakes.
+        lost = [asyncio.create_task(_add(ledger)) for ledger in ledgers]
+        await until_complete(manager, without=[pid])
+        outcomes = await asyncio.gather(*lost)
+        written = await asyncio.gather(*(ledger.add(1) for ledger in ledgers))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    async def gone() -> bool:
+        return not psutil.pid_exists(pid)
+
+    await eventually_async(gone, timeout_s=60)
+    assert victim not in await live_hosts(manager)
+    after = await asyncio.gather(*(ledger.add(1) for ledger in ledgers))
+    assert [total - 1 for total in after] == written, "nothing was written by who woke up"
+    for outcome, total in zip(outcomes, written, strict=True):
+        assert total == (3 if outcome else 2), "who was told of an error has written nothing"
+
+
+async def _add(ledger: Any) -> bool:
+    try:
+        await ledger.add(1)
+    except Exception:  # noqa: BLE001 - whatever it is, it was not done
+        return False
+    return True
