@@ -89,6 +89,9 @@ WATCH_S = 30.0
 """How long a watcher's call stays open without news."""
 
 
+LINGER_S = 1.0
+"""How long a host that has no slots any more answers those who have not heard of it."""
+
 _GRACE_S = 10.0
 """For the agents of a host whose pool is gone."""
 
@@ -484,6 +487,8 @@ class Manager:
         self._wake.set()
 
     async def _stop_host(self, keeper: HostKeeper) -> None:
+        # What was sent by the last snapshot is on its way there: it is told to go elsewhere.
+        await asyncio.sleep(LINGER_S)
         await keeper.stop(keeper.grace_s)
         await self._bury(keeper, "stopped")
         for other in self._hosts.values():

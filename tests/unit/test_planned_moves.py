@@ -259,7 +259,7 @@ async def upgrade(manager: ManagerClient, runtime: LocalRuntime, number: int) ->
     agents = AGENTS if number % 2 else [*AGENTS, Extra]
     app = App("moves", agents, entry=Desk, health=(healthy, also_healthy)[number % 2])
     assert await manager.deploy(app) == "replaced"
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(5.0)
     assert not before & set(runtime.hosts), "all of them have new code"
 
 
@@ -271,7 +271,7 @@ async def take_back(manager: ManagerClient, runtime: LocalRuntime, number: int) 
     assert before <= set(runtime.hosts), "the old hosts have stayed"
     leases = await runtime.store.list_slots("default")
     assert {lease.host for lease in leases} == before
-    await asyncio.sleep(2.0)
+    await asyncio.sleep(5.0)
     assert set(runtime.hosts) == before, "those with the new code are gone"
     (row,) = await manager.pools()
     assert (row["status"], row["rollout"]) == ("live", None)
