@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from importlib import metadata
@@ -11,6 +12,7 @@ import psutil
 
 from agentray.cli.checks import Finding, Machine, Verdict, again, answers, is_there
 from agentray.config import ClusterRecord
+from agentray.errors import SchemaTooNew
 from agentray.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
 
 _DATABASE_TIMEOUT_S = 5
@@ -98,7 +100,7 @@ async def database(machine: Machine) -> Finding:
     url = machine.settings.database_url
     if url is not None:
         remedy = 'check AGENTRAY_DATABASE_URL, and: pg_isready -d "$AGENTRAY_DATABASE_URL"'
-        return await _answering_database(url, remedy)
+        return await answering_database(url, remedy)
     server = EmbeddedPostgres(machine.settings.postgres_dir)
     if not is_there(machine.settings.postgres_dir):
         return Finding("database", Verdict.OK, "embedded; made by the first start")
@@ -108,23 +110,30 @@ async def database(machine: Machine) -> Finding:
         remedy = f"ls -ld {machine.settings.postgres_dir}"
         return Finding("database", Verdict.PROBLEM, str(error), remedy)
     if running:
-        return await _answering_database(server.url, again(machine))
+        return await answering_database(server.url, again(machine))
     if machine.is_up and machine.record is not None and machine.record.embedded_database:
         told = "agentray is up, but its embedded database has stopped"
         return Finding("database", Verdict.PROBLEM, told, again(machine))
     return Finding("database", Verdict.OK, "embedded; stopped")
 
 
-async def _answering_database(url: str, remedy: str) -> Finding:
+async def answering_database(url: str, remedy: str) -> Finding:
+    """Check that a database answers, and that this agentray knows its schema."""
     import asyncpg
+
+    from agentray.store.migrate import check_schema
 
     try:
         # asyncpg has no types of its own
         connection = await cast("Any", asyncpg).connect(url, timeout=_DATABASE_TIMEOUT_S)
         try:
             version = await connection.fetchval("show server_version", timeout=_DATABASE_TIMEOUT_S)
+            async with asyncio.timeout(_DATABASE_TIMEOUT_S):
+                await check_schema(connection)
         finally:
             connection.terminate()
+    except SchemaTooNew as error:
+        return Finding("database", Verdict.PROBLEM, str(error), "pip install --upgrade agentray")
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         told = f"no answer: {type(error).__name__}: {error}"
         return Finding("database", Verdict.PROBLEM, told, remedy)

@@ -45,6 +45,16 @@ async def migrate(connection: Any) -> None:
             await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
 
 
+async def check_schema(connection: Any) -> None:
+    """Look whether this agentray knows the schema of a database; nothing is changed.
+
+    Raises:
+        SchemaTooNew: a newer agentray has migrated it.
+    """
+    with resources.as_file(resources.files("agentray.store") / "migrations") as directory:
+        await _is_current(connection, _revisions(directory))
+
+
 def _revisions(directory: Path) -> list[str]:
     return sorted(file.stem.rpartition("_")[2] for file in directory.glob("*_up_*.sql"))
 
