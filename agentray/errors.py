@@ -4,6 +4,7 @@
 
     AgentrayError
     ├── ConfigurationError (ValueError)     the user's app, settings or import string are wrong
+    │   ├── InvalidSchedule                 a field of a schedule is wrong
     │   └── UnknownEventType                no event class of this name is defined here
     ├── PayloadError (TypeError)            a value that cannot cross a process boundary
     │   └── UnknownPayload                  its type is not registered at the receiver
@@ -17,6 +18,7 @@
     │   ├── NoHandler
     │   ├── UnknownAgent
     │   ├── UnknownRun
+    │   ├── UnknownSchedule
     │   ├── UnknownState
     │   ├── UnknownSubscription
     │   └── UnknownDeadLetter
@@ -40,7 +42,8 @@
     │   ├── StoreUnavailable
     │   ├── SchemaTooNew
     │   ├── Fenced
-    │   └── IdempotencyConflict
+    │   ├── IdempotencyConflict
+    │   └── ScheduleConflict                another schedule has the id
     ├── AnswerError                         an answer that its run does not take
     │   ├── NotWaiting
     │   └── AnswerInvalid (ValueError)
@@ -97,6 +100,20 @@ class AgentrayError(Exception):
 
 class ConfigurationError(AgentrayError, ValueError):
     """The app, a setting or an import string is wrong."""
+
+
+class InvalidSchedule(ConfigurationError):
+    """A field of a schedule is wrong."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        """Make one.
+
+        Args:
+            field: its name.
+            problem: what is wrong with it.
+        """
+        super().__init__(f"The schedule's {field}: {problem}.")
+        self.field, self.problem = field, problem
 
 
 class UnknownEventType(ConfigurationError):
@@ -227,6 +244,19 @@ class UnknownRun(AddressError):
     def __init__(self, run_id: str) -> None:
         super().__init__(f"There is no run {run_id!r}.")
         self.run_id = run_id
+
+
+class UnknownSchedule(AddressError):
+    """There is no schedule with this id."""
+
+    def __init__(self, schedule_id: str) -> None:
+        """Make one.
+
+        Args:
+            schedule_id: the id.
+        """
+        super().__init__(f"There is no schedule {schedule_id!r}.")
+        self.schedule_id = schedule_id
 
 
 class UnknownState(AddressError):
@@ -444,6 +474,22 @@ class IdempotencyConflict(StoreError):
             f"The idempotency key {key!r} was already used with another body, for run {run_id}."
         )
         self.key, self.run_id = key, run_id
+
+
+class ScheduleConflict(StoreError):
+    """There is another schedule with this id."""
+
+    def __init__(self, schedule_id: str) -> None:
+        """Make one.
+
+        Args:
+            schedule_id: the id.
+        """
+        super().__init__(
+            f"There is a schedule {schedule_id!r} already, which says something else: replace it, "
+            "or take another id."
+        )
+        self.schedule_id = schedule_id
 
 
 class AnswerError(AgentrayError):

@@ -23,6 +23,7 @@ from agentray.cli import (
     moves,
     pools,
     runs,
+    schedules,
     states,
     traces,
 )
@@ -58,6 +59,7 @@ COMMANDS = (
 
 for _command in COMMANDS:
     app.command(cls=Command)(_command)
+app.add_typer(schedules.group)
 app.add_typer(pools.group)
 app.add_typer(moves.host)
 app.add_typer(moves.node)

@@ -11,6 +11,7 @@ from agentray.client import calls
 from agentray.client.access import Access
 from agentray.client.calls import DeadLetterPage, LetterMatch, RunPage
 from agentray.client.connection import Connection
+from agentray.client.schedules import AsyncSchedules
 from agentray.client.streams import follow
 from agentray.core.lifecycle import is_settled
 from agentray.ids import new_id
@@ -54,6 +55,11 @@ class AsyncAgentClient:
             ConfigurationError: the URL is malformed.
         """
         self._connection = Connection(Access.find(base_url, api_key), timeout_s)
+
+    @property
+    def schedules(self) -> AsyncSchedules:
+        """Prompts that are given again and again."""
+        return AsyncSchedules(self._connection)
 
     async def __aenter__(self) -> Self:
         return self

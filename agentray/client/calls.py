@@ -270,7 +270,7 @@ def parse_run(response: Response) -> Run:
     Raises:
         ClientError: the answer is a problem, or nothing that a gateway says.
     """
-    return _parse(response, _run)
+    return parse_answer(response, _run)
 
 
 def parse_page(response: Response) -> RunPage:
@@ -279,7 +279,7 @@ def parse_page(response: Response) -> RunPage:
     Raises:
         ClientError: the answer is a problem, or nothing that a gateway says.
     """
-    page = _parse(response, _page)
+    page = parse_answer(response, _page)
     return RunPage(page.runs, page.next)
 
 
@@ -289,7 +289,7 @@ def parse_trace(response: Response) -> list[Span]:
     Raises:
         ClientError: the answer is a problem, or nothing that a gateway says.
     """
-    return _parse(response, _trace).spans
+    return parse_answer(response, _trace).spans
 
 
 def parse_letter(response: Response) -> DeadLetter:
@@ -298,7 +298,7 @@ def parse_letter(response: Response) -> DeadLetter:
     Raises:
         ClientError: the answer is a problem, or nothing that a gateway says.
     """
-    return _parse(response, _letter)
+    return parse_answer(response, _letter)
 
 
 def parse_letter_page(response: Response) -> DeadLetterPage:
@@ -307,7 +307,7 @@ def parse_letter_page(response: Response) -> DeadLetterPage:
     Raises:
         ClientError: the answer is a problem, or nothing that a gateway says.
     """
-    page = _parse(response, _letter_page)
+    page = parse_answer(response, _letter_page)
     return DeadLetterPage(page.dead_letters, page.next)
 
 
@@ -317,7 +317,7 @@ def parse_purged(response: Response) -> int:
     Raises:
         ClientError: the answer is a problem, or nothing that a gateway says.
     """
-    return _parse(response, _purged).purged
+    return parse_answer(response, _purged).purged
 
 
 def missing_parts(response: Response) -> list[str]:
@@ -383,7 +383,12 @@ def pause_before_retry(error: ClientError, attempt: int) -> float | None:
     return max(error.retry_after_s or 0.0, pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
 
-def _parse(response: Response, adapter: TypeAdapter[_T]) -> _T:
+def parse_answer(response: Response, adapter: TypeAdapter[_T]) -> _T:
+    """Read an answer.
+
+    Raises:
+        ClientError: the answer is a problem, or nothing that a gateway says.
+    """
     check(response)
     try:
         return adapter.validate_json(response.body)

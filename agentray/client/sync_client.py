@@ -12,6 +12,7 @@ from anyio.from_thread import start_blocking_portal
 
 from agentray.client.async_client import DEFAULT_WAIT_S, AsyncAgentClient
 from agentray.client.calls import DeadLetterPage, LetterMatch, RunPage
+from agentray.client.schedules import Schedules
 from agentray.protocol.budgets import Budget
 from agentray.protocol.letters import DeadLetter
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
@@ -50,6 +51,11 @@ class AgentClient:
         self._exits = ExitStack()
         self._portal = self._exits.enter_context(start_blocking_portal())
         self._exits.callback(self._portal.call, self._client.close)
+
+    @property
+    def schedules(self) -> Schedules:
+        """Prompts that are given again and again."""
+        return Schedules(self._client.schedules, self._portal.call)
 
     def __enter__(self) -> Self:
         return self

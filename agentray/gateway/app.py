@@ -36,6 +36,7 @@ from agentray.gateway.problems import (
 from agentray.gateway.prompts import Prompts
 from agentray.gateway.run_actions import RunActions, RunEnds
 from agentray.gateway.runs import RunReader, Runs
+from agentray.gateway.schedules import Schedules
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
 from agentray.gateway.tracing import HttpSpans
@@ -98,6 +99,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(Runs(services, keys, reader, streams).router)
     app.include_router(RunActions(services, keys, reader, ends).router)
     app.include_router(letters.router)
+    app.include_router(Schedules(services, keys).router)
     app.include_router(HealthChecks(services).router)
     return app
 

@@ -29,6 +29,7 @@ TAGS: list[dict[str, Any]] = [
     {"name": "prompts", "description": "Give work to agents."},
     {"name": "runs", "description": "Look at accepted work: its state, events and trace."},
     {"name": "dead letters", "description": "What came to nothing: look, try again, forget."},
+    {"name": "schedules", "description": "Give work to agents again and again."},
     {"name": "health", "description": "For probes and load balancers."},
 ]
 

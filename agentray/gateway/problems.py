@@ -31,6 +31,7 @@ from agentray.errors import (
     NotWaiting,
     Overloaded,
     PayloadError,
+    ScheduleConflict,
     StoreUnavailable,
 )
 from agentray.ids import new_id
@@ -87,6 +88,7 @@ METHOD_NOT_ALLOWED = Kind(405, "method-not-allowed", "The method is not allowed 
 CONFLICT = Kind(409, "idempotency-conflict", "The idempotency key was used for another request")
 NOT_RETRYABLE = Kind(409, "not-retryable", "It cannot be tried once more")
 NOT_WAITING = Kind(409, "not-waiting", "The run does not wait for this answer")
+TAKEN = Kind(409, "taken", "The id is in use")
 TOO_LARGE = Kind(413, "too-large", "The request body is too large")
 MISDIRECTED = Kind(421, "misdirected", "This gateway does not serve the host that was asked for")
 INVALID = Kind(422, "invalid-request", "The request has fields that are wrong")
@@ -194,6 +196,8 @@ def from_error(error: AgentrayError) -> HttpProblem:  # noqa: C901, PLR0911 - on
             return HttpProblem(UNKNOWN, str(error))
         case NotRetryable():
             return HttpProblem(NOT_RETRYABLE, str(error))
+        case ScheduleConflict():
+            return HttpProblem(TAKEN, str(error))
         case IdempotencyConflict():
             return HttpProblem(CONFLICT, str(error), run_id=error.run_id)
         case Overloaded() | DeploymentStopped():

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from agentray.errors import ConfigurationError
+from agentray.protocol.event_runs import OnError
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -39,24 +40,11 @@ class ScheduleStatus(StrEnum):
     ENDED = "ended"  # it has no further times
 
 
-class ScheduleSpec(BaseModel):
-    """What a schedule does, and when."""
+class ScheduleTimes(BaseModel):
+    """When a schedule fires, and what happens to firings that are late or meet each other."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt: str | None = Field(default=None, min_length=1, description="What the agent is asked.")
-    agent: str | None = Field(
-        default=None,
-        description="Who is asked: an agent type (a fresh instance each time) or type/key. Left "
-        "out: the entry of the deployed app.",
-    )
-    event: dict[str, Any] | None = Field(
-        default=None, description="The event that is dispatched instead of a prompt."
-    )
-    lineage: tuple[str, ...] = Field(default=(), description="The names of the event's classes.")
-    options: dict[str, Any] = Field(
-        default_factory=dict[str, Any], description="How the event's runs are treated."
-    )
     cron: str | None = Field(
         default=None,
         max_length=200,
@@ -102,13 +90,13 @@ class ScheduleSpec(BaseModel):
     max_queued: int = Field(
         default=100, ge=1, le=1000, description="Most runs that wait in turn with `enqueue`."
     )
-
-    @field_validator("prompt", "agent")
-    @classmethod
-    def _check_text(cls, text: str | None) -> str | None:
-        if text is not None and "\0" in text:
-            raise ValueError("NUL characters cannot be stored")
-        return text
+    run_timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e9,
+        allow_inf_nan=False,
+        description="Seconds from its beginning after which a run is ended as `timed_out`.",
+    )
 
     @field_validator("timezone")
     @classmethod
@@ -123,6 +111,23 @@ class ScheduleSpec(BaseModel):
     def tz(self) -> ZoneInfo:
         """The time zone."""
         return ZoneInfo(self.timezone)
+
+
+class ScheduleSpec(ScheduleTimes):
+    """What a schedule does, and when."""
+
+    prompt: str | None = Field(default=None, min_length=1, description="What the agent is asked.")
+    agent: str | None = Field(
+        default=None,
+        description="Who is asked: an agent type (a fresh instance each time) or type/key.",
+    )
+    event: dict[str, Any] | None = Field(
+        default=None, description="The event that is dispatched instead of a prompt."
+    )
+    lineage: tuple[str, ...] = Field(default=(), description="The names of the event's classes.")
+    on_error: OnError = Field(
+        default=OnError.FAIL, description="What an error means for a run of the event."
+    )
 
 
 class Schedule(BaseModel):
@@ -148,6 +153,9 @@ class Schedule(BaseModel):
     owner: str = Field(default="", description="Who has made it: the id of an API key, or driver.")
     uid: str = Field(description="Names it among all that had its id.")
     revision: int = Field(default=1, description="Raised by each change.")
+    next_times: tuple[datetime, ...] = Field(
+        default=(), description="The next firings, as far as they are known; empty while paused."
+    )
 
 
 def check_schedule_id(schedule_id: str) -> str:

@@ -67,6 +67,7 @@ from agentray.runtime.quarantine import Quarantine
 from agentray.runtime.redrive import Redriver, post_run
 from agentray.runtime.run_answers import RunAnswers
 from agentray.runtime.run_ends import RunEnder
+from agentray.runtime.schedule_book import ScheduleBook
 from agentray.runtime.scheduler import Scheduler
 from agentray.runtime.seats import Seats, is_seat
 from agentray.runtime.tasks import TaskSet
@@ -164,6 +165,7 @@ class Manager:
         self._orphans = Orphanage(store, factory, lead, self._hosts.keys())
         self._drivers = DriverLeases(store, redriver.channel)
         self._scheduler = Scheduler(store, redriver.channel)
+        self._schedules = ScheduleBook(store, ChannelDispatcher(redriver.channel))
         self._traces = TracePruner(store, trace_retention or TraceRetention())
         self._reconciling = asyncio.Lock()
         self._deploying = asyncio.Lock()
@@ -818,6 +820,10 @@ class Manager:
     async def answer_run(self, run_id: str, answer: Any, question: str | None, key: str) -> Run:
         """Answer what a run waits to be told, and return it as it is then; see `RunAnswers`."""
         return await self._answers.answer(run_id, answer, question=question, key=key)
+
+    async def schedules(self, what: str, *args: Any) -> Any:
+        """Do something with schedules: `what` is the name of a method of `ScheduleBook`."""
+        return await getattr(self._schedules, what)(*args)
 
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """Return agents in memory of any host."""

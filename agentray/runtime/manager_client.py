@@ -50,6 +50,7 @@ from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
 from agentray.runtime.moves_client import MovesClient
 from agentray.runtime.packing import class_digest, other_code, pack_app
 from agentray.runtime.pool_packing import pack_pool
+from agentray.runtime.schedule_client import ScheduleClient
 from agentray.runtime.spans import sending
 from agentray.runtime.state_client import StateClient
 from agentray.runtime.supervision_client import SupervisionClient
@@ -924,6 +925,11 @@ class ManagerClient(SupervisionClient, MovesClient):
                 Kind.ADMIT, place.agent, "", encode(new), timeout=timeout
             )
         return Run.model_validate_json(ended)
+
+    @property
+    def schedules(self) -> ScheduleClient:
+        """Prompts and events that are given again and again."""
+        return ScheduleClient(self._manager)
 
     # Traces
 

@@ -64,11 +64,12 @@ def _run(
     place = dispatcher.place_scheduled(spec, run_id)
     correlation_id = run_id
     if spec.event is None:
-        given = run_input(spec.prompt or "", None)
+        given = run_input(spec.prompt or "", None, timeout_s=spec.run_timeout_s)
     else:
         correlation_id = spec.event.get("correlation_id") or run_id
         fresh = {"event_id": new_id("evt"), "time": begin.isoformat()}
-        given = RunOptions(**spec.options).as_input({**spec.event, **fresh})
+        options = RunOptions(spec.on_error.value, spec.run_timeout_s, events=True)
+        given = options.as_input({**spec.event, **fresh})
     return NewRun(
         run_id,
         place.agent,

@@ -32,6 +32,7 @@ from agentray.runtime.manager_client import STOP_GRACE_S, ManagerClient
 from agentray.runtime.supervision_client import RESET_TIMEOUT_S
 from agentray.runtime.sync_event_run import SyncEventRun
 from agentray.runtime.sync_moves import SyncMoves
+from agentray.runtime.sync_schedules import SyncSchedules
 from agentray.store.supervision import AgentFailure
 
 A = TypeVar("A", bound=Agent)
@@ -432,6 +433,11 @@ class SyncManager(SyncMoves):
                 at=at,
             )
         )
+
+    @property
+    def schedules(self) -> SyncSchedules:
+        """Prompts and events that are given again and again."""
+        return SyncSchedules(self._manager.schedules, self._loop)
 
     # Traces
 

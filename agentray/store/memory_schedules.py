@@ -37,7 +37,7 @@ class MemorySchedules:
         if (None if known is None else known.revision) != revision:
             return False
         await self.admit(runs)
-        self._schedules[schedule.id] = schedule.model_dump_json()
+        self._schedules[schedule.id] = schedule.model_dump_json(exclude={"next_times"})
         return True
 
     async def get_schedule(self, schedule_id: str) -> Schedule | None:

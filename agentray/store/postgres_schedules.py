@@ -28,7 +28,11 @@ class PostgresSchedules:
         for run in runs:
             check_run(run)
         query = "insert_schedule" if revision is None else "update_schedule"
-        about = (schedule.revision, schedule.next_at, schedule.model_dump_json())
+        about = (
+            schedule.revision,
+            schedule.next_at,
+            schedule.model_dump_json(exclude={"next_times"}),
+        )
         return await self._database.fetch_value(
             query, schedule.id, revision, *about, *rows.new_run_columns(runs)
         )

@@ -230,6 +230,10 @@ class ManagerActor:
         """See `Manager.answer_run`."""
         return await (await self._running()).answer_run(run_id, answer, question, key)
 
+    async def schedules(self, what: str, *args: Any) -> Any:
+        """See `Manager.schedules`."""
+        return await (await self._running()).schedules(what, *args)
+
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """See `Manager.agents`."""
         return await (await self._running()).agents(agent_type, limit)

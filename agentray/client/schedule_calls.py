@@ -1,0 +1,113 @@
+"""What the clients ask about schedules. No I/O: values in, values out."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, TypedDict
+from urllib.parse import quote
+
+from pydantic import BaseModel, TypeAdapter
+
+from agentray.client.calls import Request, Response, parse_answer
+from agentray.protocol.schedules import Schedule
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """When a schedule fires; the gateway's document says what each of them means."""
+
+    cron: str
+    timezone: str
+    every_s: float
+    starts_at: datetime
+    ends_at: datetime
+    jitter_s: float
+    missed: Literal["skip", "one", "all"]
+    max_missed: int
+    grace_s: float
+    overlap: Literal["allow", "skip", "enqueue"]
+    max_queued: int
+    run_timeout_s: float
+
+
+class SchedulePage(NamedTuple):
+    """Some schedules, and what to give as `after` for the next page."""
+
+    schedules: list[Schedule]
+    next: str | None
+
+
+class _Page(BaseModel):
+    schedules: list[Schedule]
+    next: str | None
+
+
+_schedule = TypeAdapter(Schedule)
+_page = TypeAdapter(_Page)
+
+
+def create(schedule_id: str, prompt: str, agent: str | None, options: ScheduleOptions) -> Request:
+    """Make a schedule. With its id, asking again does no harm."""
+    return _send("POST", "/v1/schedules", _body(prompt, agent, options) | {"id": schedule_id})
+
+
+def replace(schedule_id: str, prompt: str, agent: str | None, options: ScheduleOptions) -> Request:
+    """Let a schedule say something else."""
+    return _send("PUT", _path(schedule_id), _body(prompt, agent, options))
+
+
+def get(schedule_id: str) -> Request:
+    """Look at a schedule."""
+    return Request("GET", _path(schedule_id))
+
+
+def list_schedules(limit: int, after: str) -> Request:
+    """List schedules."""
+    return Request("GET", "/v1/schedules", {"limit": str(limit), "after": after})
+
+
+def delete(schedule_id: str) -> Request:
+    """Forget a schedule."""
+    return Request("DELETE", _path(schedule_id))
+
+
+def act(schedule_id: str, action: str) -> Request:
+    """Pause, resume or trigger a schedule."""
+    return Request("POST", f"{_path(schedule_id)}/{action}")
+
+
+def parse_schedule(response: Response) -> Schedule:
+    """Read a schedule.
+
+    Raises:
+        ClientError: the answer is a problem, or nothing that a gateway says.
+    """
+    return parse_answer(response, _schedule)
+
+
+def parse_schedules(response: Response) -> SchedulePage:
+    """Read a list of schedules.
+
+    Raises:
+        ClientError: the answer is a problem, or nothing that a gateway says.
+    """
+    page = parse_answer(response, _page)
+    return SchedulePage(page.schedules, page.next)
+
+
+def _path(schedule_id: str) -> str:
+    return f"/v1/schedules/{quote(schedule_id, safe='')}"
+
+
+def _body(prompt: str, agent: str | None, options: ScheduleOptions) -> dict[str, Any]:
+    given: dict[str, Any] = {"prompt": prompt, "agent": agent, **options}
+    return {
+        name: value.isoformat() if isinstance(value, datetime) else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def _send(method: str, path: str, body: dict[str, Any]) -> Request:
+    headers = {"Content-Type": "application/json"}
+    return Request(method, path, headers=headers, body=json.dumps(body).encode())
