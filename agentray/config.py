@@ -35,6 +35,25 @@ METRICS_INTERVAL_S = 5.0
 TRACE_RETENTION_DAYS = 7.0
 TRACE_RETENTION_RUNS = 100_000
 
+
+class RunRetention(NamedTuple):
+    """How long ended runs are kept, and how many of each status.
+
+    Attributes:
+        days: since their end, of those that succeeded or were cancelled.
+        runs: of each of these statuses, the newest.
+        failed_days: since their end, of those that ended in another way.
+        failed_runs: of each of these statuses, the newest.
+    """
+
+    days: float = 30.0
+    runs: int = 1_000_000
+    failed_days: float = 90.0
+    failed_runs: int = 100_000
+
+
+RUN_RETENTION = RunRetention()
+
 DEAD_LETTERS = 10_000
 """Dead letters that are kept, where nothing else is set."""
 
@@ -127,6 +146,26 @@ class Settings(BaseSettings):
         default=BATCH.bytes,
         description="Bytes of payloads with which such a request is full.",
     )
+    run_retention_days: float = Field(
+        default=RUN_RETENTION.days,
+        ge=1,
+        description="Days since their end for which runs are kept that succeeded or were "
+        "cancelled; at least 1, since idempotency keys find them.",
+    )
+    run_retention_runs: NonNegativeInt = Field(
+        default=RUN_RETENTION.runs,
+        description="Of each of these statuses, the newest runs that are kept; those of the last "
+        "24 hours stay in any case.",
+    )
+    failed_run_retention_days: float = Field(
+        default=RUN_RETENTION.failed_days,
+        ge=1,
+        description="Days since their end for which runs are kept that ended in another way.",
+    )
+    failed_run_retention_runs: NonNegativeInt = Field(
+        default=RUN_RETENTION.failed_runs,
+        description="Of each of these statuses, the newest runs that are kept.",
+    )
     trace_retention_days: NonNegativeFloat = Field(
         default=TRACE_RETENTION_DAYS, description="Days for which the traces of runs are kept."
     )
@@ -181,6 +220,16 @@ class Settings(BaseSettings):
         if parts.scheme not in {"postgresql", "postgres"}:
             raise ValueError("it must be of the form postgresql://user:password@host:port/database")
         return url
+
+    @property
+    def run_retention(self) -> RunRetention:
+        """How long ended runs are kept."""
+        return RunRetention(
+            self.run_retention_days,
+            self.run_retention_runs,
+            self.failed_run_retention_days,
+            self.failed_run_retention_runs,
+        )
 
     @property
     def batch(self) -> BatchLimits:

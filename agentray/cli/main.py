@@ -22,12 +22,13 @@ from agentray.cli import (
     measure,
     moves,
     pools,
+    run_pruning,
     runs,
     schedules,
     states,
     traces,
 )
-from agentray.cli.command import Command
+from agentray.cli.command import Command, CommandGroup
 
 app = typer.Typer(
     name="agentray",
@@ -42,7 +43,6 @@ COMMANDS = (
     runs.prompt,
     cluster.status,
     cluster.agents,
-    runs.runs,
     runs.run,
     runs.cancel,
     runs.answer,
@@ -57,8 +57,13 @@ COMMANDS = (
 )
 """Each is a function; its name, with `-` for `_`, is the command's, its docstring the help."""
 
+_runs = typer.Typer(cls=CommandGroup, invoke_without_command=True)
+_runs.callback()(runs.runs)
+_runs.command(cls=Command)(run_pruning.prune)
+
 for _command in COMMANDS:
     app.command(cls=Command)(_command)
+app.add_typer(_runs, name="runs")
 app.add_typer(schedules.group)
 app.add_typer(pools.group)
 app.add_typer(moves.host)

@@ -236,7 +236,9 @@ def run(
     asyncio.run(_show_run(Target(url, key, timeout), run_id, as_json=as_json, trace=trace))
 
 
-def runs(
+def runs(  # noqa: PLR0913 - the options are read from the signature
+    context: typer.Context,
+    *,
     status: Annotated[RunStatus | None, typer.Option(help="Only those.")] = None,
     agent: Annotated[str | None, typer.Option(help="Only those of this agent type.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="Most of them.")] = 20,
@@ -248,7 +250,9 @@ def runs(
     key: KeyOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """List runs, newest first."""
+    """Runs, newest first; `prune` forgets old ones."""
+    if context.invoked_subcommand is not None:
+        return
 
     async def ask() -> RunPage:
         async with Target(url, key, timeout).client() as client:

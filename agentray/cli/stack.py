@@ -260,6 +260,7 @@ class Stack:
                 self._settings.dead_letters,
                 self._settings.max_attempts,
                 self._settings.quarantine_after,
+                run_retention=self._settings.run_retention,
             )
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)

@@ -179,7 +179,7 @@ def from_validation(errors: Sequence[ErrorDetails], location: str) -> HttpProble
     )
 
 
-def from_error(error: AgentrayError) -> HttpProblem:  # noqa: C901, PLR0911 - one row per class
+def from_error(error: AgentrayError) -> HttpProblem:  # noqa: C901, PLR0911, PLR0912 - one row per class
     """Return the problem that tells of an error, by its class."""
     match error:
         case HttpProblem():

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,7 @@ from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.envelope import RunMode
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.letters import DeadLetter, LetterQuery
-from agentray.protocol.runs import Run
+from agentray.protocol.runs import Run, RunStatus
 from agentray.protocol.snapshot import HostRef, Snapshot
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
@@ -63,6 +63,7 @@ from agentray.runtime.placements import Placements, PoolState, until_stored
 from agentray.runtime.pool_admin import PoolAdmin
 from agentray.runtime.pool_book import DEFAULT, PoolBook
 from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
+from agentray.runtime.pruner import Pruner, Retention, brooms, prune_by_hand
 from agentray.runtime.quarantine import Quarantine
 from agentray.runtime.redrive import Redriver, post_run
 from agentray.runtime.run_answers import RunAnswers
@@ -72,7 +73,6 @@ from agentray.runtime.scheduler import Scheduler
 from agentray.runtime.seats import Seats, is_seat
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.topic_book import TopicBook
-from agentray.runtime.trace_pruner import TracePruner, TraceRetention
 from agentray.runtime.trace_reader import read_trace
 from agentray.runtime.tryout import TryOut
 from agentray.store.base import HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
@@ -109,7 +109,7 @@ class Manager:
         host_setup: bytes,
         default_hosts: int,
         redriver: Redriver,
-        trace_retention: TraceRetention | None = None,
+        retention: Retention | None = None,
         kept_letters: int = DEAD_LETTERS,
         quarantine_after: int = QUARANTINE_AFTER,
     ) -> None:
@@ -123,7 +123,7 @@ class Manager:
             default_hosts: hosts of the pool `default`.
             redriver: gives unfinished runs to their hosts.
             quarantine_after: deaths of hosts after which an agent takes no messages; 0: never.
-            trace_retention: how long traces are kept; None: as long as settings say by default.
+            retention: how long runs and traces are kept; None: as long as settings say by default.
             kept_letters: dead letters that are kept, the newest.
         """
         self._store = store
@@ -166,7 +166,7 @@ class Manager:
         self._drivers = DriverLeases(store, redriver.channel)
         self._scheduler = Scheduler(store, redriver.channel)
         self._schedules = ScheduleBook(store, ChannelDispatcher(redriver.channel))
-        self._traces = TracePruner(store, trace_retention or TraceRetention())
+        self._pruner = Pruner(brooms(store, retention or Retention()))
         self._reconciling = asyncio.Lock()
         self._deploying = asyncio.Lock()
         self._deploying_app = ""
@@ -278,7 +278,7 @@ class Manager:
             await self._step("runs", self._redriver.sweep)
             await self._step("ends of runs", self._ender.sweep)
             await self._step("drivers", self._drivers.sweep)
-            await self._step("traces", self._traces.sweep)
+            await self._step("retention", self._pruner.sweep)
             await self._step("orphans", self._orphans.sweep)
             await self._step("dead letters", self._letters.sweep)
             try:
@@ -820,6 +820,13 @@ class Manager:
     async def answer_run(self, run_id: str, answer: Any, question: str | None, key: str) -> Run:
         """Answer what a run waits to be told, and return it as it is then; see `RunAnswers`."""
         return await self._answers.answer(run_id, answer, question=question, key=key)
+
+    async def prune_runs(
+        self, older_than_s: float, statuses: Sequence[RunStatus], dry_run: bool
+    ) -> dict[RunStatus, int]:
+        """See `prune_by_hand`."""
+        older_than = timedelta(seconds=older_than_s)
+        return await prune_by_hand(self._store, older_than, statuses, dry_run=dry_run)
 
     async def schedules(self, what: str, *args: Any) -> Any:
         """Do something with schedules: `what` is the name of a method of `ScheduleBook`."""

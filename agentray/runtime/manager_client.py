@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from agentray.agent import Agent, AgentOptions
 from agentray.app import App, load_app
 from agentray.core.delays import begin_at
+from agentray.core.lifecycle import TERMINAL
 from agentray.errors import ConfigurationError, DeadlineExceeded, PoolPending, UnknownAgent
 from agentray.event_loop import time_of_day
 from agentray.event_run import DurabilityName, EventRun, OnErrorName, settle_run
@@ -37,7 +38,7 @@ from agentray.protocol.codec import as_json, encode
 from agentray.protocol.envelope import Kind
 from agentray.protocol.launching import AgentStatus, ShutdownOrder
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterQuery, LetterReason
-from agentray.protocol.runs import Run
+from agentray.protocol.runs import Run, RunStatus
 from agentray.protocol.states import StateRecord
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
@@ -925,6 +926,35 @@ class ManagerClient(SupervisionClient, MovesClient):
                 Kind.ADMIT, place.agent, "", encode(new), timeout=timeout
             )
         return Run.model_validate_json(ended)
+
+    async def prune_runs(
+        self,
+        older_than: timedelta,
+        *,
+        status: RunStatus | str | None = None,
+        dry_run: bool = False,
+    ) -> dict[RunStatus, int]:
+        """Forget runs that ended longer ago, with their events and traces.
+
+        Args:
+            older_than: since their end; at least a day, in which idempotency keys find them.
+            status: only those of this terminal status.
+            dry_run: only count them.
+
+        Returns:
+            How many, by status; only statuses that occur.
+
+        Raises:
+            ConfigurationError: it is less than a day, or the status is none in which runs end.
+        """
+        if status is not None and status not in TERMINAL:
+            known = ", ".join(sorted(TERMINAL))
+            raise ConfigurationError(f"status={status!r}: write one of {known}.")
+        if not timedelta(days=1) <= older_than <= timedelta(days=36_500):
+            raise ConfigurationError(f"older_than={older_than!r}: write a day or more.")
+        statuses = sorted(TERMINAL) if status is None else [RunStatus(status)]
+        seconds = older_than.total_seconds()
+        return await self._manager.call("prune_runs", seconds, statuses, dry_run)
 
     @property
     def schedules(self) -> ScheduleClient:

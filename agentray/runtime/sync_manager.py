@@ -23,7 +23,7 @@ from agentray.pool import Pool, PoolSettings
 from agentray.protocol.budgets import Budget
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
-from agentray.protocol.runs import Run
+from agentray.protocol.runs import Run, RunStatus
 from agentray.protocol.states import StateRecord
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceSummary
@@ -433,6 +433,16 @@ class SyncManager(SyncMoves):
                 at=at,
             )
         )
+
+    def prune_runs(
+        self,
+        older_than: timedelta,
+        *,
+        status: RunStatus | str | None = None,
+        dry_run: bool = False,
+    ) -> dict[RunStatus, int]:
+        """Forget runs that ended longer ago, with their events and traces."""
+        return self._wait(self._manager.prune_runs(older_than, status=status, dry_run=dry_run))
 
     @property
     def schedules(self) -> SyncSchedules:

@@ -28,6 +28,7 @@ from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSumm
 from agentray.store.leadership import LeadershipStore
 from agentray.store.letters import LetterStore
 from agentray.store.orders import OrderStore
+from agentray.store.retention import RetentionStore
 from agentray.store.run_ends import RunEndStore
 from agentray.store.run_progress import RunProgressStore
 from agentray.store.schedules import ScheduleStore
@@ -283,6 +284,7 @@ class Store(
     LeadershipStore,
     LetterStore,
     OrderStore,
+    RetentionStore,
     RunEndStore,
     RunProgressStore,
     ScheduleStore,

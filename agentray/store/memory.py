@@ -65,6 +65,7 @@ from agentray.store.codec import (
 from agentray.store.memory_leadership import MemoryLeadership
 from agentray.store.memory_letters import MemoryLetters
 from agentray.store.memory_orders import MemoryOrders
+from agentray.store.memory_retention import MemoryRetention
 from agentray.store.memory_run_ends import MemoryRunEnds
 from agentray.store.memory_run_progress import MemoryRunProgress
 from agentray.store.memory_schedules import MemorySchedules
@@ -132,6 +133,7 @@ class MemoryStore(
     MemoryLetters,
     MemoryLeadership,
     MemoryOrders,
+    MemoryRetention,
     MemoryRunEnds,
     MemoryRunProgress,
     MemorySchedules,

@@ -53,6 +53,7 @@ from agentray.store.database import Database, Row, error_of_commit
 from agentray.store.postgres_leadership import PostgresLeadership
 from agentray.store.postgres_letters import PostgresLetters
 from agentray.store.postgres_orders import PostgresOrders
+from agentray.store.postgres_retention import PostgresRetention
 from agentray.store.postgres_run_ends import PostgresRunEnds
 from agentray.store.postgres_run_progress import PostgresRunProgress
 from agentray.store.postgres_schedules import PostgresSchedules
@@ -64,6 +65,7 @@ class PostgresStore(
     PostgresLeadership,
     PostgresLetters,
     PostgresOrders,
+    PostgresRetention,
     PostgresRunEnds,
     PostgresRunProgress,
     PostgresSchedules,

@@ -18,7 +18,7 @@ from agentray.ids import check_traceparent, new_traceparent
 from agentray.protocol.runs import Span
 from agentray.protocol.traces import RunTrace, summarise
 from agentray.runtime import trace_writer
-from agentray.runtime.trace_pruner import TracePruner, TraceRetention
+from agentray.runtime.pruner import Pruner, TraceRetention, trace_broom
 from agentray.runtime.trace_writer import Ended, TraceWriter
 from agentray.store.memory import MemoryStore
 from agentray.testing import LocalRuntime
@@ -323,14 +323,14 @@ async def test_the_manager_forgets_a_few_at_a_time(store: Slow) -> None:
     for number in range(30):
         writer.keep(ended(f"run_{number:02}"))
     await writer.close()
-    pruner = TracePruner(store, TraceRetention(days=1, runs=10))
+    pruner = Pruner([trace_broom(store, TraceRetention(days=1, runs=10))])
     await pruner.sweep()
     assert len(await store.list_traces(limit=100)) == 10
     writer.keep(ended("run_99"))
     await writer.close()
     await pruner.sweep()  # the next look is not due yet
     assert len(await store.list_traces(limit=100)) == 11
-    await TracePruner(store, TraceRetention(days=0, runs=10)).sweep()
+    await Pruner([trace_broom(store, TraceRetention(days=0, runs=10))]).sweep()
     assert await store.list_traces() == []
 
 

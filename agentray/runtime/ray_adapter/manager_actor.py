@@ -21,7 +21,7 @@ from agentray.ids import AgentId
 from agentray.protocol.codec import decode
 from agentray.protocol.deployment import AppSpec, PoolSpec
 from agentray.protocol.letters import DeadLetter, LetterQuery
-from agentray.protocol.runs import Run
+from agentray.protocol.runs import Run, RunStatus
 from agentray.protocol.snapshot import Snapshot
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
@@ -29,11 +29,11 @@ from agentray.runtime.channel import Channel
 from agentray.runtime.database_keeper import DatabaseKeeper
 from agentray.runtime.leadership import Leadership
 from agentray.runtime.manager import Manager
+from agentray.runtime.pruner import Retention, TraceRetention
 from agentray.runtime.ray_adapter.host_factory import RayHostFactory
 from agentray.runtime.ray_adapter.ray_host import RayConnector
 from agentray.runtime.ray_adapter.setup import Setup
 from agentray.runtime.redrive import Redriver
-from agentray.runtime.trace_pruner import TraceRetention
 from agentray.store.base import LaunchedAgent, LaunchedQuery, StateWrite
 from agentray.store.embedded import EmbeddedPostgres
 from agentray.store.postgres import PostgresStore
@@ -78,8 +78,11 @@ class ManagerActor:
                     default_hosts=self._setup.default_hosts,
                     redriver=redriver,
                     quarantine_after=self._setup.quarantine_after,
-                    trace_retention=TraceRetention(
-                        self._setup.trace_retention_days, self._setup.trace_retention_runs
+                    retention=Retention(
+                        TraceRetention(
+                            self._setup.trace_retention_days, self._setup.trace_retention_runs
+                        ),
+                        self._setup.run_retention,
                     ),
                     kept_letters=self._setup.dead_letters,
                 )
@@ -229,6 +232,12 @@ class ManagerActor:
     async def answer_run(self, run_id: str, answer: Any, question: str | None, key: str) -> Run:
         """See `Manager.answer_run`."""
         return await (await self._running()).answer_run(run_id, answer, question, key)
+
+    async def prune_runs(
+        self, older_than_s: float, statuses: Sequence[RunStatus], dry_run: bool
+    ) -> dict[RunStatus, int]:
+        """See `Manager.prune_runs`."""
+        return await (await self._running()).prune_runs(older_than_s, statuses, dry_run)
 
     async def schedules(self, what: str, *args: Any) -> Any:
         """See `Manager.schedules`."""

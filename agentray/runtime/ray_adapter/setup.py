@@ -19,9 +19,11 @@ from agentray.config import (
     MAX_STATE_BYTES,
     METRICS_INTERVAL_S,
     QUARANTINE_AFTER,
+    RUN_RETENTION,
     TRACE_RETENTION_DAYS,
     TRACE_RETENTION_RUNS,
     BatchLimits,
+    RunRetention,
 )
 
 NAMESPACE = "agentray"
@@ -46,6 +48,7 @@ class Setup:
         batch: most that leaves together for one host.
         embedded_database: directory of the database server that the manager keeps alive; "": the
             server is somebody else's.
+        run_retention: how long ended runs are kept.
         trace_retention_days: how long traces are kept.
         trace_retention_runs: how many of them.
         dead_letters: how many are kept.
@@ -68,6 +71,7 @@ class Setup:
     dead_letters: int = DEAD_LETTERS
     max_attempts: int = MAX_ATTEMPTS
     quarantine_after: int = QUARANTINE_AFTER
+    run_retention: RunRetention = RUN_RETENTION
 
 
 def reason_of(error: RayError) -> str:
