@@ -228,6 +228,8 @@ class RunBook:
             return last.run
         if last is not None and last.cancelled and last.run.status not in TERMINAL:
             return self._end_cancelled(last)  # its last host did not get to it
+        if last is not None and last.delayed and last.run.status not in TERMINAL:
+            return await self._begin_delayed(run_id)
         if unbegun and last is not None and _was_never_begun(last.run):
             return self.begin(last)
         if last is not None and per_step(last.input):
@@ -245,6 +247,13 @@ class RunBook:
             raise UnknownRun(run_id)
         idle = stored.run.status in TERMINAL or stored.run.status == RunStatus.WAITING
         return stored.run if idle else self.begin(stored, lost=lost)
+
+    async def _begin_delayed(self, run_id: str) -> ActiveRun | Run:
+        """Begin the first attempt of a run that was to begin later."""
+        begun = await self._store.retry_run(run_id)
+        if begun is None:
+            raise UnknownRun(run_id)
+        return begun.run if begun.run.status in TERMINAL else self.begin(begun)
 
     async def _why_lost(self, run_id: str) -> str:
         """Return what became of the attempt before, as far as the Store knows."""

@@ -107,6 +107,7 @@ class StoredRun:
     events: int  # how many run events are stored: the next offset
     owner: str = ""
     cancelled: bool = False  # somebody asked for its end
+    delayed: bool = False  # it was to begin later, and no host has begun it
     questions: tuple[Question, ...] = ()  # that are open, the one that is asked now first
     answers: tuple[Answer, ...] = ()  # in their order; it goes on with the last one
 

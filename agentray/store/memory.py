@@ -123,6 +123,7 @@ class RunRow:
             events=len(self.events),
             owner=new.owner,
             cancelled=self.cancel_requested is not None,
+            delayed=self.delayed,
             questions=decode_models(Question, self.questions),
             answers=decode_models(Answer, self.answers),
         )

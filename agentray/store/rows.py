@@ -198,6 +198,7 @@ def stored_run_of(row: Row) -> StoredRun:
         events=row["events"],
         owner=row["owner"],
         cancelled=row["cancel_requested"] is not None,
+        delayed=row["delayed"],
         questions=decode_models(Question, row["questions"]),
         answers=decode_models(Answer, row["answers"]),
     )

@@ -90,6 +90,8 @@ def test_a_delayed_prompt_is_kept_at_once_and_begins_in_time() -> None:
         assert stored is not None
         assert (stored.run.status, stored.run.attempt) == (RunStatus.SUCCEEDED, 1)
         assert stored.run.result == {"text": "tea"}
+        kinds = [event.kind for event in await runtime.store.run_events(accepted.id)]
+        assert kinds == ["queued", "started", "succeeded"]
 
     in_runtime(test)
 

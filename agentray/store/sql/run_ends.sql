@@ -5,14 +5,14 @@ WHERE id = $1 AND finished_at IS NULL
 RETURNING id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
           started_at, finished_at, usage, questions, not_before, schedule,
        pool, slot, input, events, owner,
-       cancel_requested, answers;
+       cancel_requested, answers, delayed;
 
 -- name: overdue_runs
 -- Return unfinished runs whose deadline has passed, the first ones first.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
        started_at, finished_at, usage, questions, not_before, schedule,
        pool, slot, input, events, owner,
-       cancel_requested, answers
+       cancel_requested, answers, delayed
 FROM runs
 WHERE finished_at IS NULL AND deadline IS NOT NULL AND deadline < $1 AND status = ANY ($2::text[])
 ORDER BY deadline LIMIT $3;
@@ -22,7 +22,7 @@ ORDER BY deadline LIMIT $3;
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
        started_at, finished_at, usage, questions, not_before, schedule,
        pool, slot, input, events, owner,
-       cancel_requested, answers
+       cancel_requested, answers, delayed
 FROM runs
 WHERE finished_at IS NULL AND cancel_requested IS NOT NULL AND cancel_requested < $1
 ORDER BY cancel_requested LIMIT $2;

@@ -62,7 +62,7 @@ UPDATE runs SET idempotency_key = NULL WHERE id = ANY ($1::text[]);
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
        started_at, finished_at, usage, questions, not_before, schedule,
        pool, slot, input, events, owner,
-       cancel_requested, answers
+       cancel_requested, answers, delayed
 FROM runs WHERE id = $1;
 
 -- name: list_runs
@@ -112,14 +112,14 @@ UPDATE runs SET status = 'queued', attempt = attempt + CASE WHEN delayed THEN 0 
 WHERE id = $1 AND finished_at IS NULL AND status <> 'waiting'
 RETURNING id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
           started_at, finished_at, usage, questions, not_before, schedule,
-          pool, slot, input, events, owner, cancel_requested, answers;
+          pool, slot, input, events, owner, cancel_requested, answers, delayed;
 
 -- name: unfinished_runs
 -- Return unfinished runs that may have begun, oldest first.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
        started_at, finished_at, usage, questions, not_before, schedule,
        pool, slot, input, events, owner,
-       cancel_requested, answers
+       cancel_requested, answers, delayed
 FROM runs
 WHERE finished_at IS NULL AND NOT delayed AND status <> 'waiting' AND created_at < $1
   AND ($2::text IS NULL OR pool = $2)

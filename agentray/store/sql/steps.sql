@@ -31,7 +31,7 @@ RETURNING message.run_id, message.number, message.attempts;
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
        started_at, finished_at, usage, questions, not_before, schedule,
        pool, slot, input, events, owner,
-       cancel_requested, answers
+       cancel_requested, answers, delayed
 FROM runs WHERE id = ANY ($1::text[]) AND finished_at IS NOT NULL;
 
 -- name: drop_steps
