@@ -30,6 +30,7 @@ from agentray.core.lifecycle import TERMINAL, is_settled
 from agentray.errors import ConfigurationError, RunFailed
 from agentray.ids import new_id
 from agentray.protocol.budgets import Budget
+from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class _Asking:
     wait_s: float
     run_timeout_s: float | None = None
     budget: Budget | None = None
+    durability: PromptDurability = "run"
     delay_s: float | None = None
     at: datetime | None = None
 
@@ -99,6 +101,10 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
     max_cost: Annotated[
         float | None, typer.Option(min=0, help="Budget: cost, as its agents count it.")
     ] = None,
+    durability: Annotated[
+        PromptDurability,
+        typer.Option(help="When a host dies: begin again, or go on after the last step."),
+    ] = "run",
     delay: Annotated[
         str | None,
         typer.Option(
@@ -125,6 +131,8 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
     budget = Budget(wall_s=max_wall, tokens=max_tokens, tool_calls=max_tool_calls, cost=max_cost)
     if later and stream:
         raise ConfigurationError("A run that begins later has no events yet: leave out --stream.")
+    if durability == "step" and budget != Budget():
+        raise ConfigurationError("A run that is durable per step has no budget: leave out --max-*.")
     wait_s = (0.0 if later else inf) if wait is None else wait
     given = read_text(text, file)
     asking = _Asking(
@@ -136,6 +144,7 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
         wait_s,
         run_timeout,
         None if budget == Budget() else budget,
+        durability,
         delay_s,
         when,
     )
@@ -344,6 +353,7 @@ async def _ask(client: AsyncAgentClient, asking: _Asking) -> Run:
         idempotency_key=again,
         run_timeout_s=asking.run_timeout_s,
         budget=asking.budget,
+        durability=asking.durability,
         delay_s=asking.delay_s,
         at=asking.at,
     )
@@ -368,6 +378,7 @@ async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
         idempotency_key=again,
         run_timeout_s=asking.run_timeout_s,
         budget=asking.budget,
+        durability=asking.durability,
     )
     try:
         async with asyncio.timeout(wait_s), aclosing(events):
@@ -384,6 +395,7 @@ async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
         idempotency_key=again,
         run_timeout_s=asking.run_timeout_s,
         budget=asking.budget,
+        durability=asking.durability,
     )
     return found, printer.said
 

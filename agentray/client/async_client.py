@@ -16,6 +16,7 @@ from agentray.client.streams import follow
 from agentray.core.lifecycle import is_settled
 from agentray.ids import new_id
 from agentray.protocol.budgets import Budget
+from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.letters import DeadLetter
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
 
@@ -81,6 +82,7 @@ class AsyncAgentClient:
         run_timeout_s: float | None = None,
         budget: Budget | None = None,
         max_attempts: int | None = None,
+        durability: PromptDurability = "run",
         delay_s: float | None = None,
         at: datetime | None = None,
     ) -> Run:
@@ -96,6 +98,8 @@ class AsyncAgentClient:
                 ended as `timed_out`, wherever it is then; None: never.
             budget: what the run may use; beyond it, it ends as `budget_exceeded`.
             max_attempts: after so many that each lost a host it is `dead`; None: as settings say.
+            durability: `run`: it begins again when a host dies. `step`: it goes on after the last
+                commit; it has no budget then, and cannot wait for an answer.
             delay_s: seconds after which the run begins; it is accepted at once.
             at: when it begins, an aware time.
 
@@ -115,6 +119,7 @@ class AsyncAgentClient:
             timeout_s=run_timeout_s,
             budget=budget,
             max_attempts=max_attempts,
+            durability=durability,
             delay_s=delay_s,
             at=at,
         )
@@ -130,6 +135,7 @@ class AsyncAgentClient:
         run_timeout_s: float | None = None,
         budget: Budget | None = None,
         max_attempts: int | None = None,
+        durability: PromptDurability = "run",
     ) -> AsyncGenerator[RunEvent]:
         """Ask an agent and yield the run's events, from the first to the terminal one.
 
@@ -140,6 +146,8 @@ class AsyncAgentClient:
             run_timeout_s: seconds from now on after which the run is ended; None: never.
             budget: what the run may use.
             max_attempts: after so many that each lost a host it is `dead`; None: as settings say.
+            durability: `run`: it begins again when a host dies. `step`: it goes on after the last
+                commit; it has no budget then, and cannot wait for an answer.
 
         Raises:
             ClientError: the gateway refuses, or cannot be reached within the client's timeout.
@@ -152,6 +160,7 @@ class AsyncAgentClient:
             timeout_s=run_timeout_s,
             budget=budget,
             max_attempts=max_attempts,
+            durability=durability,
         )
         return follow(self._connection.open, request, run_id=None)
 

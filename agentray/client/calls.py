@@ -20,6 +20,7 @@ from agentray.client.errors import (
     class_of,
 )
 from agentray.protocol.budgets import Budget
+from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
 from agentray.protocol.runs import Run, RunStatus, Span
 
@@ -119,6 +120,7 @@ def prompt(  # noqa: PLR0913 - all that there is to say of a run
     timeout_s: float | None = None,
     budget: Budget | None = None,
     max_attempts: int | None = None,
+    durability: PromptDurability = "run",
     delay_s: float | None = None,
     at: datetime | None = None,
 ) -> Request:
@@ -133,12 +135,14 @@ def prompt(  # noqa: PLR0913 - all that there is to say of a run
         timeout_s: seconds after which the run is ended; None: it has no deadline.
         budget: what the run may use.
         max_attempts: after so many that each lost a host it is given up.
+        durability: `step`: when a host dies the run goes on after its last commit.
         delay_s: seconds after which the run begins.
         at: when it begins, an aware time.
     """
     body: dict[str, Any] = {"prompt": text, "agent": agent, "wait_s": wait_s, "stream": stream}
     body |= {"timeout_s": timeout_s, "max_attempts": max_attempts, "delay_s": delay_s}
     body["budget"] = None if budget is None else budget.model_dump(mode="json", exclude_none=True)
+    body["durability"] = None if durability == "run" else durability
     body["at"] = None if at is None else at.isoformat()
     return _post("/v1/prompts", body, **{"Idempotency-Key": idempotency_key})
 

@@ -14,6 +14,7 @@ from agentray.client.async_client import DEFAULT_WAIT_S, AsyncAgentClient
 from agentray.client.calls import DeadLetterPage, LetterMatch, RunPage
 from agentray.client.schedules import Schedules
 from agentray.protocol.budgets import Budget
+from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.letters import DeadLetter
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
 
@@ -77,6 +78,7 @@ class AgentClient:
         run_timeout_s: float | None = None,
         budget: Budget | None = None,
         max_attempts: int | None = None,
+        durability: PromptDurability = "run",
         delay_s: float | None = None,
         at: datetime | None = None,
     ) -> Run:
@@ -88,6 +90,7 @@ class AgentClient:
             run_timeout_s=run_timeout_s,
             budget=budget,
             max_attempts=max_attempts,
+            durability=durability,
             delay_s=delay_s,
             at=at,
         )
@@ -102,6 +105,7 @@ class AgentClient:
         run_timeout_s: float | None = None,
         budget: Budget | None = None,
         max_attempts: int | None = None,
+        durability: PromptDurability = "run",
     ) -> Generator[RunEvent]:
         """Ask an agent and yield the run's events, from the first to the terminal one."""
         return self._iterate(
@@ -112,6 +116,7 @@ class AgentClient:
                 run_timeout_s=run_timeout_s,
                 budget=budget,
                 max_attempts=max_attempts,
+                durability=durability,
             )
         )
 

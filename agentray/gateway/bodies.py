@@ -20,6 +20,7 @@ from agentray.core.delays import MAX_DELAY_S
 from agentray.gateway.problems import TOO_LARGE, HttpProblem, from_validation, invalid
 from agentray.ids import AgentId, check_type_name
 from agentray.protocol.budgets import Budget
+from agentray.protocol.event_runs import Durability, PromptDurability
 
 DEFAULT_WAIT_S = 30.0
 
@@ -77,6 +78,12 @@ class PromptBody(BaseModel):
         description="After so many attempts that each lost a host the run is `dead`. Left out: as "
         "the cluster's settings say.",
     )
+    durability: PromptDurability = Field(
+        default="run",
+        description="`run`: the run begins again when a host dies. `step`: each event of it is "
+        "kept until it is handled, and it goes on after the last commit; it has no `budget` then, "
+        "and cannot wait for an answer.",
+    )
     stream: bool = Field(default=False, description="Answer with the run's events as they happen.")
     delay_s: float | None = Field(
         default=None,
@@ -103,6 +110,13 @@ class PromptBody(BaseModel):
         if agent is not None:
             check_type_name(agent) if "/" not in agent else AgentId.parse(agent)
         return agent
+
+    @field_validator("durability")
+    @classmethod
+    def _check_durability(cls, durability: str, info: ValidationInfo) -> str:
+        if durability == Durability.STEP and info.data.get("budget") is not None:
+            raise ValueError("A run that is durable per step has no budget")
+        return durability
 
     @field_validator("at")
     @classmethod

@@ -144,6 +144,7 @@ class Prompts:
                 timeout_s=prompt.timeout_s,
                 budget=prompt.budget,
                 max_attempts=prompt.max_attempts,
+                durability=prompt.durability,
             ),
             correlation_id=run_id,
             created_at=now,
@@ -163,7 +164,7 @@ def _answer(run: Run, location: dict[str, str]) -> Response:
 def _digest(prompt: PromptBody) -> str:
     """Return a hash of what is asked of whom; how the answer is awaited is no part of it."""
     asked: list[Any] = [prompt.prompt, prompt.agent]
-    shown = {"timeout_s", "budget", "max_attempts", "delay_s", "at"}
-    if options := prompt.model_dump(mode="json", include=shown, exclude_none=True):
+    shown = {"timeout_s", "budget", "max_attempts", "durability", "delay_s", "at"}
+    if options := prompt.model_dump(mode="json", include=shown, exclude_defaults=True):
         asked.append(options)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

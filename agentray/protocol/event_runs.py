@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
 from agentray.ids import AgentId
@@ -64,6 +64,10 @@ class Durability(StrEnum):
     RUN = "run"  # that it was accepted: it begins again
     STEP = "step"  # what each of its handlers has done: it goes on after the last commit
     NONE = "none"  # nothing: it fails
+
+
+PromptDurability = Literal["run", "step"]
+"""Those that a prompt may have: it is always kept."""
 
 
 class OnError(StrEnum):

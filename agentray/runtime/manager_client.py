@@ -36,6 +36,7 @@ from agentray.pool import Pool, PoolSettings
 from agentray.protocol.budgets import Budget
 from agentray.protocol.codec import as_json, encode
 from agentray.protocol.envelope import Kind
+from agentray.protocol.event_runs import Durability, PromptDurability
 from agentray.protocol.launching import AgentStatus, ShutdownOrder
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterQuery, LetterReason
 from agentray.protocol.runs import Run, RunStatus
@@ -45,7 +46,12 @@ from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
 from agentray.runtime.active_run import CANCEL_GRACE_S
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
-from agentray.runtime.dispatching import Dispatches, check_limits, check_timeout
+from agentray.runtime.dispatching import (
+    Dispatches,
+    check_durability,
+    check_limits,
+    check_timeout,
+)
 from agentray.runtime.driver_leases import LEASE_S
 from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
 from agentray.runtime.moves_client import MovesClient
@@ -867,6 +873,7 @@ class ManagerClient(SupervisionClient, MovesClient):
         run_timeout_s: float | None = None,
         budget: Budget | None = None,
         max_attempts: int | None = None,
+        durability: PromptDurability = "run",
         delay_s: float | None = None,
         at: datetime | None = None,
     ) -> Run:
@@ -886,12 +893,14 @@ class ManagerClient(SupervisionClient, MovesClient):
             budget: what the run may use; beyond it, it ends as `budget_exceeded`. What it does not
                 limit the agent type's own budget does.
             max_attempts: after so many that each lost a host it is `dead`; None: as settings say.
+            durability: `run`: it begins again when a host dies. `step`: it goes on after the last
+                commit; it has no budget then, and cannot wait for an answer.
             delay_s: seconds after which the run begins. Then this returns as soon as it is kept,
                 with the run as `queued` and its `not_before`.
             at: when the run begins, an aware time; the same otherwise.
 
         Raises:
-            ConfigurationError: one of the limits is wrong.
+            ConfigurationError: one of the limits is wrong, or the durability.
             UnknownAgentType, NoHandler, DeploymentStopped: there is nobody to take it.
             IdempotencyConflict: the key was used with another text.
             DeadlineExceeded: it has not ended yet; it goes on.
@@ -902,8 +911,14 @@ class ManagerClient(SupervisionClient, MovesClient):
         later = "" if not_before is None else f"{delay_s}|{at}|"
         type_name, key = _prompt_target(agent)
         check_limits(budget, max_attempts)
+        check_durability(durability, budget, (Durability.RUN, Durability.STEP))
         given = run_input(
-            text, None, timeout_s=run_timeout_s, budget=budget, max_attempts=max_attempts
+            text,
+            None,
+            timeout_s=run_timeout_s,
+            budget=budget,
+            max_attempts=max_attempts,
+            durability=durability,
         )
         place = self._dispatcher.place(type_name, key, run_id)
         new = NewRun(

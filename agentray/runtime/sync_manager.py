@@ -21,6 +21,7 @@ from agentray.ids import AgentId, TopicId
 from agentray.launching import LAUNCH_TIMEOUT_S, AgentRecord, Launch, Lifetime
 from agentray.pool import Pool, PoolSettings
 from agentray.protocol.budgets import Budget
+from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
 from agentray.protocol.runs import Run, RunStatus
@@ -416,6 +417,7 @@ class SyncManager(SyncMoves):
         run_timeout_s: float | None = None,
         budget: Budget | None = None,
         max_attempts: int | None = None,
+        durability: PromptDurability = "run",
         delay_s: float | None = None,
         at: datetime | None = None,
     ) -> Run:
@@ -429,6 +431,7 @@ class SyncManager(SyncMoves):
                 run_timeout_s=run_timeout_s,
                 budget=budget,
                 max_attempts=max_attempts,
+                durability=durability,
                 delay_s=delay_s,
                 at=at,
             )

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from agentray.ids import AgentId
 from agentray.protocol.budgets import Budget, Usage
+from agentray.protocol.event_runs import Durability
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.questions import Answer, Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
@@ -69,6 +70,7 @@ def run_input(
     timeout_s: float | None = None,
     budget: Budget | None = None,
     max_attempts: int | None = None,
+    durability: str = Durability.RUN.value,
 ) -> dict[str, Any]:
     """Return the input of a prompt's run.
 
@@ -78,9 +80,11 @@ def run_input(
         timeout_s: seconds from its admission after which the run is ended; None: it is not.
         budget: what it may use; None: what its agent type says.
         max_attempts: after so many that each lost a host it is given up; None: as settings say.
+        durability: see `Durability`; nothing is said of the usual one.
     """
     given: dict[str, Any] = {"traceparent": traceparent, "timeout_s": timeout_s}
     given["max_attempts"] = max_attempts
+    given["durability"] = None if durability == Durability.RUN else durability
     if budget is not None:
         given["budget"] = budget.model_dump(mode="json", exclude_none=True)
     return {"prompt": prompt, **{name: v for name, v in given.items() if v is not None}}
