@@ -1,4 +1,4 @@
-"""Commands about the cluster: up, down, status, agents, deploy, stop."""
+"""Commands about the cluster: up, down, status, agents, deploy, stop, remove."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ def up(
             "(default: a new one on this machine)."
         ),
     ] = None,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Remove an app first that is there; may be repeated."),
+    ] = None,
 ) -> None:
     """Start agentray on this machine and deploy an app.
 
@@ -50,9 +54,10 @@ def up(
     from agentray.cli import progress, render
     from agentray.cli.stack import Stack
 
+    stack = Stack(settings, remove=remove or ())
     try:
         with progress.shown(console.err()) as report:
-            started = run_to_its_end(Stack(settings).up(app, report, address=address))
+            started = run_to_its_end(stack.up(app, report, address=address))
     except ClusterAlreadyRunning:
         record = ClusterRecord.read(settings)
         if record is None:  # it was taken down this very moment
@@ -221,3 +226,21 @@ def stop(
 
     asyncio.run(ask())
     console.write(f"{app}: stopped")
+
+
+def remove(
+    app: Annotated[str, typer.Argument(metavar="APP", help="The app's name, see `status`.")],
+    states: Annotated[
+        bool, typer.Option("--states", help="Delete what its agents keep, too; it stays otherwise.")
+    ] = False,
+) -> None:
+    """Stop an app and forget it: its agent types are free for other apps."""
+    settings = read_settings()
+    from agentray.runtime.connection import connect
+
+    async def ask() -> None:
+        async with connect(settings=settings) as manager:
+            await manager.remove_app(app, delete_states=states)
+
+    asyncio.run(ask())
+    console.write(f"{app}: removed{', with its states' if states else ''}")

@@ -50,6 +50,7 @@ COMMANDS = (
     traces.traces,
     cluster.deploy,
     cluster.stop,
+    cluster.remove,
     cluster.down,
     doctor.doctor,
     leftovers.gc,

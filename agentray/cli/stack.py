@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,8 +65,15 @@ class _Bases:
 class Stack:
     """Puts agentray up on this machine."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, remove: Sequence[str] = ()) -> None:
+        """Make it; `up` does the work.
+
+        Args:
+            settings: of the cluster.
+            remove: apps deployed earlier that are removed before the app is deployed.
+        """
         self._settings = settings
+        self._remove = remove
 
     async def up(
         self, import_string: str, report: Report, *, address: str | None = None
@@ -287,6 +295,8 @@ class Stack:
         from agentray.runtime.connection import connect
 
         async with reported(report, "app") as told, connect(address) as manager:
+            for removed in self._remove:
+                await manager.remove_app(removed)
             done = await manager.deploy(import_string)
             told(f"{name} {done}")
 

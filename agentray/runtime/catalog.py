@@ -98,9 +98,7 @@ class Catalog:
         for other in self._apps.values():
             clash = {t[0] for t in spec.types} & {t[0] for t in other.spec.types}
             if other.spec.name != spec.name and clash:
-                raise ConfigurationError(
-                    f"The app {other.spec.name!r} already has an agent type {min(clash)!r}."
-                )
+                raise ConfigurationError(_taken(other, min(clash)))
         self._check_pools(spec)
         for pool in spec.pools:
             if self._book.is_removed(pool.name):
@@ -154,16 +152,56 @@ class Catalog:
                     f"There are: {', '.join(sorted(known))}."
                 )
 
+    def _known(self, name: str) -> Deployed:
+        known = self._apps.get(name)
+        if known is None:
+            names = ", ".join(self._apps) or "none"
+            raise ConfigurationError(f"There is no app {name!r}. Deployed: {names}.")
+        return known
+
+    def check_removable(self, name: str) -> None:
+        """Make sure that nobody needs what an app declares.
+
+        Raises:
+            ConfigurationError: there is no such app, or agents of others live in a pool of its.
+        """
+        spec = self._known(name).spec
+        others = [app for app in self._apps.values() if app.spec.name != name]
+        kept = {pool.name for app in others for pool in app.spec.pools} | self._book.specs.keys()
+        own = {pool.name for pool in spec.pools} - kept - {DEFAULT}
+        named = {pool: other.spec.name for other in others for _, pool, *_ in other.spec.types}
+        needed = {
+            self._book.resolve(pool): f"agents of {app!r} live" for pool, app in named.items()
+        }
+        default = {self._book.resolve(DEFAULT): "agents live whose types name no pool"}
+        for pool, why in {**default, **needed}.items():
+            if pool in own:
+                raise ConfigurationError(
+                    f"The app {name!r} cannot be removed: it declares the pool {pool!r}, where "
+                    f"{why}. Add the pool first, so that it stays: manager.add_pool({pool!r})."
+                )
+
+    def take_out(self, name: str) -> Callable[[], None]:
+        """Let an app be known to nobody; what is returned puts it back."""
+        before = list(self._apps)
+        known = self._apps.pop(name)
+        self._rollouts.end(name)
+
+        def put_back() -> None:
+            self._apps[name] = known
+            for other in before[before.index(name) + 1 :]:  # those that came later
+                if other in self._apps:
+                    self._apps[other] = self._apps.pop(other)
+
+        return put_back
+
     async def set_status(self, name: str, status: str) -> None:
         """Start or stop an app.
 
         Raises:
             ConfigurationError: there is no such app.
         """
-        known = self._apps.get(name)
-        if known is None:
-            names = ", ".join(self._apps) or "none"
-            raise ConfigurationError(f"There is no app {name!r}. Deployed: {names}.")
+        known = self._known(name)
         old = known.row
         row = AppRow(old.name, old.spec, old.import_string, old.digest, status, old.deployed_at)
         await self._store.put_app(row)
@@ -296,6 +334,16 @@ class Catalog:
             for name, app in self._apps.items()
             if pool_of(pool) in self.named(app.spec)
         }
+
+
+def _taken(other: Deployed, agent_type: str) -> str:
+    name = other.spec.name
+    return (
+        f"The app {name!r}{' (stopped)' if other.stopped else ''} already has an agent type "
+        f"{agent_type!r}. All apps can use its agents: leave it out of this one. For a type of its "
+        f"own, subclass it, or set another AgentOptions(name=...). An app that nobody needs: "
+        f"`agentray remove {name}`, or `agentray up ... --remove {name}` where nothing is up."
+    )
 
 
 def check_isolation(pool: PoolSpec, there: PoolSpec | None) -> None:

@@ -49,6 +49,7 @@ from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
 from agentray.runtime.adoption import generation_of
 from agentray.runtime.agent_stats import NO_COUNTERS
+from agentray.runtime.app_removal import AppRemoval
 from agentray.runtime.catalog import STOPPED, Catalog
 from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.driver_leases import DriverLeases
@@ -183,6 +184,19 @@ class Manager:
         )
         self._try_out = TryOut(
             self._placements, self._hosts, self._until_leased, wake=self._wake.set
+        )
+        self._removal = AppRemoval(
+            store,
+            self._catalog,
+            self._placements,
+            self._hosts,
+            self._try_out,
+            self._topics,
+            self.quarantine,
+            redriver,
+            reconciling=self._reconciling,
+            load=self._load,
+            wake=self._wake.set,
         )
         self._steps: dict[str, int] = {}  # failures per step of the loop
         self._letters = LetterDesk(store, ChannelDispatcher(redriver.channel), kept_letters)
@@ -733,6 +747,16 @@ class Manager:
         """
         await self._catalog.set_status(name, STOPPED)
         await self._placements.announce()
+        return self._placements.snapshot
+
+    def check_removable(self, name: str) -> None:
+        """See `Catalog.check_removable`."""
+        self._catalog.check_removable(name)
+
+    async def remove_app(self, name: str, delete_states: bool) -> Snapshot:
+        """See `AppRemoval.remove`."""
+        async with self._deploying:
+            await self._removal.remove(name, delete_states=delete_states)
         return self._placements.snapshot
 
     async def subscribe(

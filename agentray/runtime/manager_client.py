@@ -164,6 +164,35 @@ class ManagerClient(SupervisionClient, MovesClient):
         last_s = CANCEL_GRACE_S if drain else min(grace_s, CANCEL_GRACE_S)
         await self._manager.call("end_runs", app_name, True, last_s)
 
+    async def remove_app(
+        self,
+        app_name: str,
+        *,
+        delete_states: bool = False,
+        drain: bool = True,
+        grace_s: float = STOP_GRACE_S,
+    ) -> None:
+        """Stop an app and forget it: its agent types are free for other apps.
+
+        The hosts of its pools are replaced one by one, so that its code is in no process any more.
+        Its launched agents, their failures and the subscriptions made at run time go with it. Kept
+        states stay, for an app that has agents of the same types later; so do runs and schedules.
+
+        Args:
+            app_name: of the app.
+            delete_states: forget the kept states, too.
+            drain: see `stop`.
+            grace_s: see `stop`.
+
+        Raises:
+            ConfigurationError: there is no app of this name, or agents of other apps live in a pool
+                that only this one declares.
+            StartFailed: new hosts do not come up; the app is stopped and can be removed again.
+        """
+        await self._manager.call("check_removable", app_name)  # before anything is stopped
+        await self.stop(app_name, drain=drain, grace_s=grace_s)
+        self._channel.update(await self._manager.call("remove_app", app_name, delete_states))
+
     # Pools
 
     async def add_pool(self, pool: Pool | str, **settings: Unpack[PoolSettings]) -> dict[str, Any]:

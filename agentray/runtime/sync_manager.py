@@ -75,6 +75,21 @@ class SyncManager(SyncMoves):
         """Stop an app: its agents take no messages from outside until it is deployed again."""
         self._wait(self._manager.stop(app_name, drain=drain, grace_s=grace_s))
 
+    def remove_app(
+        self,
+        app_name: str,
+        *,
+        delete_states: bool = False,
+        drain: bool = True,
+        grace_s: float = STOP_GRACE_S,
+    ) -> None:
+        """Stop an app and forget it: its agent types are free for other apps."""
+        self._wait(
+            self._manager.remove_app(
+                app_name, delete_states=delete_states, drain=drain, grace_s=grace_s
+            )
+        )
+
     # Pools
 
     def add_pool(self, pool: Pool | str, **settings: Unpack[PoolSettings]) -> dict[str, Any]:

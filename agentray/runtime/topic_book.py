@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from agentray.errors import NoHandler, UnknownAgentType, UnknownSubscription
@@ -64,6 +64,11 @@ class TopicBook:
         self._known.pop(subscription_id, None)
         if not known:
             raise UnknownSubscription(subscription_id)
+
+    def forget(self, agent_types: Collection[str]) -> None:
+        """Forget the subscriptions of types that were deleted with their app."""
+        for known in [s for s in self._known.values() if s.agent_type in agent_types]:
+            del self._known[known.id]
 
     def list(self, agent_type: str | None = None) -> list[TopicSubscription]:
         """Return the subscriptions, those of one agent type or all, oldest first."""

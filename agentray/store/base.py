@@ -544,6 +544,17 @@ class Store(
         """Insert or replace an app by its name."""
         ...
 
+    async def delete_app(self, name: str, agent_types: Sequence[str], *, states: bool) -> None:
+        """Forget an app and what is kept of its agents, in one transaction.
+
+        Args:
+            name: of the app; nothing happens when there is none.
+            agent_types: its types: their launched and permanent agents, failures and subscriptions
+                are forgotten.
+            states: their states, too. Not fenced: nobody leases slots in which they live.
+        """
+        ...
+
     async def list_apps(self) -> list[AppRow]:
         """Return the apps in order of their first deployment."""
         ...

@@ -495,6 +495,18 @@ class MemoryStore(
         """Insert or replace an app by its name."""
         self._apps[app.name] = app  # a replaced key keeps its place
 
+    async def delete_app(self, name: str, agent_types: Sequence[str], *, states: bool) -> None:
+        """Forget an app and what is kept of its agents, in one transaction."""
+        self._apps.pop(name, None)
+        _forget_types(self._launched, agent_types)
+        _forget_types(self._failures, agent_types)
+        _forget_types(self._permanent, agent_types)
+        if states:
+            _forget_types(self._states, agent_types)
+        gone = [s.id for s in self._subscriptions.values() if s.agent_type in agent_types]
+        for subscription in gone:
+            del self._subscriptions[subscription]
+
     async def list_apps(self) -> list[AppRow]:
         """Return the apps in order of their first deployment."""
         return list(self._apps.values())
@@ -597,3 +609,8 @@ def _names(name: str, full_names: Iterable[str]) -> bool:
 
 def _first(found: Iterable[_T], limit: int) -> list[_T]:
     return list(islice(found, limit))
+
+
+def _forget_types(of_agents: dict[AgentId, _T], agent_types: Sequence[str]) -> None:
+    for agent in [agent for agent in of_agents if agent.type in agent_types]:
+        del of_agents[agent]

@@ -340,6 +340,10 @@ class PostgresStore(
         about = (app.name, app.spec, app.import_string, app.digest, app.status, app.deployed_at)
         await self._database.execute("put_app", *about, app.before)
 
+    async def delete_app(self, name: str, agent_types: Sequence[str], *, states: bool) -> None:
+        """Forget an app and what is kept of its agents, in one transaction."""
+        await self._database.execute("delete_app", name, list(agent_types), states)
+
     async def list_apps(self) -> list[AppRow]:
         """Return the apps in order of their first deployment."""
         return [rows.app_of(row) for row in await self._database.fetch("list_apps")]

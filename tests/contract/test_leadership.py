@@ -32,6 +32,7 @@ WRITES: dict[str, Callable[[Store], Awaitable[object]]] = {
     "put_pool": lambda store: store.put_pool(PoolRow("big", b"\0spec")),
     "delete_pool": lambda store: store.delete_pool("big"),
     "put_app": lambda store: store.put_app(AppRow("a", b"", "", "d", "running", T0)),
+    "delete_app": lambda store: store.delete_app("a", [ADA.type], states=True),
     "delete_subscription": lambda store: store.delete_subscription("sub_1"),
     "put_states": lambda store: store.put_states([StateWrite(ADA, {"n": 1})]),
     "retry_run": lambda store: store.retry_run("run_1"),

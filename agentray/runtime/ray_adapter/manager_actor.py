@@ -145,6 +145,14 @@ class ManagerActor:
         """See `Manager.stop_app`."""
         return await (await self._running()).stop_app(name)
 
+    async def check_removable(self, name: str) -> None:
+        """See `Manager.check_removable`."""
+        (await self._running()).check_removable(name)
+
+    async def remove_app(self, name: str, delete_states: bool) -> Snapshot:
+        """See `Manager.remove_app`."""
+        return await (await self._running()).remove_app(name, delete_states)
+
     async def subscribe(
         self, agent_type: str, topic: str, lineage: Sequence[str], key: str
     ) -> tuple[TopicSubscription, Snapshot]:

@@ -47,6 +47,7 @@ _REPEATED = frozenset(
         ),
         *("pools", "status", "subscriptions", "trace", "traces", "until_placed"),
         *("about", "seat", "renew_driver", "end_driver", "subscribe", "stop_app"),
+        "check_removable",
         *("gc", "add_pool", "set_default_pool", "end_runs"),
     }
 )
