@@ -7,13 +7,14 @@ soon the only suspect under way, and guilty: that counts for an hour, whatever i
 several are suspected of counts against none of them.
 
 A death that anybody could have brought about, such as a SIGKILL, proves nothing: who finishes
-something afterwards is cleared of it.
+something afterwards is cleared of it. Nor is anybody tried alone for the first one: to let all
+that was under way wait for each other would make each loss of a host slow for the innocent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentray.core.deaths import INNOCENT, OWN_DOING, DeathCause
 
@@ -29,10 +30,12 @@ class Suspicion:
         guilty: when hosts died of it, in seconds.
         suspected: hosts that died while it was the only suspect under way, since it last finished
             something.
+        alone: it is tried alone.
     """
 
     guilty: tuple[float, ...] = ()
     suspected: int = 0
+    alone: bool = False
 
     def deaths(self, now: float) -> int:
         """Return how many deaths count against it."""
@@ -74,24 +77,27 @@ def blame(scene: Scene, known: Mapping[str, Suspicion], now: float) -> dict[str,
     candidates = {agent for agent in under_way if agent in known} or under_way
     if own_doing and begun <= candidates:
         candidates = begun or candidates
-    if len(candidates) != 1:
-        return {agent: known.get(agent, Suspicion()) for agent in sorted(candidates)}
-    agent = next(iter(candidates))
-    before = known.get(agent, Suspicion())
+    held = {
+        agent: replace(known.get(agent, Suspicion()), alone=own_doing or agent in known)
+        for agent in sorted(candidates)
+    }
+    if len(held) != 1:
+        return held
+    agent, before = next(iter(held.items()))
     sure = own_doing and (agent in known or len(under_way) == 1)
     return {agent: _guilty(before, now) if sure else _suspected(before)}
 
 
 def _guilty(before: Suspicion, now: float) -> Suspicion:
     recent = tuple(then for then in before.guilty if now - then < PERIOD_S)
-    return Suspicion((*recent, now), before.suspected)
+    return replace(before, guilty=(*recent, now))
 
 
 def _suspected(before: Suspicion) -> Suspicion:
-    return Suspicion(before.guilty, before.suspected + 1)
+    return replace(before, suspected=before.suspected + 1)
 
 
 def cleared(before: Suspicion, now: float) -> Suspicion | None:
     """Return what is left against an agent that has finished something; None: nothing."""
     recent = tuple(then for then in before.guilty if now - then < PERIOD_S)
-    return Suspicion(recent, 0) if recent else None
+    return replace(before, guilty=recent, suspected=0) if recent else None

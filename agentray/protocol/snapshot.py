@@ -95,8 +95,8 @@ class Snapshot:
     roots: Mapping[str, TypeView] = field(default_factory=dict[str, TypeView])
     # Agents that have killed too many hosts, and why they take no messages.
     quarantined: Mapping[AgentId, str] = field(default_factory=dict[AgentId, str])
-    # Agents that may have killed a host: of these, a host runs one at a time.
-    suspects: frozenset[AgentId] = frozenset()
+    # Agents that may have killed a host, and whether a host runs them one at a time.
+    suspects: Mapping[AgentId, bool] = field(default_factory=dict[AgentId, bool])
 
     def view(self, type_name: str) -> TypeView | None:
         """Return what is known of an agent type, or of a type of roots."""

@@ -262,7 +262,7 @@ class Host:
         self.steps.placed(same)
         self.residents.quarantine(snapshot.quarantined)
         self.turns.suspects = snapshot.suspects
-        self.turns.proved &= snapshot.suspects
+        self.turns.proved &= snapshot.suspects.keys()
         if self.held.held.keys() - before.keys():
             self.permanents.look()
 

@@ -39,16 +39,20 @@ class Quarantine:
         self.quarantined: dict[AgentId, str] = {}
 
     @property
-    def suspects(self) -> frozenset[AgentId]:
-        """Agents of which each host runs one at a time."""
-        return frozenset(self._against.keys() - self.quarantined.keys())
+    def suspects(self) -> dict[AgentId, bool]:
+        """Agents that may have killed a host, and whether each host runs them one at a time."""
+        return {
+            agent: held.alone
+            for agent, held in self._against.items()
+            if agent not in self.quarantined
+        }
 
     async def load(self) -> None:
         """Read what was known before."""
         kinds = (FailureKind.QUARANTINED, FailureKind.SUSPECTED)
         for failure in await self._store.list_failures(kinds=kinds, limit=_MAX_QUARANTINED):
             # Which of the deaths were proved is not kept: they count as suspicion.
-            self._against[failure.agent] = Suspicion((), failure.deaths)
+            self._against[failure.agent] = Suspicion((), failure.deaths, alone=True)
             if failure.kind is FailureKind.QUARANTINED:
                 self.quarantined[failure.agent] = failure.error
 
@@ -90,7 +94,7 @@ class Quarantine:
         """Clear agents that have finished something; return whether that changes anything."""
         now = datetime.now(UTC).timestamp()
         gone: list[AgentId] = []
-        for agent in self.suspects.intersection(agents):
+        for agent in self.suspects.keys() & set(agents):
             left = cleared(self._against[agent], now)
             if left is None:
                 del self._against[agent]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,7 +43,7 @@ class TurnTasks:
         self.record = record
         self._cells: dict[asyncio.Task[Any], int] = {}  # of the record, for turns that wait
         self._last: asyncio.Task[Any] | None = None  # that ran turns
-        self.suspects: frozenset[AgentId] = frozenset()  # of them, one at a time has turns
+        self.suspects: Mapping[AgentId, bool] = {}  # and whether one at a time has turns
         self.proved: set[AgentId] = set()  # of them, those that have had one, and the host lives
         self._alone = asyncio.Lock()
         self._tried: Incarnation | None = None
@@ -109,17 +110,21 @@ class TurnTasks:
     async def _try(
         self, agent: Incarnation, turn: Turn, task: asyncio.Task[Any], *, reentrant: bool
     ) -> None:
-        """Let a suspect have a turn when no other one has just begun one."""
+        """Let a suspect have a turn, and if it is tried alone, when no other one is."""
         tried = self._tried
-        if tried is not None and tried.id in turn.envelope.chain:
-            await agent.take(turn, task, reentrant=reentrant)  # the other one waits for it
+        # Beside its own turns, and those that wait for it: what one of them waits for would else
+        # wait for them.
+        beside = tried is not None and (tried is agent or tried.id in turn.envelope.chain)
+        if beside or not self.suspects.get(agent.id):
+            await agent.take(turn, task, reentrant=reentrant)
+            self.proved.add(agent.id)
             return
         self.record.rest()
         self._cells[task] = 0  # what only waits is not under way
         await self._alone.acquire()
         self._cells[task] = self.record.keep(agent.mark)
         self._tried = agent
-        hold_s = min(_ALL_TRIED_S / max(len(self.suspects), 1), _TRIED_S)
+        hold_s = min(_ALL_TRIED_S / max(sum(self.suspects.values()), 1), _TRIED_S)
         over = self._loop.call_later(hold_s, self._next_suspect, agent)
         try:
             await agent.take(turn, task, reentrant=reentrant)

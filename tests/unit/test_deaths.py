@@ -81,22 +81,25 @@ CRASH, KILL = DeathCause.CRASHED, DeathCause.SIGKILL
 
 def test_who_crashes_alone_is_guilty_at_once():
     found = blame(Scene(CRASH, "a/1"), {}, 5.0)
-    assert found == {"a/1": Suspicion((5.0,), 0)}
+    assert found == {"a/1": Suspicion((5.0,), 0, alone=True)}
 
 
 def test_of_many_under_way_only_the_one_that_had_just_begun_is_suspected_of_a_crash():
-    assert blame(Scene(CRASH, "a/1", ["a/2", "a/3"]), {}, 0.0) == {"a/1": Suspicion((), 1)}
+    found = blame(Scene(CRASH, "a/1", ["a/2", "a/3"]), {}, 0.0)
+    assert found == {"a/1": Suspicion((), 1, alone=True)}
 
 
 def test_without_a_turn_that_had_just_begun_all_that_wait_are_suspected():
     found = blame(Scene(CRASH, None, ["a/2", "a/3"]), {}, 0.0)
-    assert found == {"a/2": Suspicion(), "a/3": Suspicion()}
+    assert found == {agent: Suspicion(alone=True) for agent in ("a/2", "a/3")}
 
 
 def test_who_was_suspected_before_is_to_blame_and_newcomers_are_not():
     known = {"a/2": Suspicion()}
-    assert blame(Scene(CRASH, None, ["a/1", "a/2"]), known, 7.0) == {"a/2": Suspicion((7.0,), 0)}
-    assert blame(Scene(KILL, "a/1", ["a/2"]), known, 7.0) == {"a/2": Suspicion((), 1)}
+    crashed = blame(Scene(CRASH, None, ["a/1", "a/2"]), known, 7.0)
+    assert crashed == {"a/2": Suspicion((7.0,), 0, alone=True)}
+    killed = blame(Scene(KILL, "a/1", ["a/2"]), known, 7.0)
+    assert killed == {"a/2": Suspicion((), 1, alone=True)}
 
 
 def test_a_sigkill_proves_nothing():
@@ -108,9 +111,18 @@ def test_a_sigkill_proves_nothing():
 
 
 def test_loops_are_suspected_where_nothing_else_was_under_way():
-    assert blame(Scene(CRASH, None, [], ["l/1"]), {}, 1.0) == {"l/1": Suspicion((1.0,), 0)}
+    crashed = blame(Scene(CRASH, None, [], ["l/1"]), {}, 1.0)
+    assert crashed == {"l/1": Suspicion((1.0,), 0, alone=True)}
     assert "l/1" not in blame(Scene(CRASH, None, ["a/1"], ["l/1"]), {}, 1.0)
     assert blame(Scene(KILL, None, [], ["l/1"]), {}, 1.0) == {}
+
+
+def test_the_first_sigkill_lets_nobody_be_tried_alone_and_the_second_does():
+    under_way = [f"a/{n}" for n in range(100)]
+    first = blame(Scene(KILL, None, under_way), {}, 0.0)
+    assert first == {agent: Suspicion() for agent in under_way}
+    second = blame(Scene(KILL, None, ["a/7", "a/8", "b/1"]), first, 1.0)
+    assert second == {agent: Suspicion(alone=True) for agent in ("a/7", "a/8")}
 
 
 @pytest.mark.parametrize("cause", sorted(INNOCENT))

@@ -217,3 +217,27 @@ def test_kills_by_others_quarantine_nobody_who_goes_on_working():
             assert await manager.failed_agents() == []
 
     run(body())
+
+
+def test_a_suspect_goes_on_beside_its_own_turns_and_nobody_waits_after_a_first_kill() -> None:
+    async def whole() -> None:
+        runtime = runtime_of()
+        async with runtime as manager:
+            await manager.deploy(APP)
+            for death, alone in ((KILL, False), (CRASH, True)):
+                one, other = (manager.handle(Calm, f"{death.cause}-{n}") for n in range(2))
+                long = [asyncio.create_task(h.with_timeout(None).wait(1000)) for h in (one, other)]
+                await asyncio.sleep(1)
+                for host in {runtime.host_of(h.id) for h in (one, other)}:
+                    assert host is not None
+                    runtime.network.hosts[host].die(death)
+                await asyncio.sleep(1)
+                assert runtime.manager.quarantine.suspects.get(one.id) is alone
+                # The long ones are sent again, and hold nothing back of the same agent.
+                for handle in (one, other) if not alone else (one,):
+                    assert await handle.with_timeout(20).wait(0) == handle.id.key
+                for task in long:
+                    task.cancel()
+                await asyncio.gather(*long, return_exceptions=True)
+
+    run(whole())
