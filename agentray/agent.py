@@ -221,7 +221,8 @@ def on(
         subscribe: False: only what `manager.subscribe` has sent here.
 
     Raises:
-        ConfigurationError: no event class, or another form of one of the arguments.
+        ConfigurationError: no event class, another form of one of the arguments, or a key by a
+            field that an event class does not have.
     """
     declared = declare(
         events,

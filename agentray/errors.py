@@ -223,7 +223,8 @@ class NoHandler(AddressError):
     """The agent has no handler for events of this type."""
 
     def __init__(self, agent: str, event_type: str) -> None:
-        super().__init__(f"{agent} has no handler for {event_type}: write a method with @on(...).")
+        who = f"{agent} has no" if agent else "No agent of a running app has a"
+        super().__init__(f"{who} handler for {event_type}: write a method with @on(...).")
         self.agent, self.event_type = agent, event_type
 
 
@@ -303,9 +304,10 @@ class CallError(AgentrayError):
 class DeadlineExceeded(CallError, TimeoutError):
     """The deadline passed before the reply came."""
 
-    def __init__(self, target: str, timeout_s: float | None = None) -> None:
+    def __init__(self, target: str, timeout_s: float | None = None, waited_for: str = "") -> None:
         after = "" if timeout_s is None else f" within {timeout_s:g} s"
-        super().__init__(f"{target} did not reply{after}.")
+        what = f": {waited_for}" if waited_for else ""
+        super().__init__(f"{target} did not reply{after}{what}.")
         self.target, self.timeout_s = target, timeout_s
         self.agent, _, self.action = (_agent_in(target) or ".").rpartition(".")
 

@@ -80,6 +80,9 @@ def declare(events: tuple[type[Event], ...], key: Key | None, **said: Any) -> li
         _check_function("key", key)
     if where is not None:
         _check_function("where", where)
+    if isinstance(key, str) and key.startswith("field:") and not said["subclasses"]:
+        for event in events:  # subclasses may have fields of their own
+            _check_field(event, key.partition(":")[2])
     return [EventHandler("", event, key, **said) for event in dict.fromkeys(events)]
 
 
@@ -97,6 +100,14 @@ def check_key_form(key: str) -> str:
     if how == "key":
         check_key(argument)
     return key
+
+
+def _check_field(event: type[Event], name: str) -> None:
+    if name not in event.model_fields:
+        own = ", ".join(f for f in event.model_fields if f not in Event.model_fields) or "none"
+        raise ConfigurationError(
+            f"key='field:{name}': {event.__name__} has no field {name!r}. Its own: {own}."
+        )
 
 
 def _check_function(name: str, function: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
-from agentray.errors import ConfigurationError
+from agentray.errors import ConfigurationError, DeadlineExceeded
 from agentray.handle import Handle
 from agentray.ids import AgentId, check_key, new_id
 from agentray.protocol.codec import encode, encode_arguments
@@ -186,7 +186,8 @@ class AgentRecord:
 
     Attributes:
         handle: to call it.
-        status: registered, running, stopped or failed.
+        status: of its life: registered, running (launched and not ended, whether it is in memory
+            or not: that is what `Handle.status` says), stopped or failed.
         labels: that it was given.
         lifetime: detached, or driver.
         owner: the agent that launched it as its own.
@@ -214,6 +215,11 @@ async def start(caller: Caller, target: AgentId, order: LaunchOrder, timeout: fl
     Raises:
         ConfigurationError: it is known with other arguments, or as something else.
         AgentFailed: it could not be started.
+        DeadlineExceeded: it had not started in time.
     """
     payload = encode(order, f"launch of {target}")
-    await caller.request(Kind.LAUNCH, target, LifeCall.LAUNCH, payload, timeout=timeout)
+    try:
+        await caller.request(Kind.LAUNCH, target, LifeCall.LAUNCH, payload, timeout=timeout)
+    except DeadlineExceeded as error:
+        what = "its host had not made it, or its on_start had not ended"
+        raise DeadlineExceeded(f"{target}.{LifeCall.LAUNCH}", timeout, what) from error

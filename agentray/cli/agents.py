@@ -82,7 +82,7 @@ def _row(record: AgentRecord, resident: Mapping[str, Any]) -> dict[str, Any]:
         "type": record.id.type,
         "host": None,
         # Launched, and not in memory just now: its next message brings it back.
-        "status": "away" if record.status == "running" else record.status.value,
+        "status": "not in memory" if record.status == "running" else record.status.value,
         "queued": 0,
         "active_s": None,
         "idle_s": None,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from agentray.cli import console
 from agentray.cli.command import Command, JsonOption, read_settings
 from agentray.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from agentray.pool import PoolSettings
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The pool's name, see `pool list`.")]
 
@@ -59,7 +62,10 @@ def add(
         bool, typer.Option("--replace", help="Give one that is there exactly these settings.")
     ] = False,
 ) -> None:
-    """Add a pool; with --replace also change one: what is not said is as in a new one."""
+    """Add a pool; with --replace also change one: what is not said is as in a new one.
+
+    To change some settings of one that is there, and keep the others: `agentray pool set`.
+    """
     settings = read_settings()
     from agentray.cli import render
     from agentray.runtime.connection import connect
@@ -81,6 +87,52 @@ def add(
                 resources=resources,
                 placement=placement,
             )
+            return [pool for pool in await manager.pools() if pool["name"] == name]
+
+    console.out().print(render.pools(asyncio.run(ask())))
+
+
+@group.command("set", cls=Command)
+def set_(
+    name: Name,
+    hosts: Annotated[
+        str | None, typer.Option(help="How many, as 3, or the least and the most, as 1-4.")
+    ] = None,
+    num_cpus: Annotated[float | None, typer.Option(min=0, help="CPUs reserved per host.")] = None,
+    num_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs reserved per host.")] = None,
+    memory: Annotated[int | None, typer.Option(min=0, help="Bytes reserved per host.")] = None,
+    resource: Annotated[
+        list[str] | None,
+        typer.Option(help="All other resources reserved per host, as NAME=AMOUNT; repeatable."),
+    ] = None,
+    spread: Annotated[
+        bool | None, typer.Option("--spread/--pack", help="Over many machines, or over few.")
+    ] = None,
+) -> None:
+    """Change some settings of a pool; what is not said stays as it is."""
+    settings = read_settings()
+    from agentray.cli import render
+    from agentray.runtime.connection import connect
+
+    changes: PoolSettings = {}
+    if hosts is not None:
+        changes["hosts"] = _hosts(hosts)
+    if num_cpus is not None:
+        changes["num_cpus"] = num_cpus
+    if num_gpus is not None:
+        changes["num_gpus"] = num_gpus
+    if memory is not None:
+        changes["memory"] = memory
+    if resource is not None:
+        changes["resources"] = dict(_resource(text) for text in resource)
+    if spread is not None:
+        changes["placement"] = "spread" if spread else "pack"
+    if not changes:
+        raise ConfigurationError("Say what is to change, as `agentray pool set gpu --hosts 1-4`.")
+
+    async def ask() -> list[dict[str, Any]]:
+        async with connect(settings=settings) as manager:
+            await manager.update_pool(name, **changes)
             return [pool for pool in await manager.pools() if pool["name"] == name]
 
     console.out().print(render.pools(asyncio.run(ask())))
@@ -127,8 +179,8 @@ def check_new(name: str, pools: Sequence[Mapping[str, Any]]) -> None:
     """
     if any(pool["name"] == name for pool in pools):
         raise ConfigurationError(
-            f"There is a pool {name!r} already. With --replace it gets exactly the settings that "
-            "you write, and those of a new pool for the rest; `agentray pool list` shows its own."
+            f"There is a pool {name!r} already. `agentray pool set {name}` changes what you write; "
+            "with --replace it gets the settings of a new pool for the rest."
         )
 
 

@@ -43,19 +43,21 @@ def export(
     from agentray.protocol import states
     from agentray.runtime.connection import connect
 
-    async def write(out: TextIO) -> int:
+    async def write() -> int:
         agents = 0
         async with connect(settings=settings) as manager:
-            out.write(states.header(app) + "\n")
-            async for record in manager.export_state(app, agent_type):
-                out.write(states.line_of(record) + "\n")
-                agents += 1
-        out.write(states.footer(agents) + "\n")
+            records = manager.export_state(app, agent_type)
+            record = await anext(records, None)  # what is wrong is said before a file is touched
+            with _opened(file) as out:
+                out.write(states.header(app) + "\n")
+                while record is not None:
+                    out.write(states.line_of(record) + "\n")
+                    agents += 1
+                    record = await anext(records, None)
+                out.write(states.footer(agents) + "\n")
         return agents
 
-    with _opened(file) as out:
-        agents = asyncio.run(write(out))
-    console.note(f"{app}: {agents} agents exported")
+    console.note(f"{app}: {asyncio.run(write())} agents exported")
 
 
 @group.command(name="import", cls=Command)

@@ -185,9 +185,14 @@ class Outcome(NamedTuple):
         """Put a message in front of the path of causes of each error of what it set off."""
         if not self.errors:
             return self
-        step = f"{envelope.name.rpartition('.')[2]} at {envelope.type}/{envelope.key}"
+        step = step_of(envelope.name, f"{envelope.type}/{envelope.key}")
         errors = tuple(error._replace(path=(step, *error.path)) for error in self.errors)
         return self._replace(errors=errors)
+
+
+def step_of(name: str, agent: str) -> str:
+    """Return how a message stands in a path of causes."""
+    return f"{name.rpartition('.')[2]} at {agent}"
 
 
 class Failure(NamedTuple):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agentray import telemetry
 from agentray.core.lifecycle import move
 from agentray.errors import Fenced
-from agentray.events import Event
+from agentray.events import Event, Prompt
 from agentray.ids import new_traceparent, trace_id_of
 from agentray.protocol.budgets import Usage
 from agentray.protocol.envelope import Failure, Outcome, Reply, ReplyKind
@@ -256,7 +256,8 @@ class ActiveRun:
             case ReplyKind.MOVED:
                 self.lose()
             case ReplyKind.ERROR:
-                self.settled(failure_of(Reply(0, kind, payload), str(self.agent)))
+                reply = Reply(0, kind, payload)
+                self.settled(failure_of(reply, str(self.agent), Prompt.event_type))
             case _:
                 self.settled(outcome or Outcome())
 

@@ -59,7 +59,7 @@ class EventMessage(Message):
             # A host that stops has let what is under way end; what has not left is lost.
             if self.link is None or not isinstance(error, ChannelClosed):
                 letters.undelivered(self.target, self._event, error)
-        outcome = failure_of(reply, str(self.target)) if failed else reply.outcome
+        outcome = failure_of(reply, str(self.target), self.name) if failed else reply.outcome
         if outcome is not None and not self._answers:
             outcome = outcome._replace(answer=None)
         self._scope.ended(self, outcome)

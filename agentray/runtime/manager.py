@@ -694,6 +694,12 @@ class Manager:
         """See `PoolAdmin.add`."""
         return await self.pool_admin.add(spec), self._placements.snapshot
 
+    async def update_pool(
+        self, name: str, changes: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], Snapshot]:
+        """See `PoolAdmin.update`."""
+        return await self.pool_admin.update(name, changes), self._placements.snapshot
+
     async def set_default_pool(self, name: str) -> Snapshot:
         """See `PoolAdmin.set_default`."""
         await self.pool_admin.set_default(name)

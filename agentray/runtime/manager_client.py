@@ -56,7 +56,7 @@ from agentray.runtime.driver_leases import LEASE_S
 from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
 from agentray.runtime.moves_client import MovesClient
 from agentray.runtime.packing import class_digest, other_code, pack_app
-from agentray.runtime.pool_packing import pack_pool
+from agentray.runtime.pool_packing import pack_changes, pack_pool
 from agentray.runtime.schedule_client import ScheduleClient
 from agentray.runtime.spans import sending
 from agentray.runtime.state_client import StateClient
@@ -215,15 +215,33 @@ class ManagerClient(SupervisionClient, MovesClient):
             StartFailed: its hosts do not come up; nothing has changed.
         """
         if isinstance(pool, str):
-            try:
-                pool = Pool(pool, **settings)
-            except ValidationError as error:
-                raise ConfigurationError(_told("pool", pool, error)) from error
+            pool = _pool(pool, settings)
         elif settings:
             raise ConfigurationError("Give add_pool a Pool, or a name and settings, not both.")
         added, snapshot = await self._manager.call("add_pool", pack_pool(pool))
         self._channel.update(snapshot)
         return added
+
+    async def update_pool(self, name: str, **settings: Unpack[PoolSettings]) -> dict[str, Any]:
+        """Change some settings of a pool; all that is not named stays as it is.
+
+        Args:
+            name: of a pool, whether it was added or an app declares it.
+            settings: of `Pool`.
+
+        Returns:
+            It, as `add_pool` does.
+
+        Raises:
+            ConfigurationError: there is no such pool, or a setting is wrong.
+            StartFailed: its hosts do not come up; nothing has changed.
+        """
+        if not settings:
+            raise ConfigurationError("Say what is to change: update_pool('gpu', hosts=4).")
+        changes = pack_changes(_pool(name, settings), settings)
+        changed, snapshot = await self._manager.call("update_pool", name, changes)
+        self._channel.update(snapshot)
+        return changed
 
     async def set_default_pool(self, name: str) -> None:
         """Let agents whose type names no pool live in this one; those that run move there.
@@ -515,7 +533,8 @@ class ManagerClient(SupervisionClient, MovesClient):
             name: of this key.
             labels: that have all of these labels.
             action: that have an action of this name.
-            status: registered, running, stopped or failed.
+            status: registered, running (launched and not ended, in memory or not), stopped or
+                failed.
             limit: at most so many.
 
         Raises:
@@ -1059,6 +1078,13 @@ def _status(status: AgentStatus | str) -> AgentStatus:
     except ValueError:
         known = ", ".join(AgentStatus)
         raise ConfigurationError(f"status={status!r}: write one of {known}.") from None
+
+
+def _pool(name: str, settings: PoolSettings) -> Pool:
+    try:
+        return Pool(name, **settings)
+    except ValidationError as error:
+        raise ConfigurationError(_told("pool", name, error)) from error
 
 
 def _told(what: str, name: str, error: ValidationError) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from agentray.core.reconcile import HostStatus
@@ -69,26 +70,40 @@ class PoolAdmin:
             StartFailed: its hosts do not come up; nothing has changed.
             ConfigurationError, PoolPending: agents that lived there once cannot move back to it.
         """
-        name = spec.name
         async with self._changing:
-            check_isolation(spec, self._catalog.pools().get(name))
-            before = self._book.specs.get(name)
-            successor = self._book.successors.get(name, "")
-            was_removed = self._book.is_removed(name)
-            await self._book.put(name, spec, successor)
-            if name == DEFAULT and successor:  # another pool is the default, and goes on being it
-                return {"name": name, "status": "idle"}
-            try:
-                await self._warm_up(name)
-                await self._redirect(name, spec, "")
-            except StartFailed:
-                if before is not None or successor or was_removed:
-                    await self._book.put(name, before, successor)
-                else:
-                    await self._book.delete(name)
-                await self._apply()
-                raise
-            return self.describe(name)
+            return await self._put(spec)
+
+    async def update(self, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Change fields of a pool's spec, and return it as `add` does.
+
+        Raises:
+            StartFailed: its hosts do not come up; nothing has changed.
+            ConfigurationError: there is no such pool, or it cannot change so.
+        """
+        async with self._changing:
+            self._check_known(name)
+            return await self._put(replace(self._catalog.pools()[name], **changes))
+
+    async def _put(self, spec: PoolSpec) -> dict[str, Any]:
+        name = spec.name
+        check_isolation(spec, self._catalog.pools().get(name))
+        before = self._book.specs.get(name)
+        successor = self._book.successors.get(name, "")
+        was_removed = self._book.is_removed(name)
+        await self._book.put(name, spec, successor)
+        if name == DEFAULT and successor:  # another pool is the default, and goes on being it
+            return {"name": name, "status": "idle"}
+        try:
+            await self._warm_up(name)
+            await self._redirect(name, spec, "")
+        except StartFailed:
+            if before is not None or successor or was_removed:
+                await self._book.put(name, before, successor)
+            else:
+                await self._book.delete(name)
+            await self._apply()
+            raise
+        return self.describe(name)
 
     async def set_default(self, name: str) -> None:
         """Let agent types that name no pool live in this one.

@@ -10,8 +10,9 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,9 @@ MAX_PACKED_BYTES = 64 * 1024 * 1024
 
 PACKAGE = "package:"
 """In a packed `runtime_env`: what follows is the name of a package."""
+
+_FIELDS = {"hosts": ("hosts", "max_hosts"), "runtime_env": ("runtime_env", "packages")}
+"""What a setting is in a spec, where it is not the field of the same name."""
 
 _NEVER = (".git", "__pycache__", ".venv", "node_modules", ".agentray")
 _TIME = (1980, 1, 1, 0, 0, 0)  # the same files give the same package, whenever they were written
@@ -60,6 +64,17 @@ def pack_pool(pool: Pool) -> PoolSpec:
         grace_s=pool.grace_s,
         isolation=pool.isolation,
     )
+
+
+def pack_changes(pool: Pool, settings: Collection[str]) -> dict[str, Any]:
+    """Return the fields of a spec that some settings of a pool are about.
+
+    Raises:
+        PayloadError: its directories are too large.
+    """
+    spec = pack_pool(pool)
+    names = chain.from_iterable(_FIELDS.get(setting, (setting,)) for setting in settings)
+    return {name: getattr(spec, name) for name in names}
 
 
 def _packed(env: Mapping[str, Any], packages: dict[str, bytes]) -> dict[str, Any]:

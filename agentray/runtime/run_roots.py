@@ -150,7 +150,7 @@ class RunRoots:
         # A run that was accepted before goes on also where an app was stopped meanwhile.
         only = self._takes_new_runs if active.run.attempt == 1 else None
         if not self._host.publisher.route(published, context, sender, only, to):
-            missing = NoHandler("Nobody", event.event_type)
+            missing = NoHandler("", event.event_type)
             active.scope.fail(Failure("NoHandler", str(missing), "", ()))
 
     def _takes_new_runs(self, agent: AgentId) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentray.context import Context
 from agentray.protocol.codec import error_of, text_of
-from agentray.protocol.envelope import Failure, Outcome, Reply
+from agentray.protocol.envelope import Failure, Outcome, Reply, step_of
 
 if TYPE_CHECKING:
     from agentray.runtime.channel import Channel
@@ -193,7 +193,14 @@ def scope_of(context: Context) -> Scope:
     return context.scope
 
 
-def failure_of(reply: Reply, agent: str = "") -> Outcome:
-    """Return the outcome of a message that ended with an error instead of one."""
+def failure_of(reply: Reply, agent: str = "", name: str = "") -> Outcome:
+    """Return the outcome of a message that ended with an error instead of one.
+
+    Args:
+        reply: the error.
+        agent: to whom it was sent.
+        name: of an event or prompt, which is a step of the path to its error; "": of none.
+    """
     error = error_of(reply)
-    return Outcome(errors=(Failure(type(error).__name__, text_of(error), agent, ()),))
+    path = (step_of(name, agent),) if name else ()
+    return Outcome(errors=(Failure(type(error).__name__, text_of(error), agent, path),))

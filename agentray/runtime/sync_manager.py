@@ -96,6 +96,10 @@ class SyncManager(SyncMoves):
         """Add a pool, or change one that is there."""
         return self._wait(self._manager.add_pool(pool, **settings))
 
+    def update_pool(self, name: str, **settings: Unpack[PoolSettings]) -> dict[str, Any]:
+        """Change some settings of a pool; all that is not named stays as it is."""
+        return self._wait(self._manager.update_pool(name, **settings))
+
     def set_default_pool(self, name: str) -> None:
         """Let agents whose type names no pool live in this one; those that run move there."""
         self._wait(self._manager.set_default_pool(name))

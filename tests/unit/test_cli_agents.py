@@ -40,7 +40,7 @@ def test_launched_agents_come_first_with_what_is_known_of_them_in_memory() -> No
     told = [(r["agent"], r["status"], r["launched"], r["labels"], r["queued"]) for r in rows]
     assert told == [
         ("greeter/ada", "idle", "running", {"team": "a"}, 2),
-        ("greeter/bob", "away", "running", {"team": "a"}, 0),
+        ("greeter/bob", "not in memory", "running", {"team": "a"}, 0),
         ("greeter/eve", "failed", "failed", {"team": "a"}, 0),
         ("greeter/virtual", "idle", None, {}, 2),
     ]

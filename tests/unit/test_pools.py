@@ -476,3 +476,50 @@ async def test_the_command_line_changes_no_pool_by_mistake() -> None:
         check_new("more", await manager.pools())
         with pytest.raises(ConfigurationError, match="--replace"):
             check_new("default", await manager.pools())
+
+
+# Changing some settings
+
+
+async def test_what_is_not_said_of_a_pool_stays() -> None:
+    async with LocalRuntime(resources={"GPU": 8.0, "CPU": 8.0}) as manager:
+        told = {"num_gpus": 1.0, "runtime_env": {"env_vars": {"A": "b"}}, "load_per_host": 3.0}
+        await manager.add_pool(Pool("gpu", hosts=1, placement="spread", **told))  # pyright: ignore[reportArgumentType] - settings of several types
+        before = await pool(manager, "gpu")
+        hosts = {h["id"] for h in (await manager.status())["hosts"] if h["pool"] == "gpu"}
+
+        changed = await manager.update_pool("gpu", hosts=(2, 3))
+        assert (changed["min_hosts"], changed["max_hosts"]) == (2, 3)
+        same = ("resources", "placement", "runtime_env", "isolation")
+        assert {name: changed[name] for name in same} == {name: before[name] for name in same}
+        after = {h["id"] for h in (await manager.status())["hosts"] if h["pool"] == "gpu"}
+        assert hosts < after, "a host was replaced, though hosts demand the same"
+
+        changed = await manager.update_pool("gpu", num_cpus=2.0)
+        assert changed["resources"] == {"GPU": 1.0, "CPU": 2.0}
+        assert (changed["min_hosts"], changed["max_hosts"]) == (2, 3)
+        assert changed["runtime_env"] == ["env_vars"]
+
+
+async def test_a_pool_that_an_app_declares_can_be_changed() -> None:
+    async with LocalRuntime() as manager:
+        await manager.deploy(
+            App("plain", [OnGpu], pools=[Pool("gpu", hosts=1, placement="spread")])
+        )
+        changed = await manager.update_pool("gpu", hosts=2)
+        assert (changed["hosts"], changed["placement"], changed["added"]) == (2, "spread", True)
+        assert await manager.handle(OnGpu, "a").call_by_name("work") == "worked"
+
+
+async def test_a_pool_is_not_changed_by_mistake() -> None:
+    async with LocalRuntime() as manager:
+        await manager.deploy(App("plain", [Plain]))
+        with pytest.raises(ConfigurationError, match="no pool 'nope'"):
+            await manager.update_pool("nope", hosts=2)
+        with pytest.raises(ConfigurationError, match="what is to change"):
+            await manager.update_pool("default")
+        with pytest.raises(ConfigurationError, match="num_cpus"):
+            await manager.update_pool("default", num_cpus=-1)
+        with pytest.raises(ConfigurationError, match="isolation"):
+            await manager.update_pool("default", isolation="actor")
+        assert (await pool(manager, "default"))["resources"] == {}

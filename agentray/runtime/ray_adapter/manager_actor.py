@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,12 @@ class ManagerActor:
     async def add_pool(self, spec: PoolSpec) -> tuple[dict[str, Any], Snapshot]:
         """See `Manager.add_pool`."""
         return await (await self._running()).add_pool(spec)
+
+    async def update_pool(
+        self, name: str, changes: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], Snapshot]:
+        """See `Manager.update_pool`."""
+        return await (await self._running()).update_pool(name, changes)
 
     async def set_default_pool(self, name: str) -> Snapshot:
         """See `Manager.set_default_pool`."""

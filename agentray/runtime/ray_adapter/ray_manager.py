@@ -48,7 +48,7 @@ _REPEATED = frozenset(
         *("pools", "status", "subscriptions", "trace", "traces", "until_placed"),
         *("about", "seat", "renew_driver", "end_driver", "subscribe", "stop_app"),
         "check_removable",
-        *("gc", "add_pool", "set_default_pool", "end_runs"),
+        *("gc", "add_pool", "update_pool", "set_default_pool", "end_runs"),
     }
 )
 """Methods of the manager that change nothing, or nothing more when they are called again: asked
