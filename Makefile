@@ -24,7 +24,7 @@ PEERS_VENV ?= .venv-peers
 PEERS_LOCK := benchmarks/peers/requirements.lock
 PEERS_STAMP := $(PEERS_VENV)/.peers-installed
 
-.PHONY: help up down install check test unit format lock benchmark bench-peers clean
+.PHONY: help up down install check test unit chaos format lock benchmark bench-peers clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +66,9 @@ test: check ## Everything: the checks, then all tests
 
 unit: $(STAMP) ## The quick tests only
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/unit
+
+chaos: $(STAMP) ## Kill parts of a cluster at random under load, and judge (ARGS="--seed 7 --seconds 120")
+	$(BIN)/python -m tests.chaos.run $(ARGS)
 
 format: $(STAMP) ## Mend what ruff can mend
 	$(BIN)/ruff check --fix .

@@ -28,8 +28,8 @@ class AsyncAgentClient:
     """Prompts agents and follows their runs.
 
     Use it as a context manager, or call `close`. Requests that a gateway cannot take now (no
-    connection, 503, 429) are repeated until `timeout_s` is over; that is safe, since every prompt
-    carries an idempotency key.
+    connection, 503, 429, the error page of a proxy that lost it) are repeated until `timeout_s` is
+    over; that is safe, since every prompt carries an idempotency key.
 
     ```python
     async with AsyncAgentClient() as client:

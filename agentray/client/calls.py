@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from agentray.client.errors import (
     ClientError,
     ConnectionFailed,
+    ServerError,
     TooManyRequests,
     Unavailable,
     class_of,
@@ -380,7 +381,9 @@ def pause_before_retry(error: ClientError, attempt: int) -> float | None:
         error: why it failed.
         attempt: how often it was sent, from 1.
     """
-    if not isinstance(error, ConnectionFailed | Unavailable | TooManyRequests):
+    passing = isinstance(error, ConnectionFailed | Unavailable | TooManyRequests)
+    # An error page is no word of the gateway's: what stands before it lost it in the midst.
+    if not passing and (not isinstance(error, ServerError) or error.problem):
         return None
     pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (attempt - 1))
     # Jitter: clients that failed together shall not come back together.

@@ -39,7 +39,7 @@ from agentray.store.run_progress import Suspension
 if TYPE_CHECKING:
     from agentray.runtime.run_book import RunBook
 
-_INFRASTRUCTURE = frozenset({"HostDied", "ChannelClosed"})
+_INFRASTRUCTURE = frozenset({"HostDied", "ChannelClosed", "StoreUnavailable"})
 """Errors that say nothing about the run: it is tried again."""
 
 CONSEQUENCES = frozenset({"Incomplete"})

@@ -268,7 +268,7 @@ class RunBook:
         """End a run without another attempt: that one might cost this host too."""
         active = self._note(make_active(stored, self, to_end=True, lost=lost))
         many = f"{stored.run.attempt} attempts" if stored.run.attempt > 1 else "1 attempt"
-        await active.give_up(f"Given up after {many}, each of which lost a host. The last: {lost}.")
+        await active.give_up(f"Given up after {many}, each of which was lost. The last: {lost}.")
         return active
 
     def budget_of(self, agent: AgentId, options: RunOptions) -> Budget | None:
@@ -288,7 +288,7 @@ class RunBook:
         return active
 
     async def again(self, active: ActiveRun, reason: str) -> None:
-        """Try a run again after a host that worked on a part of it was lost."""
+        """Try a run again after a part of it was lost, with a host or for want of the Store."""
         logger.warning(
             "run is tried again: %s",
             reason,
@@ -296,11 +296,19 @@ class RunBook:
         )
         await self.save_usage([active])
         self.forget(active)
-        retried = await self.take_up(active.run.id, lost=reason)
+        retried = await self._take_up_again(active.run.id, reason)
         if isinstance(retried, ActiveRun):
             retried.on_end(active.hand_over)
         else:
             active.hand_over(retried)
+
+    async def _take_up_again(self, run_id: str, reason: str) -> ActiveRun | Run:
+        while True:
+            try:
+                return await self.take_up(run_id, lost=reason)
+            except StoreUnavailable as error:
+                logger.warning("%s", error, extra={"action": "retry_waits"})
+                await asyncio.sleep(_STORE_RETRY_S)
 
     def lost_parts(self, active: ActiveRun, outcome: Outcome) -> Failure | None:
         """Return the error of a run that came to nothing because a part of it was lost.

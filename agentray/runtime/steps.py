@@ -65,8 +65,8 @@ _RETRY_S = 0.5
 _DONE_KEPT = 20_000
 _STORE_RETRY_S = 0.5
 _EVENT, _VALUE, _ERROR = int(Kind.EVENT), int(ReplyKind.VALUE), int(ReplyKind.ERROR)
-_LOST_HOSTS = frozenset({"HostDied", "ChannelClosed", "AgentMoved"})
-_NOT_NOW = frozenset({"Overloaded", "AgentMoved", "HostDied", "ChannelClosed", "PoolPending"})
+_INFRASTRUCTURE = frozenset({"HostDied", "ChannelClosed", "AgentMoved", "StoreUnavailable"})
+_NOT_NOW = _INFRASTRUCTURE | {"Overloaded", "PoolPending"}
 
 Message = tuple[str, int]
 """Run and number."""
@@ -363,8 +363,8 @@ class Steps:
     def _failed(self, turn: StepTurn, outcome: Outcome) -> None:
         """Let an error be one of the message's branch; not one that says nothing of it."""
         self._begun(turn)
-        if outcome.errors and all(error.type in _LOST_HOSTS for error in outcome.errors):
-            # Somebody whom its handler called has died: it is handled again.
+        if outcome.errors and all(error.type in _INFRASTRUCTURE for error in outcome.errors):
+            # Somebody whom its handler called has died, or could not write: it is handled again.
             tries = self._tries[turn.message] = self._tries.get(turn.message, 0) + 1
             if tries < MAX_TRIES:
                 agent = self._host.find(turn.envelope.target)

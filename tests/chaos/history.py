@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 TERMINAL = frozenset({"succeeded", "failed", "dead", "cancelled", "timed_out", "budget_exceeded"})
 
@@ -36,11 +37,15 @@ class Kept:
         status: of it.
         offsets: of its events, in the order in which they are read.
         kinds: of these events.
+        result: as JSON values.
+        error: in words.
     """
 
     status: str
     offsets: Sequence[int]
     kinds: Sequence[str]
+    result: Any = None
+    error: str = ""
 
 
 @dataclass(slots=True)
@@ -53,6 +58,7 @@ class History:
         acknowledged: effects on each counter that were acknowledged.
         doubtful: effects on each counter of which nobody knows: their callers got an error.
         counters: as they are at the end.
+        wanted: results of runs that nothing may keep from succeeding.
     """
 
     told: list[Told] = field(default_factory=list[Told])
@@ -60,6 +66,7 @@ class History:
     acknowledged: Counter[str] = field(default_factory=Counter[str])
     doubtful: Counter[str] = field(default_factory=Counter[str])
     counters: Mapping[str, int] = field(default_factory=dict[str, int])
+    wanted: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def broken_promises(history: History) -> list[str]:
@@ -67,6 +74,7 @@ def broken_promises(history: History) -> list[str]:
     return [
         *_accepted_once(history),
         *_ended_once(history),
+        *_results(history),
         *_stories(history),
         *_effects(history),
     ]
@@ -92,6 +100,18 @@ def _ended_once(history: History) -> list[str]:
         ends = {t.status for t in history.told if t.run == run and t.status in TERMINAL}
         if ends - {kept.status}:
             found.append(f"The run {run} was told as {sorted(ends)} and is kept as {kept.status}.")
+    return found
+
+
+def _results(history: History) -> list[str]:
+    found: list[str] = []
+    for run, wanted in history.wanted.items():
+        kept = history.kept.get(run)
+        if kept is None or kept.status not in TERMINAL:
+            continue  # that is told already
+        if (kept.status, kept.result) != ("succeeded", wanted):
+            got = kept.error or kept.result
+            found.append(f"The run {run} is {kept.status} with {got}, not {wanted}.")
     return found
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,9 +235,9 @@ class Cluster:
         return [p for p in processes_of(self.home) if " ".join(p.cmdline()).startswith(title)]
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Generator[Cluster]:
-    """A cluster with the example app; nothing of it may be left when the tests are over."""
+@contextmanager
+def running_cluster() -> Generator[Cluster]:
+    """Put a cluster up with the example app; nothing of it may be left afterwards."""
     home = make_home()
     cluster = Cluster(home)
     try:
@@ -253,6 +254,13 @@ def cluster() -> Generator[Cluster]:
         left = end(processes_of(home))
         remove_home(home)
     assert left == []
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Generator[Cluster]:
+    """A cluster with the example app, for the session."""
+    with running_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

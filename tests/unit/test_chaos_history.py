@@ -46,6 +46,7 @@ def test_a_good_history_breaks_no_promise() -> None:
             {"kept": {"run_1": Kept("succeeded", [0, 1], ["succeeded", "progress"])}},
             "events after its end",
         ),
+        ({"wanted": {"run_1": {"text": "hello"}}}, "is succeeded with None, not"),
         ({"counters": {"ada": 2}}, "The counter ada is 2: 3 to 4"),
         ({"counters": {"ada": 5}}, "The counter ada is 5: 3 to 4"),
         ({"counters": {}}, "The counter ada is 0: 3 to 4"),

@@ -162,7 +162,14 @@ def test_errors_survive_pickling():
 
 def test_only_passing_trouble_is_tried_again():
     for status in (400, 401, 403, 404, 409, 413, 422, 500, 502):
-        assert calls.pause_before_retry(calls.error_of(answer(status, {})), 1) is None
+        told = calls.error_of(answer(status, {"title": "T"}))
+        assert calls.pause_before_retry(told, 1) is None
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_what_a_proxy_says_that_lost_its_gateway_is_passing_trouble(status: int):
+    error = calls.error_of(Response(status, {}, b"Internal Server Error"))
+    assert calls.pause_before_retry(error, 1) is not None
 
 
 def test_the_gateway_says_when_to_come_back():
