@@ -9,9 +9,9 @@ from tests.chaos.blows import CLUSTER, LOCAL, plan
 from tests.chaos.run import locally
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_promises_are_kept_whatever_happens(seed: int) -> None:
-    verdict = run(locally(seed, 30.0))
+    verdict = run(locally(seed, 12.0))
     assert verdict.found == [], verdict.table()
 
 
