@@ -142,7 +142,8 @@ def _world() -> None:
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    runtime = LocalRuntime()
+    # A run dies here of more deaths of hosts than an agent may be blamed for.
+    runtime = LocalRuntime(quarantine_after=0)
     async with runtime as manager:
         yield Bench(runtime, manager)
 
