@@ -7,28 +7,23 @@ one process (`LocalRuntime`), so that both sides of the comparison differ in the
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from agentray.app import App
 from agentray.event_loop import run
 from agentray.microbenchmark.agents import DurableEcho
+from agentray.microbenchmark.apart import measured_apart, own_database
 from agentray.microbenchmark.rows import Row, at_least, median_of, per_second
 from agentray.microbenchmark.scale import Scale
 from agentray.protocol.runs import RunStatus
 from agentray.runtime.manager_client import ManagerClient
 from agentray.store.base import Admission, CommitOutcome, Effects, NewRun, StoredRun
-from agentray.store.embedded import EmbeddedPostgres
 from agentray.store.postgres import PostgresStore
 from agentray.testing import LocalRuntime
 
 _IN_FLIGHT = 256
-_TIMEOUT_S = 300.0
 
 
 class WithoutCommits(PostgresStore):
@@ -50,20 +45,7 @@ async def measure_durable(scale: Scale) -> list[Row]:
     Raises:
         RuntimeError: that process failed; the message is what it said.
     """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", __name__, json.dumps([scale.rounds, scale.seconds])),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(_TIMEOUT_S):
-            out, err = await process.communicate()
-    except BaseException:
-        process.kill()
-        raise
-    if process.returncode:
-        raise RuntimeError(f"Durable prompts could not be measured: {err.decode()[-1000:]}")
-    value, baseline = json.loads(out)
+    value, baseline = await measured_apart(__name__, scale.rounds, scale.seconds)
     other = "the same path, its commits stubbed out"
     return [Row("run_durable_prompts_per_s", value, "prompts/s", other, baseline, at_least(0.85))]
 
@@ -94,14 +76,8 @@ async def _prompts_per_s(manager: ManagerClient, seconds: float) -> float:
 def main() -> None:
     """Measure, and print prompts per second with and without commits."""
     rounds, seconds = json.loads(sys.argv[1])
-    with tempfile.TemporaryDirectory(prefix="agentray-") as directory:
-        os.chmod(directory, 0o711)  # noqa: PTH101, S103 - the server may be another user's
-        server = EmbeddedPostgres(Path(directory) / "data")
-        dsn = server.start()
-        try:
-            sys.stdout.write(json.dumps(run(compare(dsn, rounds, seconds))))
-        finally:
-            server.stop()
+    with own_database() as dsn:
+        sys.stdout.write(json.dumps(run(compare(dsn, rounds, seconds))))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from agentray.microbenchmark.peers import measure_peers
 from agentray.microbenchmark.places import deployed
 from agentray.microbenchmark.rows import Row
 from agentray.microbenchmark.scale import Scale
+from agentray.microbenchmark.step_events import measure_step_events
 from agentray.microbenchmark.streams import measure_streams
 from agentray.runtime.connection import connect
 from agentray.runtime.manager_client import ManagerClient
@@ -75,6 +76,8 @@ async def _measure(
     rows += await measure_in_memory(manager, scale)
     report("durable prompts")
     rows += await measure_durable(scale)
+    report("events durable per step")
+    rows += await measure_step_events(scale)
     report("hosts that are killed")
     rows += await measure_moves(manager, scale)
     rows += await measure_failover(manager, scale)

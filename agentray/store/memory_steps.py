@@ -108,7 +108,7 @@ class MemorySteps:
         seen: set[tuple[str, int | None]] = set()
         for effects, holds in zip(batch, leased, strict=True):
             step = effects.step
-            if step is None or not (step.begins or step.handled or step.drops):
+            if step is None or step.begins is step.handled is step.drops is None:
                 yield False
                 continue
             what = (step.run_id, step.handled)

@@ -126,6 +126,7 @@ async def test_a_message_that_is_handled_twice_has_one_effect(store: Store):
 
     assert outcomes(await commit(store, twice, twice)) == [COMMITTED, GONE]
     assert outcomes(await commit(store, step(run_id, handled=1, n=9))) == [GONE]
+    assert outcomes(await commit(store, step(run_id, handled=0, n=9))) == [GONE]
     assert await n_of(store) == 1
     assert await left(store) == [2, 3]
 

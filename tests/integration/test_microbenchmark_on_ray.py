@@ -17,6 +17,7 @@ from agentray.microbenchmark.peers import measure_peers
 from agentray.microbenchmark.places import deployed
 from agentray.microbenchmark.rows import Row
 from agentray.microbenchmark.scale import Scale
+from agentray.microbenchmark.step_events import measure_step_events
 from agentray.microbenchmark.streams import measure_streams
 from tests.support.cluster import until_complete
 
@@ -83,6 +84,13 @@ async def test_durable_prompts_are_measured_in_a_process_of_their_own():
     assert row.name == "run_durable_prompts_per_s"
     assert row.value > 0
     assert math.isfinite(row.ratio)
+
+
+async def test_events_durable_per_step_are_measured_beside_runs_as_a_whole():
+    (row,) = await measure_step_events(TINY)
+    assert row.name == "step_events_per_s"
+    assert row.value > 0
+    assert row.baseline_value > 0
 
 
 async def test_the_added_latency_of_a_planned_move_is_measured(manager: ManagerClient) -> None:

@@ -1,0 +1,354 @@
+"""The messages of runs at random, over both stores: delivered, committed, lost, delivered again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from agentray.ids import AgentId
+from agentray.protocol.runs import RunStatus
+from agentray.store.base import CommitOutcome, Effects, StateWrite, Store
+from agentray.store.memory import MemoryStore
+from agentray.store.postgres import PostgresStore
+from agentray.store.steps import KeptMessage, NewMessage, Step, StepCommitted
+from tests.contract.samples import admit_one, at, connect, effects, empty, host, lease
+
+T = TypeVar("T")
+
+AGENTS = [AgentId("greeter", key) for key in ("ada", "bob", "eve")]
+HOSTS = ("h1", "h2")
+SLOT = 0
+Message = tuple[str, int]
+"""Run and number."""
+
+
+@dataclass
+class Work:
+    """A run as it should be."""
+
+    messages: dict[int, AgentId] = field(default_factory=dict[int, AgentId])
+    held: set[int] = field(default_factory=set[int])
+    emitted: int = 0
+    closed: bool = False
+    ended: RunStatus | None = None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message in the hands of one life of a host."""
+
+    message: Message
+    agent: AgentId
+    by: str
+    epoch: int
+
+
+def new(agent: AgentId) -> NewMessage:
+    return NewMessage(agent, SLOT, '{"n":1}', "[]")
+
+
+class Inbox(RuleBasedStateMachine):
+    """Does with messages what hosts do that live and die, and looks after each step at all."""
+
+    loop: asyncio.AbstractEventLoop
+    store: Store
+
+    runs = Bundle[str]("runs")
+    deliveries = Bundle[Delivery]("deliveries")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work: dict[str, Work] = {}
+        self.effects: defaultdict[AgentId, list[list[object]]] = defaultdict(list)
+        self.epoch = 0
+        self.host = HOSTS[1]
+        for name in HOSTS:
+            self.do(self.store.put_host(host(name)))
+        self.crash()
+
+    def do(self, work: Awaitable[T]) -> T:
+        async def awaited() -> T:
+            return await work
+
+        return self.loop.run_until_complete(awaited())
+
+    def commit(self, by: str, *batch: Effects) -> list[StepCommitted]:
+        return self.do(self.store.commit_steps(by, batch))
+
+    def kept(self) -> list[KeptMessage]:
+        return self.do(self.store.load_messages(["greeter"], [SLOT]))
+
+    # What may happen
+
+    @rule(target=runs, to=st.lists(st.sampled_from(AGENTS), max_size=3))
+    def begin(self, to: list[AgentId]) -> str:
+        run_id = self.do(admit_one(self.store))
+        self.work[run_id] = Work()
+        self.begin_again(run_id, to)
+        return run_id
+
+    @rule(run=runs, to=st.lists(st.sampled_from(AGENTS), max_size=3))
+    def begin_again(self, run: str, to: list[AgentId]) -> None:
+        work = self.work[run]
+        first = work.emitted == 0 and work.ended is None
+        step = Step(run, at(1), begins="fail", emitted=[new(agent) for agent in to])
+        (told,) = self.commit(self.host, effects(self.epoch, step=step))
+        if first:
+            self.expect(told, CommitOutcome.COMMITTED)
+            self.emit(work, to, told)
+            self.may_end(work, told)
+        else:
+            self.expect(told, CommitOutcome.GONE)
+
+    @rule()
+    def crash(self) -> None:
+        """Another host leases the slot; what the former one works on is not committed yet."""
+        self.host = HOSTS[self.host == HOSTS[0]]
+        (held,) = self.do(self.store.assign_slots([lease(self.host)]))
+        self.epoch = held.epoch
+
+    @rule(target=deliveries, run=runs, which=st.integers(0, 9))
+    def deliver(self, run: str, which: int) -> Delivery:
+        """Let a host have a message: one that is kept, or one that is long gone."""
+        kept = {message.number: message.agent for message in self.kept() if message.run_id == run}
+        numbers = sorted(kept)
+        number = numbers[which % len(numbers)] if numbers else which
+        agent = kept.get(number, AGENTS[0])
+        return Delivery((run, number), agent, self.host, self.epoch)
+
+    @rule(
+        batch=st.lists(deliveries, min_size=1, max_size=4),
+        to=st.lists(st.sampled_from(AGENTS), max_size=2),
+        closes=st.sampled_from([False, False, False, True]),
+    )
+    def handle(self, batch: list[Delivery], to: list[AgentId], closes: bool) -> None:
+        """Commit what one host has handled; a message may be among it twice, or come too late."""
+        by = batch[0].by
+        batch = [each for each in batch if each.by == by]
+        steps: list[Effects] = []
+        expected: list[CommitOutcome] = []
+        done: set[Message] = set()
+        for each in batch:
+            run_id, number = each.message
+            if each.epoch != self.epoch:
+                expected.append(CommitOutcome.FENCED)
+            elif each.message in done or number not in self.work[run_id].messages:
+                expected.append(CommitOutcome.GONE)
+            else:
+                expected.append(CommitOutcome.COMMITTED)
+                done.add(each.message)
+            seen = [*self.effects[each.agent], [run_id, number]]
+            if expected[-1] is CommitOutcome.COMMITTED:
+                self.effects[each.agent] = seen
+            step = Step(
+                run_id,
+                at(2),
+                handled=number,
+                emitted=[new(agent) for agent in to],
+                closes=closes,
+                answer=({"by": number},) if closes else None,
+            )
+            states = [StateWrite(each.agent, {"seen": seen})]
+            steps.append(effects(each.epoch, states=states, step=step))
+        told = self.commit(by, *steps)
+        for each, one, outcome in zip(batch, told, expected, strict=True):
+            self.expect(one, outcome)
+            if outcome is CommitOutcome.COMMITTED:
+                work = self.work[each.message[0]]
+                self.emit(work, to, one)
+                work.closed = work.closed or closes
+        for each in done:
+            self.take_out(each)
+        touched = dict.fromkeys(run_id for run_id, _ in done)
+        for run_id in touched:
+            ends = [one for each, one in zip(batch, told, strict=True) if each.message[0] == run_id]
+            self.may_end(self.work[run_id], *ends)
+
+    @rule(one=deliveries, settles=st.booleans())
+    def hold(self, one: Delivery, settles: bool) -> None:
+        """Keep a message until later; or handle it, and with it all that its agent holds."""
+        run_id, number = one.message
+        work = self.work[run_id]
+        held = {n for n in work.held if work.messages.get(n) == one.agent}
+        others = sorted(held - {number})
+        seen = [*self.effects[one.agent], [run_id, number]] if settles else None
+        step = Step(
+            run_id,
+            at(3),
+            handled=number,
+            holds=None if settles else [*others, number],
+            settles=others if settles else (),
+        )
+        states = [] if seen is None else [StateWrite(one.agent, {"seen": seen})]
+        (told,) = self.commit(one.by, effects(one.epoch, states=states, step=step))
+        if one.epoch != self.epoch:
+            self.expect(told, CommitOutcome.FENCED)
+        elif number not in work.messages:
+            self.expect(told, CommitOutcome.GONE)
+        else:
+            self.expect(told, CommitOutcome.COMMITTED)
+            if seen is None:
+                work.held.add(number)
+            else:
+                self.effects[one.agent] = seen
+                for each in (number, *others):
+                    self.take_out((run_id, each))
+            self.may_end(work, told)
+
+    @rule(run=runs, status=st.sampled_from([RunStatus.CANCELLED, RunStatus.DEAD]))
+    def drop(self, run: str, status: RunStatus) -> None:
+        """End a run whatever is left of it."""
+        step = Step(run, at(4), drops=status)
+        (told,) = self.commit(self.host, effects(self.epoch, step=step))
+        work = self.work[run]
+        if work.ended is not None:
+            self.expect(told, CommitOutcome.GONE)
+            return
+        self.expect(told, CommitOutcome.COMMITTED)
+        assert told.end is not None
+        assert told.end.status is status
+        work.ended = status
+        work.messages.clear()
+
+    # What should come of it
+
+    def expect(self, told: StepCommitted, outcome: CommitOutcome) -> None:
+        assert told.outcome is outcome
+        if outcome is not CommitOutcome.COMMITTED:
+            assert told.end is None
+            assert set(told.numbers) <= {None}
+
+    def emit(self, work: Work, to: Iterable[AgentId], told: StepCommitted) -> None:
+        for agent, number in zip(to, told.numbers, strict=True):
+            if work.closed:
+                assert number is None
+            else:
+                work.emitted += 1
+                assert number == work.emitted
+                work.messages[number] = agent
+
+    def take_out(self, message: Message) -> None:
+        run_id, number = message
+        self.work[run_id].messages.pop(number)
+        self.work[run_id].held.discard(number)
+
+    def may_end(self, work: Work, *told: StepCommitted) -> None:
+        """The step after which only held messages are left ends the run, and tells it once."""
+        ends = [each.end for each in told if each.end is not None]
+        if set(work.messages) <= work.held:
+            assert [end.status for end in ends] == [RunStatus.SUCCEEDED]
+            work.ended = RunStatus.SUCCEEDED
+            work.messages.clear()
+        else:
+            assert ends == []
+
+    @invariant()
+    def every_message_has_had_one_effect(self) -> None:
+        kept = self.do(self.store.load_states(AGENTS))
+        for agent in AGENTS:
+            seen = kept[agent].state["seen"] if agent in kept else []
+            assert seen == self.effects[agent]
+            assert len({tuple(each) for each in seen}) == len(seen)
+
+    @invariant()
+    def what_is_left_is_what_was_not_handled(self) -> None:
+        left = {(m.run_id, m.number): m.agent for m in self.kept()}
+        assert left == {
+            (run_id, number): agent
+            for run_id, work in self.work.items()
+            for number, agent in work.messages.items()
+        }
+
+    @invariant()
+    def each_run_ends_once(self) -> None:
+        for run_id, work in self.work.items():
+            stored = self.do(self.store.get_run(run_id))
+            assert stored is not None
+            kinds = [event.kind for event in self.do(self.store.run_events(run_id))]
+            if work.ended is None:
+                assert (stored.run.finished_at, kinds) == (None, [])
+            else:
+                assert (stored.run.status, kinds) == (work.ended, [work.ended.value])
+
+    def teardown(self) -> None:
+        """Handle all that is left: each run ends, and leaves nothing."""
+        while kept := self.kept():
+            first = kept[0]
+            self.handle(
+                [Delivery((first.run_id, first.number), first.agent, self.host, self.epoch)],
+                [],
+                False,
+            )
+        self.every_message_has_had_one_effect()
+        self.each_run_ends_once()
+        assert all(work.ended is not None for work in self.work.values())
+
+
+def check(machine: type[Inbox], examples: int, loop: asyncio.AbstractEventLoop) -> None:
+    machine.loop = loop
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_in_memory():
+    class InMemory(Inbox):
+        def __init__(self) -> None:
+            self.store = MemoryStore()
+            super().__init__()
+
+    loop = asyncio.new_event_loop()
+    try:
+        check(InMemory, 100, loop)
+    finally:
+        loop.close()
+
+
+def test_in_postgresql(postgres_dsn: str):
+    loop = asyncio.new_event_loop()
+    opened = PostgresStore(postgres_dsn)
+
+    async def rows_left() -> int:
+        connection = await connect(postgres_dsn)
+        try:
+            return await connection.fetchval(
+                "SELECT (SELECT count(*) FROM step_runs) + (SELECT count(*) FROM step_messages)"
+            )
+        finally:
+            await connection.close()
+
+    class InPostgres(Inbox):
+        def __init__(self) -> None:
+            self.store = opened
+            loop.run_until_complete(empty(postgres_dsn))
+            super().__init__()
+
+        def teardown(self) -> None:
+            super().teardown()
+            assert self.do(rows_left()) == 0
+
+    try:
+        loop.run_until_complete(opened.open())
+        check(InPostgres, 12, loop)
+    finally:
+        loop.run_until_complete(opened.close())
+        loop.close()
