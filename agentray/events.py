@@ -20,7 +20,7 @@ from pydantic import (
 
 from agentray.errors import ConfigurationError, PayloadError, UnknownEventType
 from agentray.ids import TopicId, new_id
-from agentray.protocol.codec import as_json
+from agentray.protocol.codec import as_json, as_json_text
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -106,6 +106,15 @@ class Event(BaseModel, metaclass=_Named):
             PayloadError: a field has no JSON form; the error names it.
         """
         return {_NAME: self.event_type, **as_json(self, f"event {self.event_type}")}
+
+    def to_json_text(self) -> str:
+        """Return the text of `to_json`.
+
+        Raises:
+            PayloadError: as `to_json`.
+        """
+        fields = as_json_text(self, f"event {self.event_type}")
+        return f'{{"{_NAME}": {json.dumps(self.event_type)}, {fields[1:]}'
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any] | str | bytes) -> Self:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from agentray.agent import Agent, AgentOptions, action, on
 from agentray.app import App
-from agentray.events import Prompt
+from agentray.events import Event, Prompt
 from agentray.microbenchmark.rows import per_second, sequential_p50_ms
 
 POOL = "microbenchmark"
@@ -58,6 +58,56 @@ class DurableEcho(Agent):
     async def answer(self, prompt: Prompt) -> str:
         """Return the prompt."""
         return prompt.text
+
+
+class Burst(Event):
+    """Begins a run of many events."""
+
+    parts: int
+
+
+class Part(Event):
+    """One of them."""
+
+    number: int
+
+
+class Done(Event):
+    """What a part leads to."""
+
+    number: int
+
+
+class Splitter(Agent):
+    """Takes bursts apart."""
+
+    options = AgentOptions(name="microbenchmark_splitter", concurrency=None)
+
+    @on(Burst, key="any:16")
+    async def split(self, burst: Burst) -> Sequence[Event]:
+        """Return its parts."""
+        return [Part(number=number) for number in range(burst.parts)]
+
+
+class Worker(Agent):
+    """Handles one part after the other."""
+
+    options = AgentOptions(name="microbenchmark_worker", concurrency=None)
+
+    @on(Part, key="any:64")
+    async def work(self, part: Part) -> Done:
+        """Return what it leads to."""
+        return Done(number=part.number)
+
+
+class Taker(Agent):
+    """Takes what parts lead to."""
+
+    options = AgentOptions(name="microbenchmark_taker", concurrency=None)
+
+    @on(Done, key="any:64")
+    async def take(self, done: Done) -> None:
+        """Take it."""
 
 
 class Tally(BaseModel):

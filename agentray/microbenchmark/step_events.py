@@ -11,13 +11,11 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
 
-from agentray.agent import Agent, AgentOptions, on
 from agentray.app import App
 from agentray.event_loop import run
 from agentray.event_run import DurabilityName
-from agentray.events import Event
+from agentray.microbenchmark.agents import Burst, Splitter, Taker, Worker
 from agentray.microbenchmark.apart import measured_apart, own_database
 from agentray.microbenchmark.rows import Row, at_least, median_of
 from agentray.microbenchmark.scale import Scale
@@ -30,56 +28,6 @@ _RUNS = 8  # under way at once
 _PARTS = 100  # of a burst, each of which sets off one event more
 _EVENTS = 1 + 2 * _PARTS  # that are handled in a run
 _SIDES: tuple[DurabilityName, DurabilityName] = ("step", "run")
-
-
-class Burst(Event):
-    """Begins a run of many events."""
-
-    parts: int
-
-
-class Part(Event):
-    """One of them."""
-
-    number: int
-
-
-class Done(Event):
-    """What a part leads to."""
-
-    number: int
-
-
-class Splitter(Agent):
-    """Takes bursts apart."""
-
-    options = AgentOptions(name="microbenchmark_splitter", concurrency=None)
-
-    @on(Burst, key="any:16")
-    async def split(self, burst: Burst) -> Sequence[Event]:
-        """Return its parts."""
-        return [Part(number=number) for number in range(burst.parts)]
-
-
-class Worker(Agent):
-    """Handles one part after the other."""
-
-    options = AgentOptions(name="microbenchmark_worker", concurrency=None)
-
-    @on(Part, key="any:64")
-    async def work(self, part: Part) -> Done:
-        """Return what it leads to."""
-        return Done(number=part.number)
-
-
-class Taker(Agent):
-    """Takes what parts lead to."""
-
-    options = AgentOptions(name="microbenchmark_taker", concurrency=None)
-
-    @on(Done, key="any:64")
-    async def take(self, done: Done) -> None:
-        """Take it."""
 
 
 async def measure_step_events(scale: Scale) -> list[Row]:

@@ -146,11 +146,28 @@ def as_json(value: Any, what: str) -> Any:
         ) from error
 
 
+def as_json_text(value: Any, what: str) -> str:
+    """Return the text of `as_json`.
+
+    Raises:
+        PayloadError: as `as_json`.
+    """
+    try:
+        return _plain_and_text(value)[1]
+    except (ValueError, TypeError):
+        as_json(value, what)  # raises what it is, with its place
+        raise
+
+
 def _plain(value: object) -> Any:
+    return _plain_and_text(value)[0]
+
+
+def _plain_and_text(value: object) -> tuple[Any, str]:
     plain = to_jsonable_python(value)
-    # As bytes, because half of a surrogate pair is a character only until it is written.
-    json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
-    return plain
+    text = json.dumps(plain, allow_nan=False, ensure_ascii=False)
+    text.encode()  # half of a surrogate pair is a character only until it is written
+    return plain, text
 
 
 def _why_no_json(value: object) -> Exception | None:

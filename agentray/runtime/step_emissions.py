@@ -50,6 +50,7 @@ class Emissions:
     """
 
     __slots__ = (
+        "_about",
         "_json",
         "closed",
         "end_grace_s",
@@ -73,6 +74,7 @@ class Emissions:
         self.closed = False
         self.end_grace_s: float | None = None
         self._json: tuple[Event | None, str] = (None, "")
+        self._about: tuple[Origin | None, str] = (None, "")
 
     @property
     def empty(self) -> bool:
@@ -86,10 +88,10 @@ class Emissions:
             PayloadError: it has no JSON form.
         """
         if self._json[0] is not event:
-            self._json = (event, json.dumps(event.to_json(), ensure_ascii=True))
-        sender, cause_id, trace_context = origin.sender, origin.cause_id, origin.trace_context
-        about = [sender, cause_id, trace_context, origin.run, self.path, origin.root]
-        new = NewMessage(target, slot_of(target), self._json[1], json.dumps(about))
+            self._json = (event, event.to_json_text())
+        if origin != self._about[0]:  # most often it is that of the event before
+            self._about = (origin, _about(origin, self.path))
+        new = NewMessage(target, slot_of(target), self._json[1], self._about[1])
         self.new.append(new)
         self.messages.append(Emitted(target, event, origin))
 
@@ -115,6 +117,12 @@ class Emissions:
     def record(self, event: Event) -> None:
         """Add a published event to those that are kept of the run."""
         self.events.append(NewRunEvent(EVENT, datetime.now(UTC), as_recorded(event)))
+
+
+def _about(origin: Origin, path: tuple[str, ...]) -> str:
+    """Return what travels with a message, for `read_about`."""
+    sender, cause_id, trace_context = origin.sender, origin.cause_id, origin.trace_context
+    return json.dumps([sender, cause_id, trace_context, origin.run, path, origin.root])
 
 
 class StepPost(Message):

@@ -222,3 +222,17 @@ def test_what_is_published_is_a_copy_as_pydantic_makes_it(event: Event) -> None:
 def test_what_is_published_again_is_the_same_event() -> None:
     published = _published(Weighed(kilos=1))
     assert _published(published) is published
+
+
+class Noted(Event):
+    text: str
+    weight: float = 1.5
+
+
+def test_the_text_of_an_event_is_its_json():
+    noted = Noted(text='"ä\0\n', correlation_id="c")
+    assert json.loads(noted.to_json_text()) == noted.to_json()
+    assert Event.from_json(noted.to_json_text()) == noted
+    for wrong in (Noted(text="\ud800"), Noted(text="", weight=float("nan"))):
+        with pytest.raises(PayloadError, match="Noted"):
+            wrong.to_json_text()
