@@ -86,6 +86,8 @@ class LocalFists:
                 self._undo(blow.for_s, self._database_is_back)
                 return f"for {blow.for_s:.1f} s"
             case "kill the manager":
+                if self._outage.away:
+                    return ""  # it comes back at once here, which takes the database
                 await self._runtime.restart_manager()
                 return "it is back"
             case "kill all hosts":

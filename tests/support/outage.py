@@ -33,7 +33,7 @@ class _Behind:
                 return self._outage.behind(found(epoch))
 
             return as_manager
-        if not inspect.iscoroutinefunction(found):
+        if name == "close" or not inspect.iscoroutinefunction(found):
             return found
 
         async def ask(*args: Any, **kwargs: Any) -> Any:
