@@ -120,7 +120,8 @@ def _reconcile_pool(pool: PoolFact, hosts: Sequence[HostFact]) -> list[Command]:
     commands.extend(StopHost(host) for host in _needless(pool, hosts, pending, -missing))
     enough = len(live) >= pool.wanted
     if pool.trial is not None and outdated and not pending:
-        return [*commands, *_try_out(pool, live if enough else [], outdated)]
+        tried = _try_out(pool, live, outdated) if enough and live else _wait(pool, live, outdated)
+        return [*commands, *tried]
     room_for = sum(host.feasible for host in pending)
     room_for -= sum(host.status is HostStatus.DRAINING for host in hosts)  # theirs comes free
     # Nor do more old ones stay than are wanted while a new one waits, perhaps for ever.
@@ -143,13 +144,21 @@ def _reconcile_pool(pool: PoolFact, hosts: Sequence[HostFact]) -> list[Command]:
 
 def _try_out(pool: PoolFact, new: Sequence[str], old: Sequence[str]) -> list[Command]:
     """Let hosts with new code have no more slots than they may; the old ones stay meanwhile."""
-    moves = plan_slots(pool.slots, new or old, pool.pinned)
+    moves = plan_slots(pool.slots, new, pool.pinned)
     alive = [*new, *old]
     planned = [slot for slot in moves if pool.slots[slot] in alive]
-    if new and pool.trial is not None:
-        room = max(0, pool.trial - sum(holder in new for holder in pool.slots))
-        moves = {s: host for s, host in moves.items() if s not in planned[room:]}
+    room = max(0, (pool.trial or 0) - sum(holder in new for holder in pool.slots))
+    moves = {s: host for s, host in moves.items() if s not in planned[room:]}
     return [MoveSlots(pool.name, moves, _releases(pool, moves, alive))] if moves else []
+
+
+def _wait(pool: PoolFact, new: Sequence[str], old: Sequence[str]) -> list[Command]:
+    """Let the old hosts have what no new one has already, until enough new ones are there."""
+    slots = [slot for slot, holder in enumerate(pool.slots) if holder not in new]
+    pinned = {n: pool.pinned[slot] for n, slot in enumerate(slots) if slot in pool.pinned}
+    plan = plan_slots([pool.slots[slot] for slot in slots], old, pinned)
+    moves = {slots[n]: host for n, host in plan.items()}
+    return [MoveSlots(pool.name, moves, _releases(pool, moves, old))] if moves else []
 
 
 def _needless(

@@ -381,3 +381,12 @@ def test_hosts_that_wait_for_room_are_given_up_when_they_are_not_wanted_any_more
         *map(StopHost, ("b", "c")),
     ]
     assert reconcile([], waiting) == [StopHost("b"), StopHost("c")]
+
+
+def test_hosts_that_are_too_few_to_be_tried_out_keep_what_they_have() -> None:
+    pool = replace(facts(2, "stays", "stays", "leaves", None), trial=0)
+    hosts = [host("stays"), replace(host("leaves"), leaves=True)]
+    assert reconcile([pool], hosts) == [
+        StartHost("default"),
+        MoveSlots("default", {3: "leaves"}, {}),
+    ]
