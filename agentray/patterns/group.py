@@ -54,6 +54,25 @@ _OF_MEMBERS = AgentOptions(
 is brought back, which is no error."""
 
 
+_OF_GROUPS = RestartPolicy(restart="permanent", max_restarts=0)
+
+
+def _permanent(options: AgentOptions, name: str) -> AgentOptions:
+    """Return the options of a group whose class has its own, for a name or a pool.
+
+    Raises:
+        ConfigurationError: they say that it shall not be permanent.
+    """
+    if "restart" not in options.model_fields_set:
+        return options.model_copy(update={"restart": _OF_GROUPS})
+    if options.restart.restart != "permanent":
+        raise ConfigurationError(
+            f"{name} is a group, which is permanent: leave restart={options.restart.restart!r} "
+            "out of its options."
+        )
+    return options
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """An agent of a group.
@@ -126,10 +145,15 @@ class GroupAgent(Agent):
             shut down when it is stopped; (): they are launched by whoever wants one.
     """
 
-    options = AgentOptions(restart=RestartPolicy(restart="permanent", max_restarts=0))
+    options = AgentOptions(restart=_OF_GROUPS)
     group: ClassVar[Group] = Group()
     starts: ClassVar[Sequence[str]] = ()
     state: GroupState
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if "options" in vars(cls):
+            cls.options = _permanent(cls.options, cls.__name__)
+        super().__init_subclass__(**kwargs)
 
     async def on_start(self) -> None:
         """Start the members, one after the other; those that run already go on."""

@@ -97,6 +97,8 @@ class Snapshot:
     quarantined: Mapping[AgentId, str] = field(default_factory=dict[AgentId, str])
     # Agents that may have killed a host, and whether a host runs them one at a time.
     suspects: Mapping[AgentId, bool] = field(default_factory=dict[AgentId, bool])
+    # Hosts that died of late, and why.
+    deaths: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def view(self, type_name: str) -> TypeView | None:
         """Return what is known of an agent type, or of a type of roots."""

@@ -146,7 +146,8 @@ class Channel:
         self.snapshot = snapshot
         self._routes.clear()
         for host_id in [h for h in self._links if h not in snapshot.hosts]:
-            self._links.pop(host_id).close("it was taken out of the cluster")
+            why = snapshot.deaths.get(host_id, "it was taken out of the cluster")
+            self._links.pop(host_id).close(why)  # it may not have heard of the death itself
         self._changed.set()
         self._changed = asyncio.Event()
         self._parked_s = _FIRST_PARKED_S
@@ -306,7 +307,8 @@ class Channel:
         host = self.snapshot.hosts.get(host_id)
         link = None if host is None or self._closed else self._link(host)
         if link is None or link.gone:
-            self._fail(message, HostDied(str(message.target), host_id))
+            why = self.snapshot.deaths.get(host_id, "")
+            self._fail(message, HostDied(str(message.target), host_id, why))
         else:
             link.send(message)
 

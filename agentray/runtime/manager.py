@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 import random
-from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -56,6 +55,7 @@ from agentray.runtime.driver_leases import DriverLeases
 from agentray.runtime.failures import told_of
 from agentray.runtime.host_admin import HostAdmin
 from agentray.runtime.host_keeper import HostKeeper
+from agentray.runtime.last_deaths import LastDeaths
 from agentray.runtime.leadership import Leadership
 from agentray.runtime.letter_desk import LetterDesk
 from agentray.runtime.order_book import OrderBook
@@ -78,9 +78,6 @@ from agentray.runtime.trace_reader import read_trace
 from agentray.runtime.tryout import TryOut
 from agentray.store.base import HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
 from agentray.store.supervision import AgentFailure, FailureKind
-
-_DEATHS_TOLD = 20
-"""Deaths of hosts that `status` tells, the last ones."""
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +139,7 @@ class Manager:
         self._tasks = TaskSet("manager")
         self._wake = asyncio.Event()
         self.quarantine = Quarantine(store, quarantine_after)
-        self._deaths: deque[dict[str, str]] = deque(maxlen=_DEATHS_TOLD)
+        self._deaths = LastDeaths()
         self._placements = Placements(
             store,
             self._catalog,
@@ -151,6 +148,7 @@ class Manager:
             redriver,
             self._tasks,
             self.quarantine,
+            self._deaths,
             epoch=lead.epoch,
             on_moved=self._wake.set,
             orders=self._orders,
@@ -450,10 +448,7 @@ class Manager:
         death = keeper.death
         if death is None:
             return []
-        self._deaths.appendleft(
-            {"host": keeper.ref.id, "pool": keeper.pool, "reason": death.reason}
-            | {"cause": death.cause.value, "at": datetime.now(UTC).isoformat()}
-        )
+        self._deaths.note(keeper.ref.id, keeper.pool, death)
         flight = self._factory.flight(keeper.ref, hung=death.cause is DeathCause.HUNG)
         return self.quarantine.host_died(death, flight)
 
@@ -941,7 +936,7 @@ class Manager:
                 {**keeper.describe(), "leaves": self._leaves(keeper)}
                 for keeper in self._hosts.values()
             ],
-            "host_deaths": list(self._deaths),
+            "host_deaths": self._deaths.told(),
             "quarantined": {str(a): why for a, why in self.quarantine.quarantined.items()},
         }
 

@@ -18,6 +18,7 @@ from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.snapshot import PoolView, Snapshot
 from agentray.runtime.catalog import Catalog
 from agentray.runtime.host_keeper import HostKeeper
+from agentray.runtime.last_deaths import LastDeaths
 from agentray.runtime.order_book import OrderBook
 from agentray.runtime.ports import HostGone, HostUnreachable
 from agentray.runtime.quarantine import Quarantine
@@ -95,6 +96,7 @@ class Placements:
         redriver: Redriver,
         tasks: TaskSet,
         quarantine: Quarantine,
+        deaths: LastDeaths,
         *,
         epoch: int,
         on_moved: Callable[[], None],
@@ -110,6 +112,7 @@ class Placements:
             redriver: looks after the runs of slots that have moved.
             tasks: the manager's; planned moves are among them.
             quarantine: which agents take no messages.
+            deaths: of hosts, and why they died.
             epoch: of the manager's lead.
             on_moved: called when a planned move has ended.
             orders: of the operators.
@@ -123,6 +126,7 @@ class Placements:
         self._redriver = redriver
         self._tasks = tasks
         self._quarantine = quarantine
+        self._deaths = deaths
         self._first_version = epoch << _VERSIONS
         self._on_moved = on_moved
         self._orders = orders
@@ -459,6 +463,7 @@ class Placements:
             roots=self._catalog.roots(),
             quarantined=self._quarantine.told(),
             suspects=self._quarantine.suspects,
+            deaths=self._deaths.reasons(),
         )
 
     async def _update(self, keeper: HostKeeper, snapshot: Snapshot) -> None:

@@ -128,8 +128,13 @@ class _LocalHost:
             if not task.done():
                 task.cancel()
         if not self.alive:
-            raise HostGone("It was killed.", self.death)
+            raise self._gone
         return await task
+
+    @property
+    def _gone(self) -> HostGone:
+        death = self.death or KILLED
+        return HostGone(death.reason, death)
 
     @property
     def _running(self) -> Host:
@@ -190,7 +195,7 @@ class _LocalHost:
     async def until_death(self) -> str:
         """See `ports.HostControl`."""
         await asyncio.wait((self._dead,))  # who stops waiting must not end it
-        raise HostGone("It was killed.", self.death)
+        raise self._gone
 
     async def resident(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """See `ports.HostControl`."""

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentray import Agent, AgentFailed, App, ConfigurationError, ManagerClient, action, loop
+from agentray import (
+    Agent,
+    AgentFailed,
+    AgentOptions,
+    App,
+    ConfigurationError,
+    ManagerClient,
+    RestartPolicy,
+    action,
+    loop,
+)
 from agentray.core.groups import counts, plan
 from agentray.patterns import Group, GroupAgent, Member
 from agentray.testing import LocalRuntime, run
@@ -72,7 +82,12 @@ class Outer(GroupAgent):
     group = Group([Member(OneForOne, "inner"), Member(Part, "z")], max_restarts=1, period_s=600)
 
 
-APP = App("groups", [Part, OneForOne, OneForAll, RestForOne, Mixed, Outer])
+class Named(GroupAgent):
+    options = AgentOptions(name="crew")
+    group = Group(MEMBERS, max_restarts=0)
+
+
+APP = App("groups", [Part, OneForOne, OneForAll, RestForOne, Mixed, Outer, Named])
 
 
 async def until(check: Callable[[], bool]) -> None:
@@ -162,6 +177,29 @@ def test_a_group_whose_members_end_too_often_is_failed_and_can_be_reset():
         assert await manager.handle(Part, "a").hello() == "a"
 
     cluster(body)
+
+
+def test_a_reset_starts_a_group_with_options_of_its_own_before_anybody_sends_it_a_message():
+    async def body(manager: ManagerClient, _: LocalRuntime) -> None:
+        group = await manager.launch(Named, name="g")
+        await break_again("b", 1)
+
+        async def failed() -> bool:
+            return (await group.status())["status"] == "failed"
+
+        await eventually_async(failed, timeout_s=100)
+        diary.clear()
+        assert await manager.reset_agent(group)
+        await until(lambda: diary == STARTED)  # nobody has sent it anything
+
+    cluster(body)
+
+
+def test_a_group_that_would_not_be_permanent_is_refused():
+    with pytest.raises(ConfigurationError, match="Fleeting is a group, which is permanent"):
+
+        class Fleeting(GroupAgent):  # pyright: ignore[reportUnusedClass] - it cannot be made
+            options = AgentOptions(restart=RestartPolicy(restart="temporary"))
 
 
 def test_temporary_members_are_not_restarted_and_transient_ones_when_they_failed():
