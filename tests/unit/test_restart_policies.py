@@ -339,8 +339,8 @@ class BackoffMachine(RuleBasedStateMachine):
 
     @rule(gap=st.floats(0.0, 12.0), jitter=st.floats(0.0, 1.0))
     def fail(self, gap: float, jitter: float) -> None:
-        quiet = not self.times or gap >= self.backoff.period_s
-        self.now += gap
+        before, self.now = self.now, self.now + gap  # the sum may differ from the gap by rounding
+        quiet = not self.times or self.now - before >= self.backoff.period_s
         self.times.append(self.now)
         wait = self.backoff.failed(self.now, jitter)
         within = sum(self.now - then < 10.0 for then in self.times)
