@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, cast
 
 import asyncpg
@@ -28,6 +28,7 @@ _GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
 _CONNECT_TIMEOUT_S = 10.0
 _STATEMENT_TIMEOUT_S = 30.0  # a server that vanished without a word must not hang its callers
 _ACQUIRE_TIMEOUT_S = 10.0  # for a connection to be free, or made
+_ATTEMPTS = 3  # of a statement that was chosen to end a deadlock
 _RELEASE_TIMEOUT_S = 5.0  # for a statement that is given up to end; then its connection is
 _CLOSE_TIMEOUT_S = 5.0
 
@@ -58,6 +59,7 @@ _UNAVAILABLE = (
     asyncpg.OperatorInterventionError,  # starting up, shutting down, cancelled by the operator
     asyncpg.InsufficientResourcesError,  # too many connections, disk full
     asyncpg.ReadOnlySQLTransactionError,  # a standby
+    asyncpg.TransactionRollbackError,  # a deadlock, again and again: nothing was written
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,  # no such database
 )
@@ -157,8 +159,13 @@ class Database:
         with _our_errors():
             pool = self._pool
             connection = await self._acquire(pool)
+            run = getattr(connection, method)
             try:
-                return await getattr(connection, method)(queries()[name], *args)
+                for _ in range(1, _ATTEMPTS):
+                    # Each statement is a transaction: one that is rolled back may be repeated.
+                    with suppress(asyncpg.DeadlockDetectedError):
+                        return await run(queries()[name], *args)
+                return await run(queries()[name], *args)
             except TimeoutError:
                 connection.terminate()  # its server may never answer, nor end the statement
                 raise

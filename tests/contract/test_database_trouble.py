@@ -15,11 +15,15 @@ from agentray.errors import StoreUnavailable
 from agentray.store import database, migrate
 from agentray.store.base import CommitOutcome
 from agentray.store.postgres import PostgresStore
+from agentray.store.steps import NewMessage, Step
 from tests.contract import story
 from tests.contract.samples import (
     ADA,
+    admit_one,
+    at,
     connect,
     effects,
+    end,
     serve,
     state,
 )
@@ -192,3 +196,58 @@ async def _tell(proxy: CuttingProxy, connection: Any, point: int | None = None) 
     proxy.begin(point)
     await story.tell(store)
     await store.close()
+
+
+async def test_steps_and_ends_in_one_batch_cannot_wait_for_who_marks_both_runs(
+    postgres: PostgresStore, connection: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(database, "_ATTEMPTS", 1)  # a deadlock is an error
+    await serve(postgres)
+    stepping, ending = sorted([await admit_one(postgres), await admit_one(postgres)])
+    begun = Step(stepping, at(1), begins="fail", emitted=(NewMessage(ADA, 0, '{"n":1}', "[]"),))
+    await postgres.commit_steps("h1", [effects(step=begun)])
+
+    async with connection.transaction():
+        await connection.execute("SELECT FROM runs WHERE id = $1 FOR UPDATE", stepping)
+        marking = asyncio.create_task(postgres.mark_running({stepping: at(2), ending: at(2)}, "h1"))
+        await waiting_for_locks(connection, 1)
+        last = effects(step=Step(stepping, at(3), handled=1))
+        committing = asyncio.create_task(
+            postgres.commit_steps("h1", [effects(end=end(ending)), last])
+        )
+        await waiting_for_locks(connection, 2)
+    await marking
+    committed = await committing
+    assert [each.outcome for each in committed] == [CommitOutcome.COMMITTED] * 2
+
+
+async def test_who_is_chosen_to_end_a_deadlock_is_repeated(
+    postgres: PostgresStore, connection: Any
+):
+    await serve(postgres)
+    first, second = sorted([await admit_one(postgres), await admit_one(postgres)])
+    lock = "SELECT FROM runs WHERE id = $1 FOR UPDATE"
+    await connection.execute("SET deadlock_timeout = '30s'")  # the store's statement finds it
+    async with connection.transaction():
+        await connection.execute(lock, second)
+        marking = asyncio.create_task(postgres.mark_running({first: at(1), second: at(1)}, "h1"))
+        await waiting_for_locks(connection, 1)
+        await connection.execute(lock, first)
+    await marking
+    for run_id in (first, second):
+        stored = await postgres.get_run(run_id)
+        assert stored is not None
+        assert stored.run.status == "running"
+
+
+async def waiting_for_locks(connection: Any, many: int) -> None:
+    """Wait until so many sessions wait for a lock."""
+
+    async def found() -> bool:
+        await connection.execute("SELECT pg_stat_clear_snapshot()")  # one for each transaction
+        waiting = await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        )
+        return waiting >= many
+
+    await eventually_async(found, 30, interval_s=0.01)
