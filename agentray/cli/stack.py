@@ -323,6 +323,9 @@ async def _all(*tasks: asyncio.Task[Any]) -> None:
         await asyncio.wait(tasks)
     except asyncio.CancelledError:
         await asyncio.wait(tasks)  # their threads go on: what they start must be known, to undo it
+        for task in tasks:
+            if not task.cancelled():
+                task.exception()  # of no interest any more, and nothing to be logged
         raise
     errors = [error for task in tasks if (error := task.exception()) is not None]
     if errors:

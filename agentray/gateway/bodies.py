@@ -24,6 +24,8 @@ from agentray.protocol.event_runs import Durability, PromptDurability
 
 DEFAULT_WAIT_S = 30.0
 
+REFERENCE = "#/components/schemas/{model}"
+"""How the OpenAPI document refers to a schema."""
 
 MAX_TIMEOUT_S = 365 * 86_400.0
 """The longest time that a run may be given: a year."""
@@ -259,8 +261,11 @@ def check_idempotency_key(key: str | None) -> str | None:
 
 
 def openapi_body(model: type[BaseModel]) -> dict[str, Any]:
-    """Describe a body that a route reads itself, for the OpenAPI document."""
-    schema = model.model_json_schema()
+    """Describe a body that a route reads itself, for the OpenAPI document.
+
+    What it refers to is in its `$defs`, which `GatewayApp` puts beside the other schemas.
+    """
+    schema = model.model_json_schema(ref_template=REFERENCE)
     return {
         "requestBody": {
             "required": True,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
 
+from agentray.gateway.bodies import REFERENCE
 from agentray.gateway.problems import (
     CONFLICT,
     FORBIDDEN,
@@ -133,6 +135,14 @@ def _problem(example: HttpProblem) -> dict[str, Any]:
     }
 
 
+def _bodies(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Go through the schemas of all request bodies."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                yield content["schema"]
+
+
 class GatewayApp(FastAPI):
     """A FastAPI app whose document also has the shapes that its routes write themselves."""
 
@@ -142,9 +152,11 @@ class GatewayApp(FastAPI):
             document = super().openapi()
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             for model in (Problem, FieldProblem, Run, RunEvent):
-                schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schema = model.model_json_schema(ref_template=REFERENCE)
                 schemas.update(schema.pop("$defs", {}))
                 schemas[model.__name__] = schema
+            for body in _bodies(document):
+                schemas.update(body.pop("$defs", {}))
             # FastAPI adds its own form of a 422 to routes with parameters; ours replaces it.
             schemas.pop("HTTPValidationError", None)
             schemas.pop("ValidationError", None)

@@ -108,14 +108,7 @@ async def test_who_finds_no_free_connection_is_told_and_few_wait_for_one(
         commits = [
             asyncio.create_task(hasty.commit("h1", [effects(states=[state(n)])])) for n in range(2)
         ]
-
-        async def both_wait() -> bool:
-            found = await connection.fetchval(
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            )
-            return found == 2
-
-        await eventually_async(both_wait, interval_s=0.01)
+        await waiting_for_locks(connection, 2)
         waiting = [asyncio.create_task(hasty.ping()) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(StoreUnavailable, match="3 statements wait"):
