@@ -349,8 +349,10 @@ class MessageDropped(CallError):
 class Overloaded(CallError):
     """A bounded queue is full; try again after `retry_after_s` seconds."""
 
-    def __init__(self, target: str, retry_after_s: float = 1.0) -> None:
-        super().__init__(f"{target} has too many messages waiting; retry in {retry_after_s:g} s.")
+    def __init__(
+        self, target: str, retry_after_s: float = 1.0, what: str = "messages waiting"
+    ) -> None:
+        super().__init__(f"{target} has too many {what}; retry in {retry_after_s:g} s.")
         self.target, self.retry_after_s = target, retry_after_s
         self.agent = _agent_in(target)  # "": it is not an agent's queue
 

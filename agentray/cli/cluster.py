@@ -175,7 +175,9 @@ def reset_agent(
             return await manager.reset_agent(agent_id)
 
     had_failed = asyncio.run(ask())
-    console.write(f"{agent}: {'reset' if had_failed else 'had not failed'}")
+    console.write(
+        f"{agent}: {'reset' if had_failed else 'had not failed; its errors are counted from none'}"
+    )
 
 
 def stop_agent(

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Wait = Annotated[
-    float, typer.Option("--wait", min=0, help="Seconds to wait; what was asked for goes on.")
+    float,
+    typer.Option("--wait", "--timeout", min=0, help="Seconds to wait; what was asked for goes on."),
 ]
 Node = Annotated[str, typer.Argument(metavar="NODE", help="Its id, or how that begins.")]
 To = Annotated[str, typer.Option("--to", metavar="HOST", help="The host, see `host list`.")]
@@ -66,6 +67,7 @@ def drain_host(
     wait: Wait = 120.0,
 ) -> None:
     """Replace a host by a fresh one: what its agents do ends first."""
+    console.note(f"waits at most {wait:g} s for it (--timeout); the drain goes on after that")
     _report(name, _ask(lambda manager: manager.drain_host(name, timeout=wait)))
 
 
@@ -84,6 +86,7 @@ def list_nodes(as_json: JsonOption = False) -> None:
 @node.command("drain", cls=Command)
 def drain_node(name: Node, wait: Wait = 120.0) -> None:
     """Let all hosts leave a machine; none is placed there until `node undrain`."""
+    console.note(f"waits at most {wait:g} s for it (--timeout); the drain goes on after that")
     _report(name, _ask(lambda manager: manager.drain_node(name, timeout=wait)))
 
 

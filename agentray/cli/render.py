@@ -328,10 +328,11 @@ def status_text(status: RunStatus) -> Text:
 
 
 def took(run: Run) -> str | None:
-    """Return how long a run took from its acceptance to its end; None: it has not ended."""
+    """Return how long a run took from when it might begin to its end; None: it has not ended."""
     if run.finished_at is None:
         return None
-    return seconds(max(0.0, (run.finished_at - run.created_at).total_seconds()))
+    since = max(run.created_at, run.not_before or run.created_at)
+    return seconds(max(0.0, (run.finished_at - since).total_seconds()))
 
 
 def moment(time: datetime) -> str:

@@ -249,7 +249,9 @@ def runs(  # noqa: PLR0913 - the options are read from the signature
     context: typer.Context,
     *,
     status: Annotated[RunStatus | None, typer.Option(help="Only those.")] = None,
-    agent: Annotated[str | None, typer.Option(help="Only those of this agent type.")] = None,
+    agent: Annotated[
+        str | None, typer.Option(help="Only those of this agent type, or TYPE/KEY.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=200, help="Most of them.")] = 20,
     before: Annotated[
         str | None, typer.Option(metavar="RUN_ID", help="Only those older than this run.")

@@ -246,7 +246,7 @@ class AsyncAgentClient:
             limit: most of them, 1 to 200.
             before: id of the last run already seen: the `next` of the page before.
             status: only those.
-            agent: only those of this agent type.
+            agent: only those of this agent type, or of this agent: `type/key`.
 
         Raises:
             ClientError: the gateway refuses, or cannot be reached within the client's timeout.

@@ -25,6 +25,8 @@ _LINGER_S = 0.004
 """How long an admission waits for company after one that had some: a commit, a message to a host
 and the host's own commit then serve several prompts."""
 
+_UNDER_WAY = "runs under way"
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
@@ -87,9 +89,9 @@ class Admissions:
             ChannelClosed: `close` was called.
         """
         if self._under_way.total() >= self._max_under_way:
-            raise Overloaded("The gateway")
+            raise Overloaded("The gateway", what=_UNDER_WAY)
         if self._max_per_owner is not None and self._under_way[run.owner] >= self._max_per_owner:
-            raise Overloaded(f"The API key {run.owner}")
+            raise Overloaded(f"The API key {run.owner}", what=_UNDER_WAY)
         self._under_way[run.owner] += 1
         try:
             return await self._commits.submit(run)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from agentray.core.lifecycle import is_settled
 from agentray.errors import AddressError, CallError, UnknownRun
@@ -16,7 +16,7 @@ from agentray.gateway.auth import READ, KeyRing, RequireScope
 from agentray.gateway.openapi import EVENTS_CONTENT, problems, run_content
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams, parse_last_event_id
-from agentray.ids import AgentId
+from agentray.ids import AgentId, check_type_name
 from agentray.protocol.runs import Run, RunStatus, Span
 from agentray.runtime.trace_reader import read_trace
 
@@ -50,7 +50,24 @@ class RunFilter(BaseModel):
         description="Id of the last run already seen.",
     )
     status: RunStatus | None = None
-    agent: str | None = Field(default=None, max_length=512, description="An agent type.")
+    agent: str | None = Field(
+        default=None, max_length=1024, description="An agent type, or an agent: type/key."
+    )
+
+    @field_validator("agent")
+    @classmethod
+    def _well_formed(cls, agent: str | None) -> str | None:
+        if agent is not None:
+            _parts(agent)
+        return agent
+
+
+def _parts(agent: str | None) -> tuple[str | None, str | None]:
+    """Return the type and the key of which runs are wanted; None: of any."""
+    if agent is None or "/" not in agent:
+        return agent and check_type_name(agent), None
+    wanted = AgentId.parse(agent)
+    return wanted.type, wanted.key
 
 
 class RunWait(BaseModel):
@@ -159,11 +176,13 @@ class Runs:
 
     async def list_runs(self, wanted: Annotated[RunFilter, Query()]) -> Response:
         """List runs, newest first."""
+        agent_type, agent_key = _parts(wanted.agent)
         found = await self._store.list_runs(
             limit=wanted.limit + 1,  # one more tells whether there is a next page
             before=wanted.before,
             status=wanted.status,
-            agent_type=wanted.agent,
+            agent_type=agent_type,
+            agent_key=agent_key,
         )
         runs = found[: wanted.limit]
         page = RunPage(runs=runs, next=runs[-1].id if len(found) > wanted.limit else None)

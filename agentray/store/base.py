@@ -344,6 +344,7 @@ class Store(
         before: str | None = None,
         status: RunStatus | None = None,
         agent_type: str | None = None,
+        agent_key: str | None = None,
     ) -> list[Run]:
         """Return runs, newest first; `before` is the id of the last one already seen."""
         ...

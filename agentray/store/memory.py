@@ -205,13 +205,16 @@ class MemoryStore(
         before: str | None = None,
         status: RunStatus | None = None,
         agent_type: str | None = None,
+        agent_key: str | None = None,
     ) -> list[Run]:
         """Return runs, newest first; `before` is the id of the last one already seen."""
         ids = sorted((i for i in self._runs if before is None or i < before), reverse=True)
         found = (
             row.run
             for row in map(self._runs.__getitem__, ids)
-            if status in {None, row.status} and agent_type in {None, row.new.agent.type}
+            if status in {None, row.status}
+            and agent_type in {None, row.new.agent.type}
+            and agent_key in {None, row.new.agent.key}
         )
         return _first(found, limit)
 

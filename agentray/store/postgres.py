@@ -160,11 +160,12 @@ class PostgresStore(
         before: str | None = None,
         status: RunStatus | None = None,
         agent_type: str | None = None,
+        agent_key: str | None = None,
     ) -> list[Run]:
         """Return runs, newest first; `before` is the id of the last one already seen."""
         unfinished = status is not None and status not in TERMINAL
         name = "list_unfinished_runs" if unfinished else "list_runs"
-        found = await self._database.fetch(name, before, status, agent_type, limit)
+        found = await self._database.fetch(name, before, status, agent_type, agent_key, limit)
         return [rows.run_of(row) for row in found]
 
     async def count_runs(self) -> dict[RunStatus, int]:

@@ -192,6 +192,10 @@ async def test_runs_are_listed_by_status_and_agent_type(store: Store):
     assert await listed(status=RunStatus.FAILED) == []
     assert await listed(agent_type="poet") == [other]
     assert await listed(status=RunStatus.QUEUED, agent_type="greeter") == [queued]
+    for status in (None, RunStatus.QUEUED):
+        mine = await store.list_runs(status=status, agent_type="poet", agent_key="x/y")
+        assert [run.id for run in mine] == [other]
+        assert await store.list_runs(status=status, agent_type="poet", agent_key="x") == []
     assert await store.count_runs() == {RunStatus.SUCCEEDED: 1, RunStatus.QUEUED: 2}
 
 

@@ -84,6 +84,8 @@ async def test_one_key_does_not_take_the_place_of_the_others(serve: Serve):
         gateway.dispatcher.gate.clear()
         answers = await asyncio.gather(*(http.prompt("x", wait_s=0) for _ in range(50)))
         assert Counter(status for status, _, _ in answers) == {202: 5, 429: 45}
+        refused = next(problem for status, problem, _ in answers if status == 429)
+        assert "has too many runs under way; retry in 1 s." in refused["detail"]
         assert (await http.prompt("y", wait_s=0, key=INVOKE_KEY))[0] == 202
 
 

@@ -62,11 +62,21 @@ async def test_runs_are_filtered(http: Http):
     _, page = await http.get("/v1/runs?status=failed&agent=greeter")
     assert [run["id"] for run in page["runs"]] == [failed["id"]]
     assert (await http.get("/v1/runs?agent=other"))[1] == {"runs": [], "next": None}
+    _, bob, _ = await http.prompt("Bob", agent="greeter/bob")
+    _, page = await http.get("/v1/runs?agent=greeter/bob")
+    assert [run["id"] for run in page["runs"]] == [bob["id"]]
 
 
 @pytest.mark.parametrize(
     ("query", "field"),
-    [("limit=0", "limit"), ("limit=201", "limit"), ("status=lost", "status"), ("x=1", "x")],
+    [
+        ("agent=greeter/", "agent"),
+        ("agent=a%20b", "agent"),
+        ("limit=0", "limit"),
+        ("limit=201", "limit"),
+        ("status=lost", "status"),
+        ("x=1", "x"),
+    ],
 )
 async def test_wrong_queries_are_a_422_that_names_the_field(http: Http, query: str, field: str):
     status, problem = await http.get(f"/v1/runs?{query}")

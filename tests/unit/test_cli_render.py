@@ -139,6 +139,10 @@ class TestRuns:
         assert "took         -" in lines
         assert "started      -" in lines
 
+    def test_a_run_that_began_later_took_no_time_before_that(self):
+        later = a_run(created_at=NOW - timedelta(seconds=30), not_before=NOW)
+        assert "took         1.5 s" in printed(results.run(later))
+
     def test_a_list_of_runs(self):
         failed = a_run(
             id="run_2", status=RunStatus.FAILED, error=RunError(type="KeyError", message="x")

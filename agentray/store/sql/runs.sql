@@ -73,7 +73,8 @@ FROM runs
 WHERE ($1::text IS NULL OR id < $1)
   AND ($2::text IS NULL OR status = $2)
   AND ($3::text IS NULL OR agent_type = $3)
-ORDER BY id DESC LIMIT $4;
+  AND ($4::text IS NULL OR agent_key = $4)
+ORDER BY id DESC LIMIT $5;
 
 -- name: list_unfinished_runs
 -- Return unfinished runs, newest first, without passing a million ended ones on the way.
@@ -85,8 +86,9 @@ WITH unfinished AS MATERIALIZED (  -- or the order would make it walk along the 
       AND ($1::text IS NULL OR id < $1)
       AND ($2::text IS NULL OR status = $2)
       AND ($3::text IS NULL OR agent_type = $3)
+      AND ($4::text IS NULL OR agent_key = $4)
 )
-SELECT * FROM unfinished ORDER BY id DESC LIMIT $4;
+SELECT * FROM unfinished ORDER BY id DESC LIMIT $5;
 
 -- name: count_runs
 -- Count runs by status: the ended ones in an index, which is far smaller than the table.
