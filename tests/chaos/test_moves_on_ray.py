@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -41,7 +42,8 @@ class Work:
         """Run the example: two agents side by side, and one that gathers what they found."""
         while not self.ended:
             run = await self.manager.prompt(RIVER, timeout=120)
-            if run.status is not RunStatus.SUCCEEDED or run.attempt != 1:
+            # What has not ended within the grace is tried again: a slow machine may come to that.
+            if run.status is not RunStatus.SUCCEEDED:
                 self.problems.append(f"{run.id}: {run.status}, attempt {run.attempt}, {run.error}")
             self.done += 1
 
@@ -84,6 +86,7 @@ async def test_a_stopped_host_whose_slots_moved_writes_nothing_when_it_wakes_and
     assert await asyncio.gather(*(ledger.add(1) for ledger in ledgers)) == [1] * 8
     victim, pid = next(iter(hosts.items()))
     os.kill(pid, signal.SIGSTOP)
+    await eventually_async(lambda: asyncio.to_thread(_has_stopped, pid), interval_s=0.01)
     try:
         # These are on their way into the stopped process, which may find them when it wakes.
         lost = [asyncio.create_task(_add(ledger)) for ledger in ledgers]
@@ -102,6 +105,15 @@ async def test_a_stopped_host_whose_slots_moved_writes_nothing_when_it_wakes_and
     assert [total - 1 for total in after] == written, "nothing was written by who woke up"
     for outcome, total in zip(outcomes, written, strict=True):
         assert total == (3 if outcome else 2), "who was told of an error has written nothing"
+
+
+def _has_stopped(pid: int) -> bool:
+    """Whether no thread of a process runs any more: the signal reaches one after the other."""
+    states = [
+        (task / "stat").read_text().rpartition(")")[2].split()[0]
+        for task in Path(f"/proc/{pid}/task").iterdir()
+    ]
+    return all(state == "T" for state in states)
 
 
 async def _add(ledger: Any) -> bool:

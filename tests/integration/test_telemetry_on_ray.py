@@ -170,9 +170,15 @@ async def test_ray_exports_what_hosts_count(manager: ManagerClient):
             "ray_agentray_activations_total",
             "ray_agentray_agents_in_memory",
         }
-        return found if found.keys() >= wanted else {}
+        # Other tests call parrots, too: these calls may be told one interval later.
+        all_told = min(found.get(name, 0) for name in wanted) >= 1 and all(
+            found[name] >= 3
+            for name in (
+                "ray_agentray_messages_total",
+                "ray_agentray_handler_seconds_bucket_total",
+            )
+        )
+        return found if all_told else {}
 
     found = await eventually_async(exported, timeout_s=90, interval_s=1.0)
-    assert found["ray_agentray_messages_total"] >= 3
-    assert found["ray_agentray_handler_seconds_bucket_total"] >= 3
     assert found["ray_agentray_agents_in_memory"] >= 1
