@@ -1,112 +1,103 @@
-"""What a driver does with kept states: read, replace, forget, export, import."""
+"""What a driver does with kept states, as `ManagerClient` offers it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any
 
-from agentray.errors import ConfigurationError, UnknownState
+from agentray.handle import DEFAULT_TIMEOUT_S
 from agentray.ids import AgentId
-from agentray.protocol.codec import as_json, encode
-from agentray.protocol.envelope import Kind
 from agentray.protocol.states import StateRecord
-from agentray.runtime.channel import Channel
-from agentray.runtime.state_changes import CHECK, DELETE, LOAD
-from agentray.runtime.watcher import ManagerPort
-from agentray.store.base import StateWrite
-
-_CHECKED_AT_ONCE = 200
-_CHECK_TIMEOUT_S = 60.0
+from agentray.runtime.kept_states import KeptStates
 
 
 class StateClient:
-    """The part of `ManagerClient` that is about states; its methods are documented there."""
+    """Kept states: a part of `ManagerClient`."""
 
-    def __init__(self, manager: ManagerPort, channel: Channel) -> None:
-        self._manager = manager
-        self._channel = channel
+    _states: KeptStates
 
-    async def save(self, agent: AgentId) -> StateRecord:
-        """See `ManagerClient.save_state`."""
-        found: StateWrite | None = await self._manager.call("get_state", agent)
-        if found is None:
-            raise UnknownState(str(agent))
-        return _record(found)
-
-    async def load(
-        self, agent: AgentId, data: StateRecord | Mapping[str, Any], timeout: float | None
-    ) -> None:
-        """See `ManagerClient.load_state`."""
-        if isinstance(data, StateRecord):
-            payload = (dict(data.state), data.schema_version)
-        else:
-            payload = (dict(data), None)
-        packed = encode(payload, f"state of {agent}")
-        await self._channel.request(Kind.STATE, agent, LOAD, packed, timeout=timeout)
-
-    async def delete(self, agent: AgentId, timeout: float | None) -> None:
-        """See `ManagerClient.delete_state`."""
-        await self._channel.request(Kind.STATE, agent, DELETE, None, timeout=timeout)
-
-    async def export(self, app: str, agent_type: str | None) -> AsyncGenerator[StateRecord, None]:
-        """See `ManagerClient.export_state`."""
-        types = self._types_of(app)
-        if agent_type is not None and agent_type not in types:
-            raise ConfigurationError(
-                f"The app {app!r} has no agent type {agent_type!r}. Its types: {', '.join(types)}."
-            )
-        for name in types if agent_type is None else [agent_type]:
-            after = ""
-            while page := await self._manager.call("list_states", name, after):
-                for found in page:
-                    yield _record(found)
-                after = page[-1].agent.key
-
-    async def take_in(self, app: str, records: Iterable[StateRecord]) -> int:
-        """See `ManagerClient.import_state`."""
-        types = self._types_of(app)
-        states: dict[AgentId, StateWrite] = {}
-        for record in records:
-            agent = record.agent
-            if agent.type not in types:
-                raise ConfigurationError(
-                    f"{agent} is not of the app {app!r}, whose types are {', '.join(types)}."
-                )
-            if agent in states:
-                raise ConfigurationError(f"{agent} is there twice.")
-            plain = as_json(dict(record.state), f"state of {agent}")
-            states[agent] = StateWrite(agent, plain, record.schema_version)
-        await self._check(states.values())
-        if states:
-            await self._manager.call("import_states", list(states.values()))
-        return len(states)
-
-    async def _check(self, states: Iterable[StateWrite]) -> None:
-        """Let hosts that have the agents' code look whether it can read their states.
+    async def save_state(self, agent: AgentId | str) -> StateRecord:
+        """Return what is kept of an agent: its state after the last handler that ended.
 
         Raises:
-            StateError: it cannot read one of them.
+            UnknownState: nothing is kept of it.
         """
-        by_type: dict[str, list[StateWrite]] = {}
-        for state in states:
-            by_type.setdefault(state.agent.type, []).append(state)
-        for of_type in by_type.values():
-            for start in range(0, len(of_type), _CHECKED_AT_ONCE):
-                some = of_type[start : start + _CHECKED_AT_ONCE]
-                packed = encode(some, "states")
-                # Any host of the type has its code; that of the first agent is one.
-                await self._channel.request(
-                    Kind.STATE, some[0].agent, CHECK, packed, timeout=_CHECK_TIMEOUT_S
-                )
+        return await self._states.save(_agent_id(agent))
 
-    def _types_of(self, app: str) -> list[str]:
-        types = self._channel.snapshot.types.values()
-        found = sorted(view.name for view in types if view.app == app)
-        if not found:
-            names = ", ".join(sorted({view.app for view in types})) or "none"
-            raise ConfigurationError(f"There is no app {app!r}. Deployed: {names}.")
-        return found
+    async def load_state(
+        self,
+        agent: AgentId | str,
+        data: StateRecord | Mapping[str, Any],
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT_S,
+    ) -> None:
+        """Replace the state of an agent; the next message that it handles sees the new one.
+
+        What the agent does is finished first. It then leaves memory, and starts with its next
+        message; messages that come meanwhile wait. A failed agent starts anew, too.
+
+        Args:
+            agent: its id, or `type/key`.
+            data: the state; a record of an older version is migrated when the agent starts.
+            timeout: seconds to wait for what the agent does; then nothing is changed.
+
+        Raises:
+            StateInvalid, StateTooNew, StateRefused: its code cannot read it; nothing was changed.
+            ConfigurationError: its type keeps no state.
+            DeadlineExceeded: it is busy for too long.
+            HostDied: its host did; whether the state was replaced is unknown.
+        """
+        await self._states.load(_agent_id(agent), data, timeout)
+
+    async def delete_state(
+        self, agent: AgentId | str, *, timeout: float | None = DEFAULT_TIMEOUT_S
+    ) -> None:
+        """Forget the state of an agent, as `load_state` replaces it; it begins with a new one.
+
+        Raises:
+            ConfigurationError, DeadlineExceeded, HostDied: as for `load_state`.
+        """
+        await self._states.delete(_agent_id(agent), timeout)
+
+    def export_state(
+        self, app: str, agent_type: str | None = None
+    ) -> AsyncGenerator[StateRecord, None]:
+        """Go through the kept states of an app's agents, page by page.
+
+        Each is as it was committed when its page was read; for one moment of the whole app, stop
+        the app first.
+
+        Args:
+            app: name of a deployed app.
+            agent_type: only of this type.
+
+        Raises:
+            ConfigurationError: there is no such app, or it has no such type.
+        """
+        return self._states.export(app, agent_type)
+
+    async def import_state(self, app: str, records: Iterable[StateRecord]) -> int:
+        """Keep the states of many agents, all of them or none; earlier ones are replaced.
+
+        All are checked before anything is written. Agents in memory leave it, and start with their
+        new state; a handler that is under way is repeated when it had changed the state.
+        States of other agents stay.
+
+        Args:
+            app: name of the deployed app that the agents belong to.
+            records: as `export_state` gives them; held in memory at once.
+
+        Returns:
+            How many.
+
+        Raises:
+            ConfigurationError: there is no such app, an agent is not one of its, or is there twice.
+            PayloadError: a state is not JSON.
+            StateError: the code that is deployed cannot read a state, or it is too large.
+            PoolPending: no host runs that can tell.
+        """
+        return await self._states.take_in(app, records)
 
 
-def _record(found: StateWrite) -> StateRecord:
-    return StateRecord(found.agent, found.state, found.schema_version)
+def _agent_id(agent: AgentId | str) -> AgentId:
+    return agent if isinstance(agent, AgentId) else AgentId.parse(agent)

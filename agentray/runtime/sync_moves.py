@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 from agentray.ids import AgentId
 from agentray.runtime.moves_client import WAIT_S
-
-if TYPE_CHECKING:
-    from agentray.runtime.manager_client import ManagerClient
-
-T = TypeVar("T")
+from agentray.runtime.sync_part import SyncPart
 
 
-class SyncMoves:
+class SyncMoves(SyncPart):
     """A `MovesClient` whose methods block; see there for what each one does and raises."""
-
-    _manager: ManagerClient
-
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        raise NotImplementedError
 
     def drain_host(self, host: str, *, timeout: float = WAIT_S) -> dict[str, Any]:
         """Let a host leave; a fresh one takes its place."""
