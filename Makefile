@@ -24,7 +24,12 @@ PEERS_VENV ?= .venv-peers
 PEERS_LOCK := benchmarks/peers/requirements.lock
 PEERS_STAMP := $(PEERS_VENV)/.peers-installed
 
-.PHONY: help up down install check test unit chaos format lock benchmark bench-peers clean
+# Clients of other systems, which the tests let talk to agentray: an environment apart as well.
+THIRD_PARTY_VENV ?= .venv-third-party
+THIRD_PARTY_LOCK := tests/third_party/requirements.lock
+THIRD_PARTY_STAMP := $(THIRD_PARTY_VENV)/.third-party-installed
+
+.PHONY: help up down install check test unit third-party chaos format lock benchmark bench-peers clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,13 +64,22 @@ check: $(STAMP) ## Lint, format, spelling, import layers, types, dependencies
 	$(BIN)/pyright
 	$(BIN)/deptry .
 
-test: check ## Everything: the checks, then all tests
+test: check $(THIRD_PARTY_STAMP) ## Everything: the checks, then all tests
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/unit tests/contract
 	@# One worker has the cluster that most of them share, the other what starts its own.
 	$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/integration tests/acceptance tests/chaos
 
 unit: $(STAMP) ## The quick tests only
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/unit
+
+third-party: $(THIRD_PARTY_STAMP) ## Make .venv-third-party: clients of other systems, which tests use
+
+# The lock is complete, so nothing is resolved; what it says of synapse-sdk is in requirements.in.
+$(THIRD_PARTY_STAMP): $(STAMP) $(THIRD_PARTY_LOCK)
+	$(BIN)/python -m venv --clear --without-pip $(THIRD_PARTY_VENV)
+	$(PIP) --python $(THIRD_PARTY_VENV)/bin/python install --quiet --no-compile --no-deps \
+	  --ignore-requires-python --require-hashes -r $(THIRD_PARTY_LOCK)
+	@touch $@
 
 chaos: $(STAMP) ## Kill parts of a cluster at random under load, and judge (ARGS="--seed 7 --seconds 120")
 	$(BIN)/python -m tests.chaos.run $(ARGS)
@@ -92,6 +106,7 @@ $(PEERS_STAMP): $(STAMP) $(PEERS_LOCK)
 UV ?= $(or $(shell command -v uv),$(BIN)/uv)
 LOCKED := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --no-emit-find-links --no-annotate --no-header $(if $(UPGRADE),--upgrade)
+SYNAPSE_SDK := synapse-sdk==2026.2.17
 EXTRA := import sys, tomllib; \
   print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")
 lock: ## Choose the versions of all dependencies anew (UPGRADE=1: the newest allowed)
@@ -100,7 +115,10 @@ lock: ## Choose the versions of all dependencies anew (UPGRADE=1: the newest all
 	  --extra llm --extra otel --extra dev pyproject.toml - --output-file requirements.lock
 	{ $(PYTHON) -c '$(EXTRA)' bench; printf 'psutil>=6\nuvloop>=0.21\n'; } \
 	  | $(UV) pip compile $(LOCKED) - --output-file $(PEERS_LOCK)
+	$(UV) pip compile $(LOCKED) tests/third_party/requirements.in --output-file $(THIRD_PARTY_LOCK)
+	@# Without its dependencies, and for Python 3.12, which it asks for.
+	echo '$(SYNAPSE_SDK)' | $(UV) pip compile $(subst 3.11,3.12,$(LOCKED)) --no-deps - >>$(THIRD_PARTY_LOCK)
 
 clean: ## Remove the environment and everything that tools left here
-	rm -rf $(VENV) $(PEERS_VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS_VENV) $(THIRD_PARTY_VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find agentray benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +
