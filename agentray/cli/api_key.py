@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agentray.ids import new_id
-from agentray.store.base import ApiKey
+from agentray.runtime import api_keys
 
 
 async def make_key(database_url: str, path: Path) -> bool:
@@ -29,21 +25,15 @@ async def make_key(database_url: str, path: Path) -> bool:
     await store.open()
     try:
         kept = _read_private(path)
-        known = await store.find_key(_digest(kept)) if kept else None
+        known = await store.find_key(api_keys.digest_of(kept)) if kept else None
         if known is not None and known.revoked_at is None:
             return False
-        key = f"ar_{secrets.token_urlsafe(32)}"
-        scopes = frozenset({"invoke", "read", "admin"})
-        row = ApiKey(new_id("key"), _digest(key), "agentray up", scopes, datetime.now(UTC))
-        await store.put_key(row)
-        _write_private(path, key)
+        key, secret = api_keys.make_key("agentray up", ("invoke", "read", "admin"))
+        await store.put_key(key)
+        _write_private(path, secret)
         return True
     finally:
         await store.close()
-
-
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _read_private(path: Path) -> str:

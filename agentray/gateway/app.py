@@ -23,6 +23,7 @@ from agentray.gateway.admission import Admissions
 from agentray.gateway.auth import KeyRing
 from agentray.gateway.capacity import Capacity
 from agentray.gateway.health import HealthChecks
+from agentray.gateway.keys import ApiKeys
 from agentray.gateway.letters import DeadLetters
 from agentray.gateway.openapi import TAGS, GatewayApp
 from agentray.gateway.problems import (
@@ -100,6 +101,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(RunActions(services, keys, reader, ends).router)
     app.include_router(letters.router)
     app.include_router(Schedules(services, keys).router)
+    app.include_router(ApiKeys(services, keys).router)
     app.include_router(HealthChecks(services).router)
     return app
 

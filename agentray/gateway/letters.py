@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentray.errors import UnknownDeadLetter
-from agentray.gateway.auth import ADMIN, READ, KeyRing, RequireScope
+from agentray.gateway.auth import ADMIN, READ, Caller, KeyRing, RequireScope, caller
 from agentray.gateway.openapi import problems, run_content
 from agentray.gateway.problems import invalid
 from agentray.gateway.runs import run_response
@@ -49,11 +49,12 @@ class LetterMatch(BaseModel):
         default=None, description="Only those that were tried once more, or that were not."
     )
 
-    def query(self, until: datetime | None = None) -> LetterQuery:
-        """Return it as a query."""
+    def query(self, asks: Caller, until: datetime | None = None) -> LetterQuery:
+        """Return it as a query for those that the caller may see."""
         if self.agent is not None and "\0" in self.agent:
             raise invalid("agent", "query", "it is no text")
-        return LetterQuery(self.kind, self.reason, self.agent, self.retried, until)
+        tenant = asks.tenant or None
+        return LetterQuery(self.kind, self.reason, self.agent, self.retried, until, tenant=tenant)
 
 
 class LetterFilter(LetterMatch):
@@ -124,48 +125,53 @@ class DeadLetters:
         route("DELETE", "/{letter_id}", self.forget, "forgetDeadLetter", gone, 404, status=204)
         return router
 
-    async def list_letters(self, wanted: Annotated[LetterFilter, Query()]) -> Response:
+    async def list_letters(
+        self, request: Request, wanted: Annotated[LetterFilter, Query()]
+    ) -> Response:
         """List dead letters, newest first."""
         found = await self._store.list_dead_letters(
-            wanted.query(), limit=wanted.limit + 1, before=wanted.before
+            wanted.query(caller(request)), limit=wanted.limit + 1, before=wanted.before
         )
         letters = found[: wanted.limit]
         following = letters[-1].id if len(found) > wanted.limit else None
         return _json(DeadLetterPage(dead_letters=letters, next=following))
 
-    async def get_letter(self, letter_id: str) -> Response:
+    async def get_letter(self, request: Request, letter_id: str) -> Response:
         """Look at a dead letter."""
-        return _json(await self._find(letter_id))
+        return _json(await self._find(letter_id, caller(request)))
 
-    async def retry(self, letter_id: str) -> Response:
+    async def retry(self, request: Request, letter_id: str) -> Response:
         """Try a dead letter once more, as a run.
 
         An event without subscribers goes to those that it has now; every other event, and what was
         told, to the agent that it was for. A run that died is run anew, as another run. However
         often it is asked for, there is one run until that has ended without success.
         """
+        if caller(request).tenant:
+            await self._find(letter_id, caller(request))
         run = await self._retries.retry(letter_id)
         location = {"Location": f"/v1/runs/{run.id}"}
         return run_response(run, status_code=202, headers=location)
 
-    async def purge(self, wanted: Annotated[LetterPurge, Query()]) -> Response:
+    async def purge(self, request: Request, wanted: Annotated[LetterPurge, Query()]) -> Response:
         """Forget dead letters, those that are named; with `all`, every one."""
         said = wanted.model_dump(exclude_none=True, exclude={"all"})
         if not said and not wanted.all:
             raise invalid("all", "query", "say which, or all=true")
         age = wanted.older_than_s
         until = None if age is None else datetime.now(UTC) - timedelta(seconds=age)
-        return _json(Purged(purged=await purge_all(self._store, wanted.query(until))))
+        query = wanted.query(caller(request), until)
+        return _json(Purged(purged=await purge_all(self._store, query)))
 
-    async def forget(self, letter_id: str) -> Response:
+    async def forget(self, request: Request, letter_id: str) -> Response:
         """Forget a dead letter."""
-        await self._find(letter_id)
+        await self._find(letter_id, caller(request))
         await self._store.purge_dead_letters(LetterQuery(ids=[letter_id]))
         return Response(status_code=204)
 
-    async def _find(self, letter_id: str) -> DeadLetter:
+    async def _find(self, letter_id: str, asks: Caller) -> DeadLetter:
         stored = await self._store.get_dead_letter(letter_id) if "\0" not in letter_id else None
-        if stored is None:
+        if stored is None or not asks.sees(stored.owner):
             raise UnknownDeadLetter(letter_id)
         return stored.letter
 

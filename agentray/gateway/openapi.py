@@ -32,6 +32,7 @@ TAGS: list[dict[str, Any]] = [
     {"name": "runs", "description": "Look at accepted work: its state, events and trace."},
     {"name": "dead letters", "description": "What came to nothing: look, try again, forget."},
     {"name": "schedules", "description": "Give work to agents again and again."},
+    {"name": "keys", "description": "Who may do what."},
     {"name": "health", "description": "For probes and load balancers."},
 ]
 

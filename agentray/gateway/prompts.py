@@ -15,7 +15,7 @@ from agentray.core.lifecycle import TERMINAL
 from agentray.errors import IdempotencyConflict
 from agentray.event_loop import time_of_day
 from agentray.gateway.admission import Admissions
-from agentray.gateway.auth import INVOKE, KeyRing, RequireScope, caller
+from agentray.gateway.auth import INVOKE, Caller, KeyRing, RequireScope, caller
 from agentray.gateway.bodies import (
     PromptBody,
     check_idempotency_key,
@@ -30,7 +30,7 @@ from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
 from agentray.ids import check_traceparent, new_id
 from agentray.protocol.runs import Run
-from agentray.store.base import ApiKey, NewRun, run_input
+from agentray.store.base import NewRun, run_input
 
 _DESCRIPTION = """\
 Gives an agent a prompt. The run is stored before it starts; from then on it ends exactly once,
@@ -126,7 +126,7 @@ class Prompts:
             ended = await admitted.ended(wait_s) or admission.run
         return _answer(ended, location)
 
-    def _new_run(self, prompt: PromptBody, key: ApiKey, request: Request) -> NewRun:
+    def _new_run(self, prompt: PromptBody, asks: Caller, request: Request) -> NewRun:
         idempotency_key = request.headers.get("idempotency-key")
         traceparent = check_traceparent(request.headers.get("traceparent"))
         run_id = new_id("run")
@@ -145,11 +145,12 @@ class Prompts:
                 budget=prompt.budget,
                 max_attempts=prompt.max_attempts,
                 durability=prompt.durability,
+                user=asks.user,
             ),
             correlation_id=run_id,
             created_at=now,
             not_before=begin_at(prompt.delay_s, prompt.at, now),
-            owner=key.id,
+            owner=asks.owner,
             idempotency_key=check_idempotency_key(idempotency_key),
             digest="" if idempotency_key is None else _digest(prompt),
         )

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from agentray.core.lifecycle import TERMINAL, is_settled
 from agentray.errors import UnknownRun
-from agentray.gateway.auth import INVOKE, KeyRing, RequireScope
+from agentray.gateway.auth import INVOKE, KeyRing, RequireScope, caller
 from agentray.gateway.bodies import (
     AnswerBody,
     CancelBody,
@@ -151,8 +151,7 @@ class RunActions:
         body = parse_answer(await read_body(request, self._settings.max_body_bytes))
         wait_s = check_wait(body.wait_s, self._settings.max_wait_s)
         key = check_idempotency_key(request.headers.get("idempotency-key"))
-        if "\0" in run_id:  # the database would not take it for a text
-            raise UnknownRun(run_id)
+        await self._reader.check(run_id, caller(request))
         run = await self._answers.answer(run_id, body.answer, question=body.question, key=key or "")
         run = await self._reader.wait(run, wait_s)
         return run_response(run, status_code=200 if is_settled(run) else 202)
@@ -161,9 +160,9 @@ class RunActions:
         """End a run, and answer when it has ended or nobody waits any longer."""
         body = parse_cancel(await read_body(request, self._settings.max_body_bytes))
         wait_s = check_wait(body.wait_s, self._settings.max_wait_s)
-        if "\0" in run_id:  # the database would not take it for a text
-            raise UnknownRun(run_id)
-        run = await self._ends.cancel(run_id, wait_s) or await self._reader.get(run_id)
+        asks = caller(request)
+        await self._reader.check(run_id, asks)
+        run = await self._ends.cancel(run_id, wait_s) or await self._reader.get(run_id, asks)
         return run_response(run, status_code=200 if run.status in TERMINAL else 202)
 
 

@@ -6,13 +6,13 @@ import asyncio
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from agentray.core.lifecycle import is_settled
 from agentray.errors import AddressError, CallError, UnknownRun
-from agentray.gateway.auth import READ, KeyRing, RequireScope
+from agentray.gateway.auth import READ, Caller, KeyRing, RequireScope, caller
 from agentray.gateway.openapi import EVENTS_CONTENT, problems, run_content
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams, parse_last_event_id
@@ -100,17 +100,27 @@ class RunReader:
         self._store = services.store
         self._dispatcher = services.dispatcher
 
-    async def get(self, run_id: str) -> Run:
+    async def get(self, run_id: str, asks: Caller) -> Run:
         """Return a run as it is now.
 
         Raises:
-            UnknownRun: there is none of this id.
+            UnknownRun: there is none of this id that the caller may see.
             StoreUnavailable: it cannot be read now.
         """
         stored = await self._store.get_run(run_id) if "\0" not in run_id else None
-        if stored is None:
+        if stored is None or not asks.sees(stored.owner):
             raise UnknownRun(run_id)
         return stored.run
+
+    async def check(self, run_id: str, asks: Caller) -> None:
+        """Let the caller go on to do something with a run. Free of charge for who sees all.
+
+        Raises:
+            UnknownRun: there is none of this id that the caller may see.
+            StoreUnavailable: it cannot be read now.
+        """
+        if asks.tenant or "\0" in run_id:
+            await self.get(run_id, asks)
 
     async def wait(self, run: Run, wait_s: float) -> Run:
         """Return a run when it has ended or waits for an answer, or as it is after `wait_s`.
@@ -134,7 +144,10 @@ class RunReader:
             pass  # what it is now, the Store knows
         # Its host is being replaced, or does not have the run yet; or the time is up.
         await asyncio.sleep(min(_PAUSE_S, max(0, deadline - time.monotonic())))
-        return await self.get(run.id)
+        stored = await self._store.get_run(run.id)
+        if stored is None:
+            raise UnknownRun(run.id)
+        return stored.run
 
 
 class Runs:
@@ -174,7 +187,7 @@ class Runs:
         get("/{run_id}/trace", self.get_trace, "getRunTrace", {"model": Trace}, 404)
         return router
 
-    async def list_runs(self, wanted: Annotated[RunFilter, Query()]) -> Response:
+    async def list_runs(self, request: Request, wanted: Annotated[RunFilter, Query()]) -> Response:
         """List runs, newest first."""
         agent_type, agent_key = _parts(wanted.agent)
         found = await self._store.list_runs(
@@ -183,18 +196,24 @@ class Runs:
             status=wanted.status,
             agent_type=agent_type,
             agent_key=agent_key,
+            tenant=caller(request).tenant or None,
         )
         runs = found[: wanted.limit]
         page = RunPage(runs=runs, next=runs[-1].id if len(found) > wanted.limit else None)
         return Response(page.model_dump_json(), media_type="application/json")
 
-    async def get_run(self, run_id: str, wanted: Annotated[RunWait, Query()]) -> Response:
+    async def get_run(
+        self, request: Request, run_id: str, wanted: Annotated[RunWait, Query()]
+    ) -> Response:
         """Look at a run; with `wait_s`, wait that long for its end."""
-        run = await self._reader.get(run_id)
+        run = await self._reader.get(run_id, caller(request))
         return run_response(await self._reader.wait(run, min(wanted.wait_s, self._max_wait_s)))
 
     async def get_events(
-        self, run_id: str, last_event_id: Annotated[str | None, Header()] = None
+        self,
+        request: Request,
+        run_id: str,
+        last_event_id: Annotated[str | None, Header()] = None,
     ) -> Response:
         """Follow a run's events as Server-Sent Events, from the beginning or after an offset.
 
@@ -203,10 +222,12 @@ class Runs:
         comes every 10 seconds when nothing else does.
         """
         after = parse_last_event_id(last_event_id)
-        return self._streams.response(await self._reader.get(run_id), after, {})
+        run = await self._reader.get(run_id, caller(request))
+        return self._streams.response(run, after, {})
 
-    async def get_trace(self, run_id: str) -> Response:
+    async def get_trace(self, request: Request, run_id: str) -> Response:
         """Return the spans of an ended run: which agent handled what, where, and for how long."""
+        await self._reader.check(run_id, caller(request))
         found = await read_trace(self._store, run_id)
         trace = Trace(spans=list(found.spans) if found else [])
         return Response(trace.model_dump_json(), media_type="application/json")

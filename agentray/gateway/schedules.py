@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
-from agentray.errors import InvalidSchedule
+from agentray.errors import InvalidSchedule, UnknownSchedule
 from agentray.gateway.auth import INVOKE, READ, KeyRing, RequireScope, caller
 from agentray.gateway.bodies import openapi_body, read_body
 from agentray.gateway.openapi import problems, run_content
@@ -153,7 +153,7 @@ class Schedules:
             body = NewScheduleBody.model_validate_json(await read_body(request, self._max_bytes))
         except ValidationError as error:
             raise from_validation(error.errors(), "body") from error
-        owner = caller(request).id
+        owner = caller(request).owner
         try:
             schedule, created = await self._book.create(body.id, body.spec(), owner)
         except InvalidSchedule as error:
@@ -162,17 +162,20 @@ class Schedules:
         headers = {"Location": f"/v1/schedules/{schedule.id}"}
         return _answer(schedule, status, headers)
 
-    async def list_schedules(self, wanted: Annotated[ScheduleFilter, Query()]) -> Response:
+    async def list_schedules(
+        self, request: Request, wanted: Annotated[ScheduleFilter, Query()]
+    ) -> Response:
         """List schedules, in the order of their ids."""
-        found = await self._book.list(wanted.after, wanted.limit + 1)
+        tenant = caller(request).tenant or None
+        found = await self._book.list(wanted.after, wanted.limit + 1, tenant=tenant)
         shown = found[: wanted.limit]
         more = shown[-1].id if len(found) > wanted.limit else None
         page = SchedulePage(schedules=shown, next=more)
         return Response(page.model_dump_json(), media_type="application/json")
 
-    async def get(self, schedule_id: str) -> Response:
+    async def get(self, request: Request, schedule_id: str) -> Response:
         """Look at a schedule, and when it fires next."""
-        return _answer(await self._book.get(schedule_id))
+        return _answer(await self._find(schedule_id, request))
 
     async def replace(self, schedule_id: str, request: Request) -> Response:
         """Let a schedule say something else from now on; it stays paused if it is."""
@@ -180,29 +183,45 @@ class Schedules:
             body = ScheduleBody.model_validate_json(await read_body(request, self._max_bytes))
         except ValidationError as error:
             raise from_validation(error.errors(), "body") from error
+        await self._check(schedule_id, request)
         try:
             return _answer(await self._book.replace(schedule_id, body.spec()))
         except InvalidSchedule as error:
             raise invalid(error.field, "body", error.problem) from error
 
-    async def delete(self, schedule_id: str) -> Response:
+    async def delete(self, request: Request, schedule_id: str) -> Response:
         """Forget a schedule; runs that it has made stay, also those that have not begun."""
+        await self._check(schedule_id, request)
         await self._book.delete(schedule_id)
         return Response(status_code=204)
 
-    async def pause(self, schedule_id: str) -> Response:
+    async def pause(self, request: Request, schedule_id: str) -> Response:
         """Let a schedule make no runs until it is resumed."""
+        await self._check(schedule_id, request)
         return _answer(await self._book.pause(schedule_id))
 
-    async def resume(self, schedule_id: str) -> Response:
+    async def resume(self, request: Request, schedule_id: str) -> Response:
         """Let a paused schedule fire again, from now on: what was not done meanwhile is over."""
+        await self._check(schedule_id, request)
         return _answer(await self._book.resume(schedule_id))
 
-    async def trigger(self, schedule_id: str) -> Response:
+    async def trigger(self, request: Request, schedule_id: str) -> Response:
         """Make a run of a schedule now, beside its times, whether or not it is paused."""
+        await self._check(schedule_id, request)
         run = await self._book.trigger(schedule_id)
         headers = {"Location": f"/v1/runs/{run.id}"}
         return run_response(run, status_code=202, headers=headers)
+
+    async def _find(self, schedule_id: str, request: Request) -> Schedule:
+        schedule = await self._book.get(schedule_id)
+        if not caller(request).sees(schedule.owner):
+            raise UnknownSchedule(schedule_id)
+        return schedule
+
+    async def _check(self, schedule_id: str, request: Request) -> None:
+        """Let the caller go on to do something with a schedule."""
+        if caller(request).tenant:
+            await self._find(schedule_id, request)
 
 
 def _answer(

@@ -71,6 +71,7 @@ class LetterQuery:
         retried: whether they were tried once more.
         until: only older ones than this.
         ids: only these.
+        tenant: only those of the runs of this tenant.
     """
 
     kind: LetterKind | None = None
@@ -79,6 +80,7 @@ class LetterQuery:
     retried: bool | None = None
     until: datetime | None = None
     ids: Sequence[str] | None = None
+    tenant: str | None = None
 
 
 ALL_LETTERS = LetterQuery()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -108,9 +109,7 @@ async def purge_all(store: Store, query: LetterQuery) -> int:
     Only those that were there when it began: what dies meanwhile stays.
     """
     if query.until is None:
-        query = LetterQuery(
-            query.kind, query.reason, query.agent, query.retried, datetime.now(UTC), query.ids
-        )
+        query = replace(query, until=datetime.now(UTC))
     purged = 0
     while True:
         batch = await store.purge_dead_letters(query, limit=BATCH)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from agentray.core.owners import tenant_of
 from agentray.core.schedule_specs import check_spec, first_time
 from agentray.errors import ScheduleConflict, StoreUnavailable, UnknownSchedule
 from agentray.event_loop import time_of_day
@@ -76,7 +77,7 @@ class ScheduleBook:
         if await self._store.write_schedule(schedule, revision=None):
             return _shown(schedule), True
         known = await self._store.get_schedule(schedule.id)
-        if known is None or known.spec != spec:
+        if known is None or known.spec != spec or tenant_of(known.owner) != tenant_of(owner):
             raise ScheduleConflict(schedule.id)
         return _shown(known), False
 
@@ -107,9 +108,15 @@ class ScheduleBook:
         """
         return _shown(await self._get(schedule_id))
 
-    async def list(self, after: str, limit: int) -> list[Schedule]:
-        """Return schedules with an id above `after`, in the order of their ids."""
-        found = await self._store.list_schedules(after=after, limit=limit)
+    async def list(self, after: str, limit: int, *, tenant: str | None = None) -> list[Schedule]:
+        """Return schedules with an id above `after`, in the order of their ids.
+
+        Args:
+            after: id of the last one already seen.
+            limit: most of them.
+            tenant: only those that this one owns; None: of all.
+        """
+        found = await self._store.list_schedules(after=after, limit=limit, tenant=tenant)
         return [_shown(schedule) for schedule in found]
 
     async def pause(self, schedule_id: str) -> Schedule:

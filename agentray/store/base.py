@@ -26,6 +26,7 @@ from agentray.protocol.questions import Answer, Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
+from agentray.store.keys import KeyStore
 from agentray.store.leadership import LeadershipStore
 from agentray.store.letters import LetterStore
 from agentray.store.orders import OrderStore
@@ -71,6 +72,7 @@ def run_input(
     budget: Budget | None = None,
     max_attempts: int | None = None,
     durability: str = Durability.RUN.value,
+    user: str = "",
 ) -> dict[str, Any]:
     """Return the input of a prompt's run.
 
@@ -81,10 +83,12 @@ def run_input(
         budget: what it may use; None: what its agent type says.
         max_attempts: after so many that each lost a host it is given up; None: as settings say.
         durability: see `Durability`; nothing is said of the usual one.
+        user: on whose behalf, as a fingerprint; "": it was not said.
     """
     given: dict[str, Any] = {"traceparent": traceparent, "timeout_s": timeout_s}
     given["max_attempts"] = max_attempts
     given["durability"] = None if durability == Durability.RUN else durability
+    given["user"] = user or None
     if budget is not None:
         given["budget"] = budget.model_dump(mode="json", exclude_none=True)
     return {"prompt": prompt, **{name: v for name, v in given.items() if v is not None}}
@@ -273,19 +277,8 @@ class LaunchedQuery:
 ALL_LAUNCHED = LaunchedQuery()
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """An API key. The key itself is never stored, only its hash."""
-
-    id: str
-    digest: str  # hex SHA-256 of the key: 256 random bits need no slow hash
-    label: str
-    scopes: frozenset[str]
-    created_at: datetime
-    revoked_at: datetime | None = None
-
-
 class Store(
+    KeyStore,
     LeadershipStore,
     LetterStore,
     OrderStore,
@@ -345,8 +338,18 @@ class Store(
         status: RunStatus | None = None,
         agent_type: str | None = None,
         agent_key: str | None = None,
+        tenant: str | None = None,
     ) -> list[Run]:
-        """Return runs, newest first; `before` is the id of the last one already seen."""
+        """Return runs, newest first.
+
+        Args:
+            limit: most of them.
+            before: id of the last one already seen.
+            status: only those.
+            agent_type: only those of agents of this type.
+            agent_key: and with this key.
+            tenant: only those that this one owns; None: of all.
+        """
         ...
 
     async def count_runs(self) -> dict[RunStatus, int]:
@@ -598,14 +601,4 @@ class Store(
 
     async def live_drivers(self) -> set[str]:
         """Return the connections with which agents end that have not ended yet."""
-        ...
-
-    # Keys
-
-    async def put_key(self, key: ApiKey) -> None:
-        """Insert or replace an API key by its id."""
-        ...
-
-    async def find_key(self, digest: str) -> ApiKey | None:
-        """Return the key with this digest, also a revoked one, or None."""
         ...

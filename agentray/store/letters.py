@@ -21,6 +21,7 @@ class StoredLetter:
     letter: DeadLetter
     pool: str  # whose hosts can read it
     content: bytes = b""  # pickled, where it has no JSON: the arguments of an action, or an event
+    owner: str = ""  # whose run it was; "": of nobody in particular
 
 
 def letter_id_of_run(run_id: str, finished_at: datetime) -> str:

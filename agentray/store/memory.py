@@ -13,6 +13,7 @@ from datetime import datetime
 from itertools import islice
 from typing import TypeVar
 
+from agentray.core.owners import tenant_of
 from agentray.errors import UnknownRun
 from agentray.ids import AgentId
 from agentray.protocol.budgets import Usage
@@ -24,7 +25,6 @@ from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSumm
 from agentray.store.base import (
     ALL_LAUNCHED,
     Admission,
-    ApiKey,
     AppRow,
     CommitOutcome,
     Effects,
@@ -62,6 +62,7 @@ from agentray.store.codec import (
     touch_of,
     touches,
 )
+from agentray.store.memory_keys import MemoryKeys
 from agentray.store.memory_leadership import MemoryLeadership
 from agentray.store.memory_letters import MemoryLetters
 from agentray.store.memory_orders import MemoryOrders
@@ -130,6 +131,7 @@ class RunRow:
 
 
 class MemoryStore(
+    MemoryKeys,
     MemorySteps,
     MemoryLetters,
     MemoryLeadership,
@@ -154,7 +156,6 @@ class MemoryStore(
         self._subscriptions: dict[str, TopicSubscription] = {}
         self._apps: dict[str, AppRow] = {}
         self._launched: dict[AgentId, LaunchedAgent] = {}
-        self._api_keys: dict[str, ApiKey] = {}
         self._traces: dict[str, tuple[TraceSummary, str]] = {}
 
     async def open(self) -> None:
@@ -206,6 +207,7 @@ class MemoryStore(
         status: RunStatus | None = None,
         agent_type: str | None = None,
         agent_key: str | None = None,
+        tenant: str | None = None,
     ) -> list[Run]:
         """Return runs, newest first; `before` is the id of the last one already seen."""
         ids = sorted((i for i in self._runs if before is None or i < before), reverse=True)
@@ -215,6 +217,7 @@ class MemoryStore(
             if status in {None, row.status}
             and agent_type in {None, row.new.agent.type}
             and agent_key in {None, row.new.agent.key}
+            and tenant in {None, tenant_of(row.new.owner)}
         )
         return _first(found, limit)
 
@@ -556,16 +559,6 @@ class MemoryStore(
     async def live_drivers(self) -> set[str]:
         """Return the connections with which agents end that have not ended yet."""
         return {a.driver for a in self._launched.values() if a.driver and a.status not in ENDED}
-
-    # Keys
-
-    async def put_key(self, key: ApiKey) -> None:
-        """Insert or replace an API key by its id."""
-        self._api_keys[key.id] = key
-
-    async def find_key(self, digest: str) -> ApiKey | None:
-        """Return the key with this digest, also a revoked one, or None."""
-        return next((key for key in self._api_keys.values() if key.digest == digest), None)
 
 
 def _touched(row: RunRow, touch: Touch) -> RunRow | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from agentray.core.owners import tenant_of
 from agentray.events import Prompt
 from agentray.protocol.letters import (
     ALL_LETTERS,
@@ -58,7 +59,7 @@ class MemoryLetters:
             error=run.error,
             created_at=finished_at,
         )
-        self._letters.setdefault(letter.id, StoredLetter(letter, stored.pool))
+        self._letters.setdefault(letter.id, StoredLetter(letter, stored.pool, owner=stored.owner))
 
     async def get_dead_letter(self, letter_id: str) -> StoredLetter | None:
         """Return a dead letter with its content, or None."""
@@ -71,7 +72,7 @@ class MemoryLetters:
         found = [
             stored.letter
             for _, stored in sorted(self._letters.items(), reverse=True)
-            if (before is None or stored.letter.id < before) and _matches(stored.letter, query)
+            if (before is None or stored.letter.id < before) and _matches(stored, query)
         ]
         return found[:limit]
 
@@ -93,7 +94,7 @@ class MemoryLetters:
 
     async def purge_dead_letters(self, query: LetterQuery, *, limit: int = 1000) -> int:
         """Forget dead letters, at most `limit`; return how many."""
-        matching = (i for i, d in sorted(self._letters.items()) if _matches(d.letter, query))
+        matching = (i for i, d in sorted(self._letters.items()) if _matches(d, query))
         return self._forget(list(matching)[:limit])
 
     async def prune_dead_letters(self, *, keep: int, limit: int = 1000) -> int:
@@ -105,7 +106,8 @@ class MemoryLetters:
         return sum(self._letters.pop(letter_id, None) is not None for letter_id in ids)
 
 
-def _matches(letter: DeadLetter, query: LetterQuery) -> bool:
+def _matches(stored: StoredLetter, query: LetterQuery) -> bool:
+    letter = stored.letter
     return (
         query.kind in {None, letter.kind}
         and query.reason in {None, letter.reason}
@@ -113,4 +115,5 @@ def _matches(letter: DeadLetter, query: LetterQuery) -> bool:
         and query.retried in {None, letter.retried_as is not None}
         and (query.until is None or letter.created_at < query.until)
         and (query.ids is None or letter.id in query.ids)
+        and query.tenant in {None, tenant_of(stored.owner)}
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from agentray.core.owners import tenant_of
 from agentray.protocol.schedules import Schedule
 from agentray.store.schedules import FIRST_DUE, DuePlace
 
@@ -45,9 +46,16 @@ class MemorySchedules:
         text = self._schedules.get(schedule_id)
         return None if text is None else Schedule.model_validate_json(text)
 
-    async def list_schedules(self, *, after: str = "", limit: int = 100) -> list[Schedule]:
+    async def list_schedules(
+        self, *, after: str = "", limit: int = 100, tenant: str | None = None
+    ) -> list[Schedule]:
         """Return schedules with an id above `after`, in the order of their ids."""
-        return [schedule for schedule in self._all() if schedule.id > after][:limit]
+        found = [
+            schedule
+            for schedule in self._all()
+            if schedule.id > after and tenant in {None, tenant_of(schedule.owner)}
+        ]
+        return found[:limit]
 
     async def delete_schedule(self, schedule_id: str) -> bool:
         """Forget a schedule, not its runs; False: there is none of this id."""

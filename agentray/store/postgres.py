@@ -22,7 +22,6 @@ from agentray.store import rows
 from agentray.store.base import (
     ALL_LAUNCHED,
     Admission,
-    ApiKey,
     AppRow,
     CommitOutcome,
     Effects,
@@ -50,6 +49,7 @@ from agentray.store.codec import (
     queued_run,
 )
 from agentray.store.database import Database, Row, error_of_commit
+from agentray.store.postgres_keys import PostgresKeys
 from agentray.store.postgres_leadership import PostgresLeadership
 from agentray.store.postgres_letters import PostgresLetters
 from agentray.store.postgres_orders import PostgresOrders
@@ -62,6 +62,7 @@ from agentray.store.postgres_supervision import PostgresSupervision
 
 
 class PostgresStore(
+    PostgresKeys,
     PostgresLeadership,
     PostgresLetters,
     PostgresOrders,
@@ -161,11 +162,17 @@ class PostgresStore(
         status: RunStatus | None = None,
         agent_type: str | None = None,
         agent_key: str | None = None,
+        tenant: str | None = None,
     ) -> list[Run]:
         """Return runs, newest first; `before` is the id of the last one already seen."""
         unfinished = status is not None and status not in TERMINAL
-        name = "list_unfinished_runs" if unfinished else "list_runs"
-        found = await self._database.fetch(name, before, status, agent_type, agent_key, limit)
+        about = (before, status, agent_type, agent_key, limit)
+        if unfinished:
+            found = await self._database.fetch("list_unfinished_runs", *about, tenant)
+        elif tenant is not None:
+            found = await self._database.fetch("list_tenant_runs", *about, tenant)
+        else:
+            found = await self._database.fetch("list_runs", *about)
         return [rows.run_of(row) for row in found]
 
     async def count_runs(self) -> dict[RunStatus, int]:
@@ -399,18 +406,6 @@ class PostgresStore(
     async def live_drivers(self) -> set[str]:
         """Return the connections with which agents end that have not ended yet."""
         return {row["driver"] for row in await self._database.fetch("live_drivers")}
-
-    # Keys
-
-    async def put_key(self, key: ApiKey) -> None:
-        """Insert or replace an API key by its id."""
-        about = (key.id, key.digest, key.label, sorted(key.scopes), key.created_at, key.revoked_at)
-        await self._database.execute("put_key", *about)
-
-    async def find_key(self, digest: str) -> ApiKey | None:
-        """Return the key with this digest, also a revoked one, or None."""
-        row = await self._database.fetch_row("find_key", digest)
-        return rows.key_of(row) if row else None
 
 
 def _repeated(row: Row, run: NewRun) -> Admission:

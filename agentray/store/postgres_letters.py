@@ -31,8 +31,8 @@ class PostgresLetters:
         if row is None:
             return None
         fields = dict(row)
-        pool, content = fields.pop("pool"), fields.pop("content")
-        return StoredLetter(_letter_of(fields), pool, content)
+        pool, content, owner = (fields.pop(name) for name in ("pool", "content", "owner"))
+        return StoredLetter(_letter_of(fields), pool, content, owner)
 
     async def list_dead_letters(
         self, query: LetterQuery = ALL_LETTERS, *, limit: int = 100, before: str | None = None
@@ -66,7 +66,7 @@ class PostgresLetters:
 
 def _wanted(query: LetterQuery) -> tuple[Any, ...]:
     ids = None if query.ids is None else list(query.ids)
-    return (query.kind, query.reason, query.agent, query.retried, query.until, ids)
+    return (query.kind, query.reason, query.agent, query.retried, query.until, ids, query.tenant)
 
 
 def _letter_columns(letters: Iterable[StoredLetter]) -> list[list[Any]]:

@@ -34,7 +34,7 @@ class PostgresSchedules:
             schedule.model_dump_json(exclude={"next_times"}),
         )
         return await self._database.fetch_value(
-            query, schedule.id, revision, *about, *rows.new_run_columns(runs)
+            query, schedule.id, revision, *about, *rows.new_run_columns(runs), schedule.owner
         )
 
     async def get_schedule(self, schedule_id: str) -> Schedule | None:
@@ -42,9 +42,11 @@ class PostgresSchedules:
         text = await self._database.fetch_value("get_schedule", schedule_id)
         return None if text is None else Schedule.model_validate_json(text)
 
-    async def list_schedules(self, *, after: str = "", limit: int = 100) -> list[Schedule]:
+    async def list_schedules(
+        self, *, after: str = "", limit: int = 100, tenant: str | None = None
+    ) -> list[Schedule]:
         """Return schedules with an id above `after`, in the order of their ids."""
-        found = await self._database.fetch("list_schedules", after, limit)
+        found = await self._database.fetch("list_schedules", after, limit, tenant)
         return [Schedule.model_validate_json(row["record"]) for row in found]
 
     async def delete_schedule(self, schedule_id: str) -> bool:

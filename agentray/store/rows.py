@@ -14,7 +14,6 @@ from agentray.protocol.runs import Run, RunStatus
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceSummary
 from agentray.store.base import (
-    ApiKey,
     AppRow,
     Effects,
     EndedRun,
@@ -266,10 +265,3 @@ def trace_summary_of(row: Row) -> TraceSummary:
 def trace_of(row: Row) -> RunTrace:
     """Return the trace of a row."""
     return RunTrace(summary=trace_summary_of(row), spans=decode_spans(row["spans"]))
-
-
-def key_of(row: Row) -> ApiKey:
-    """Return the API key of a row."""
-    fields = dict(row)
-    fields["scopes"] = frozenset(row["scopes"])
-    return ApiKey(**fields)

@@ -49,8 +49,16 @@ class ScheduleStore(Protocol):
         """Return a schedule, or None."""
         ...
 
-    async def list_schedules(self, *, after: str = "", limit: int = 100) -> list[Schedule]:
-        """Return schedules with an id above `after`, in the order of their ids."""
+    async def list_schedules(
+        self, *, after: str = "", limit: int = 100, tenant: str | None = None
+    ) -> list[Schedule]:
+        """Return schedules with an id above `after`, in the order of their ids.
+
+        Args:
+            after: id of the last one already seen.
+            limit: most of them.
+            tenant: only those that this one owns; None: of all.
+        """
         ...
 
     async def delete_schedule(self, schedule_id: str) -> bool:

@@ -10,7 +10,6 @@ from agentray.errors import PayloadError
 from agentray.ids import AgentId
 from agentray.protocol.topics import TopicSubscription
 from agentray.store.base import (
-    ApiKey,
     AppRow,
     LaunchedAgent,
     LaunchedQuery,
@@ -139,16 +138,6 @@ async def test_the_last_launch_of_an_agent_counts(store: Store):
     await store.put_launched([first])
     await store.put_launched([second, third])
     assert await store.list_launched() == [third]
-
-
-async def test_a_key_is_found_by_its_digest_even_when_revoked(store: Store):
-    key = ApiKey("key_1", "ab12", "laptop", frozenset({"runs", "admin"}), T0)
-    await store.put_key(key)
-    assert await store.find_key("ab12") == key
-    assert await store.find_key("ab13") is None
-
-    await store.put_key(revoked := replace(key, revoked_at=at(1)))
-    assert await store.find_key("ab12") == revoked
 
 
 async def test_a_store_answers_and_may_be_opened_and_closed_again(store: Store):

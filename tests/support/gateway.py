@@ -29,7 +29,6 @@ from agentray.protocol.traces import summarise
 from agentray.runtime.ports import Place
 from agentray.store.base import (
     Admission,
-    ApiKey,
     Effects,
     HostRow,
     NewRun,
@@ -37,6 +36,7 @@ from agentray.store.base import (
     SlotLease,
     StoredRun,
 )
+from agentray.store.keys import ApiKey
 from agentray.store.memory import MemoryStore
 from agentray.store.run_progress import Suspension
 

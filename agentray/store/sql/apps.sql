@@ -24,15 +24,3 @@ DELETE FROM apps WHERE name = $1;
 -- name: list_apps
 -- Return the apps in the order of their first deployment.
 SELECT name, spec, import_string, digest, status, deployed_at, before FROM apps ORDER BY position;
-
--- name: put_key
--- Insert or replace an API key.
-INSERT INTO api_keys (id, digest, label, scopes, created_at, revoked_at)
-VALUES ($1, $2, $3, $4, $5, $6)
-ON CONFLICT (id) DO UPDATE SET
-    digest = excluded.digest, label = excluded.label, scopes = excluded.scopes,
-    created_at = excluded.created_at, revoked_at = excluded.revoked_at;
-
--- name: find_key
--- Return the API key with a digest, also a revoked one.
-SELECT id, digest, label, scopes, created_at, revoked_at FROM api_keys WHERE digest = $1;

@@ -10,7 +10,7 @@ ON CONFLICT DO NOTHING;
 -- name: get_dead_letter
 -- Return a dead letter with its content.
 SELECT id, kind, reason, target, name, payload, sender, correlation_id, run_id, attempts, error,
-       created_at, retryable, retried_as, pool, content
+       created_at, retryable, retried_as, pool, content, owner
 FROM dead_letters WHERE id = $1;
 
 -- name: list_dead_letters
@@ -22,8 +22,9 @@ WHERE ($1::text IS NULL OR kind = $1) AND ($2::text IS NULL OR reason = $2)
     AND ($3::text IS NULL OR target = $3 OR starts_with(target, $3 || '/'))
     AND ($4::boolean IS NULL OR (retried_as IS NOT NULL) = $4)
     AND ($5::timestamptz IS NULL OR created_at < $5) AND ($6::text[] IS NULL OR id = ANY ($6))
-    AND ($7::text IS NULL OR id < $7)
-ORDER BY id DESC LIMIT $8;
+    AND ($7::text IS NULL OR split_part(owner, '@', 2) = $7)
+    AND ($8::text IS NULL OR id < $8)
+ORDER BY id DESC LIMIT $9;
 
 -- name: retry_dead_letter
 -- Note the run that tries a letter once more, and admit it; return its id where nobody was quicker.
@@ -54,7 +55,8 @@ WITH purged AS (
             AND ($4::boolean IS NULL OR (retried_as IS NOT NULL) = $4)
             AND ($5::timestamptz IS NULL OR created_at < $5)
             AND ($6::text[] IS NULL OR id = ANY ($6))
-        ORDER BY id LIMIT $7
+            AND ($7::text IS NULL OR split_part(owner, '@', 2) = $7)
+        ORDER BY id LIMIT $8
     ) RETURNING 1
 )
 SELECT count(*) FROM purged;

@@ -76,6 +76,18 @@ WHERE ($1::text IS NULL OR id < $1)
   AND ($4::text IS NULL OR agent_key = $4)
 ORDER BY id DESC LIMIT $5;
 
+-- name: list_tenant_runs
+-- Return a tenant's runs, newest first, along an index of its own.
+SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
+       started_at, finished_at, usage, questions, not_before, schedule
+FROM runs
+WHERE split_part(owner, '@', 2) = $6 AND split_part(owner, '@', 2) <> ''
+  AND ($1::text IS NULL OR id < $1)
+  AND ($2::text IS NULL OR status = $2)
+  AND ($3::text IS NULL OR agent_type = $3)
+  AND ($4::text IS NULL OR agent_key = $4)
+ORDER BY id DESC LIMIT $5;
+
 -- name: list_unfinished_runs
 -- Return unfinished runs, newest first, without passing a million ended ones on the way.
 WITH unfinished AS MATERIALIZED (  -- or the order would make it walk along the primary key
@@ -87,6 +99,7 @@ WITH unfinished AS MATERIALIZED (  -- or the order would make it walk along the 
       AND ($2::text IS NULL OR status = $2)
       AND ($3::text IS NULL OR agent_type = $3)
       AND ($4::text IS NULL OR agent_key = $4)
+      AND ($6::text IS NULL OR split_part(owner, '@', 2) = $6)
 )
 SELECT * FROM unfinished ORDER BY id DESC LIMIT $5;
 

@@ -1,7 +1,7 @@
 -- name: insert_schedule
 -- Insert a schedule unless its id is taken, and with it runs whose ids are new; tell whether.
 WITH written AS (
-    INSERT INTO schedules (id, revision, next_at, record) VALUES ($1, $3, $4, $5::json)
+    INSERT INTO schedules (id, revision, next_at, record, owner) VALUES ($1, $3, $4, $5::json, $21)
     ON CONFLICT DO NOTHING RETURNING $2::bigint
 ), made AS (
     INSERT INTO runs (id, status, agent_type, agent_key, pool, slot, input, correlation_id, owner,
@@ -24,7 +24,7 @@ SELECT count(*) > 0 FROM written;
 -- Of two writers who have read the same revision the second waits for the first one's row, finds
 -- another revision in it, and inserts nothing.
 WITH written AS (
-    UPDATE schedules SET revision = $3, next_at = $4, record = $5::json
+    UPDATE schedules SET revision = $3, next_at = $4, record = $5::json, owner = $21
     WHERE id = $1 AND revision = $2 RETURNING id
 ), made AS (
     INSERT INTO runs (id, status, agent_type, agent_key, pool, slot, input, correlation_id, owner,
@@ -48,7 +48,9 @@ SELECT record FROM schedules WHERE id = $1;
 
 -- name: list_schedules
 -- Return schedules in the order of their ids.
-SELECT record FROM schedules WHERE id > $1 ORDER BY id LIMIT $2;
+SELECT record FROM schedules
+WHERE id > $1 AND ($3::text IS NULL OR split_part(owner, '@', 2) = $3)
+ORDER BY id LIMIT $2;
 
 -- name: delete_schedule
 -- Forget a schedule; tell whether there was one.
