@@ -18,6 +18,9 @@ LEASE_S = 10.0
 RENEW_S = 2.0
 """How often the working manager renews it."""
 
+RESTART_S = 30.0
+"""How long a manager that was deposed may take to come back before it is deposed again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -114,4 +117,24 @@ def renew(mine: Lead, found: Lead | None, now: float) -> Take | Yield | None:
 
 def given_up(mine: Lead, now: float) -> Lead:
     """Return what a manager writes that stops: the next one need not wait."""
-    return replace(mine, renewals=mine.renewals + 1, expires_at=now)
+    return replace(mine, place="", renewals=mine.renewals + 1, expires_at=now)
+
+
+def depose(found: Lead | None, seen: Lead | None, now: float) -> Lead | None:
+    """Decide whether a manager is to be ended and started again since it does not work.
+
+    It has not renewed its lead in time, and neither between two looks: at the first one the Store
+    may just have come back. Of those who look one writes the answer and ends it. From then on the
+    manager, should it wake up, is refused; the one that Ray starts in its place leads at once.
+
+    Args:
+        found: the row as it is.
+        seen: as it was at the look before, some `RENEW_S` ago; None: there was none.
+        now: the Store's time.
+
+    Returns:
+        What to write first; None: it works, was stopped, or nobody can say yet.
+    """
+    if found is None or not found.place or found != seen or found.expires_at > now:
+        return None
+    return replace(found, epoch=found.epoch + 1, renewals=0, expires_at=now + RESTART_S)

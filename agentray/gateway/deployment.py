@@ -28,7 +28,9 @@ from agentray.gateway.capacity import RETRY_AFTER_S
 from agentray.gateway.services import Services
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
+from agentray.runtime.manager_watch import ManagerWatch
 from agentray.runtime.ray_adapter import RayConnector, RayManager
+from agentray.runtime.tasks import TaskSet
 from agentray.runtime.watcher import SnapshotWatcher
 from agentray.store.postgres import PostgresStore
 
@@ -88,6 +90,9 @@ class Gateway:
         # Kept: without a reference the watcher's task could be collected.
         self._watcher = SnapshotWatcher(RayManager.find(), channel)
         await self._watcher.start()
+        self._tasks = TaskSet("gateway")
+        watch = ManagerWatch(store, RayManager.restart)
+        self._tasks.spawn(watch.run(), name="watch the manager")
         self._services = Services(
             settings=setup.settings,
             store=store,

@@ -104,6 +104,32 @@ async def test_prompts_go_on_without_the_manager_which_adopts_the_hosts_when_it_
         assert (await client.prompt("Ada", "parrot", wait_s=60)).result == {"text": "Ada"}
 
 
+async def test_a_manager_that_hangs_is_replaced_and_fails_over_what_died_meanwhile(
+    cluster: Cluster, manager: ManagerClient
+):
+    before = await until_complete(manager)
+    hung: int = (await manager.status())["pid"]
+    process = psutil.Process(hung)
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        victim, survivor = before.values()
+        kill(victim)
+        async with cluster.client() as client:
+            # Half of them are for agents whose host is dead, which nobody but a manager can tell.
+            prompts = [client.prompt(str(n), "parrot", wait_s=90) for n in range(8)]
+            runs = await asyncio.gather(*prompts)
+        assert [(run.status, run.result) for run in runs] == [
+            (RunStatus.SUCCEEDED, {"text": str(n)}) for n in range(8)
+        ]
+        after = await until_complete(manager, without=[victim])
+        assert survivor in after.values(), "adopted as it was"
+        assert (await manager.status())["pid"] != hung
+        assert not process.is_running()
+    finally:
+        if process.is_running():
+            process.send_signal(signal.SIGCONT)
+
+
 async def test_runs_outlive_the_gateway_replica_that_took_them(cluster: Cluster, tmp_path: Path):
     gate = tmp_path / "gate"
     [replica] = cluster.processes("ray::ServeReplica:agentray:gateway")

@@ -9,12 +9,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from agentray.core.leadership import (
     LEASE_S,
     RENEW_S,
+    RESTART_S,
     Candidate,
     Lead,
     Take,
     Wait,
     Yield,
     claim,
+    depose,
     given_up,
     renew,
 )
@@ -40,6 +42,7 @@ class Managers(RuleBasedStateMachine):
         self.row: Lead | None = None
         self.processes: list[Process] = []
         self.history: list[Lead] = []  # that were taken
+        self.looked: Lead | None = None  # what who looks after the manager saw last
 
     def write(self, lead: Lead) -> None:
         before, self.row = self.row, lead
@@ -115,6 +118,21 @@ class Managers(RuleBasedStateMachine):
             assert isinstance(answer, Take), "the next one need not wait"
         process.over = True
 
+    @rule()
+    def look_after_the_manager(self) -> None:
+        found, seen = self.row, self.looked
+        deposed = depose(found, seen, self.now)
+        self.looked = found
+        if deposed is None:
+            return
+        assert found is not None
+        assert found.expires_at <= self.now, "deposed although it may be at work"
+        assert found == seen, "deposed although it has just shown to be alive"
+        self.write(deposed)
+        assert depose(deposed, deposed, self.now) is None, "it gets the time to come back"
+        again = claim(Candidate(found.place, "restarted"), deposed, None, self.now, "")
+        assert isinstance(again, Take), "the one that Ray starts in its place need not wait"
+
     @rule(n=st.integers(0, 9))
     def die(self, n: int) -> None:
         if self.processes:
@@ -189,3 +207,21 @@ def test_the_same_actor_restarted_need_not_wait() -> None:
 
 def test_a_lead_whose_row_is_gone_is_lost() -> None:
     assert renew(Lead(3, "first", "", 7, 50.0, "cluster"), None, 41.0) is None
+
+
+def test_one_that_does_not_renew_is_deposed_at_the_second_look() -> None:
+    lead = Lead(3, "first", "process 1", 7, 50.0, "cluster")
+    assert depose(lead, None, 49.9) is None
+    assert depose(lead, lead, 49.9) is None, "it still has time"
+    assert depose(lead, None, 51.0) is None, "the Store may just have come back"
+    deposed = depose(lead, lead, 55.0)
+    assert deposed is not None
+    assert deposed == Lead(4, "first", "process 1", 0, 55.0 + RESTART_S, "cluster")
+    assert renew(lead, deposed, 56.0) == Yield(deposed), "should it wake up, it is refused"
+    assert depose(deposed, deposed, 55.0 + RESTART_S - 1) is None
+    assert depose(deposed, deposed, 55.0 + RESTART_S) is not None, "it did not come back"
+
+
+def test_one_that_was_stopped_is_not_started_again() -> None:
+    stopped = given_up(Lead(3, "first", "process 1", 7, 50.0, "cluster"), 45.0)
+    assert depose(stopped, stopped, 60.0) is None

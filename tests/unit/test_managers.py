@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 import pytest
 from pydantic import BaseModel
 
 from agentray import Agent, App, action
 from agentray.core.leadership import LEASE_S, RENEW_S, Candidate, Lead
-from agentray.errors import ManagerSuperseded, ManagerUnavailable, StoreUnavailable
+from agentray.errors import HostDied, ManagerSuperseded, ManagerUnavailable, StoreUnavailable
 from agentray.protocol.deployment import PoolSpec
 from agentray.runtime.channel import Channel
 from agentray.runtime.leadership import Leadership
 from agentray.runtime.manager import Manager
+from agentray.runtime.manager_watch import LOOK_S, ManagerWatch
 from agentray.runtime.redrive import Redriver
-from agentray.store.base import Store
+from agentray.runtime.tasks import TaskSet
+from agentray.store.base import SlotLease, Store
 from agentray.store.memory import MemoryStore
 from agentray.testing import LocalRuntime, run
 from tests.support.eventually import eventually_async
@@ -47,6 +50,13 @@ class Line(MemoryStore):
         if self.cut:
             raise StoreUnavailable
         return await super().read_lead()
+
+    async def assign_slots(
+        self, leases: Sequence[SlotLease], *, dead_hosts: Mapping[str, str] | None = None
+    ) -> list[SlotLease]:
+        if self.cut:
+            raise StoreUnavailable
+        return await super().assign_slots(leases, dead_hosts=dead_hosts)
 
 
 async def manager_at(runtime: LocalRuntime, store: Store, place: str) -> Manager:
@@ -160,6 +170,77 @@ def test_what_one_writes_that_does_not_know_yet_is_refused_and_its_caller_told()
             line.cut = False
             await until_it_knows(runtime.manager)
             runtime.manager = second
+
+    run(scenario())
+
+
+def test_a_manager_that_hangs_is_restarted_once_and_fails_over_what_died_meanwhile() -> None:
+    async def scenario() -> None:
+        shared = MemoryStore()
+        line = Line(shared)
+        runtime = LocalRuntime(store=line)
+        restarted: list[Lead] = []
+
+        async def restart(lead: Lead) -> None:
+            restarted.append(lead)
+            line.cut = False  # it was this process's own
+            await runtime.restart_manager()
+
+        async with runtime as manager:
+            tasks = TaskSet("watches")
+            for _ in range(3):
+                tasks.spawn(ManagerWatch(Line(shared), restart).run())
+            await manager.deploy(App("adding", [Adder]))
+            assert await manager.handle(Adder, "a").add() == 1
+            await asyncio.sleep(3 * LEASE_S)
+            assert restarted == [], "it works"
+
+            first, lead = runtime.manager, (await shared.read_lead())[0]
+            epoch = lead.epoch if lead else 0
+            line.cut = True  # it neither renews its lead nor does anything that needs it
+            loop = asyncio.get_running_loop()
+            hung_at = loop.time()
+            victim = runtime.host_of(manager.handle(Adder, "a").id)
+            assert victim is not None
+            await runtime.kill_host(victim)
+            with pytest.raises(HostDied):
+                await manager.handle(Adder, "a").add()
+            assert await manager.handle(Adder, "a").add() == 2, "waits for the agent's next host"
+            assert loop.time() - hung_at < LEASE_S + 2 * LOOK_S + 1
+            assert [lead.epoch for lead in restarted] == [epoch]
+            with pytest.raises(ManagerSuperseded):
+                await first.add_pool(PoolSpec("late", 1))
+            await asyncio.sleep(10 * LEASE_S)
+            assert len(restarted) == 1
+            assert len(runtime.hosts) == 2
+            await tasks.close()
+
+    run(scenario())
+
+
+def test_a_manager_is_not_restarted_because_the_store_was_away() -> None:
+    async def scenario() -> None:
+        shared = MemoryStore()
+        lines = [Line(shared) for _ in range(4)]
+        restarted: list[Lead] = []
+
+        async def restart(lead: Lead) -> None:
+            restarted.append(lead)
+
+        async with LocalRuntime(store=lines[0]) as manager:
+            tasks = TaskSet("watches")
+            for line in lines[1:]:
+                tasks.spawn(ManagerWatch(line, restart).run())
+            await asyncio.sleep(LEASE_S)
+            for line in lines:
+                line.cut = True
+            await asyncio.sleep(5 * LEASE_S)
+            for line in lines:
+                line.cut = False
+            await asyncio.sleep(5 * LEASE_S)
+            assert restarted == []
+            assert (await manager.status())["hosts"]
+            await tasks.close()
 
     run(scenario())
 

@@ -22,9 +22,11 @@ from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.host import Host
 from agentray.runtime.host_notes import HostNotes
 from agentray.runtime.machine_socket import SocketServer
+from agentray.runtime.manager_watch import ManagerWatch
 from agentray.runtime.ports import HostUnreachable
 from agentray.runtime.ray_adapter.metrics import RayMetrics
 from agentray.runtime.ray_adapter.ray_host import RayConnector
+from agentray.runtime.ray_adapter.ray_manager import RayManager
 from agentray.runtime.ray_adapter.setup import Setup
 from agentray.store.postgres import PostgresStore
 
@@ -51,6 +53,7 @@ class HostActor:
         self._server: SocketServer | None = None
         self._stops = False
         self._notes: HostNotes | None = None
+        self._watch: ManagerWatch | None = None
 
     @property
     def _running(self) -> Host:
@@ -89,6 +92,8 @@ class HostActor:
                 record=notes.record,
             )
             self._host.tasks.spawn(_beat(notes), name="beat")
+            self._watch = ManagerWatch(store, RayManager.restart)
+            self._host.tasks.spawn(self._watch.run(), name="watch the manager")
             bind_process(self._host.channel)
             self._server = SocketServer(self._host.deliver, self._host.collect)
             await self._server.start(self._host_id)
@@ -132,6 +137,8 @@ class HostActor:
 
     async def heartbeat(self) -> dict[str, Any]:
         """See `ports.HostControl`."""
+        if self._watch is not None:
+            self._watch.heard()
         return self._running.heartbeat()
 
     async def until_death(self) -> str:

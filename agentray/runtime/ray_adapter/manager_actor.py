@@ -32,6 +32,7 @@ from agentray.runtime.manager import Manager
 from agentray.runtime.pruner import Retention, TraceRetention
 from agentray.runtime.ray_adapter.host_factory import RayHostFactory
 from agentray.runtime.ray_adapter.ray_host import RayConnector
+from agentray.runtime.ray_adapter.ray_manager import place_of
 from agentray.runtime.ray_adapter.setup import Setup
 from agentray.runtime.redrive import Redriver
 from agentray.store.base import LaunchedAgent, LaunchedQuery, StateWrite
@@ -95,7 +96,7 @@ class ManagerActor:
     async def _gain_lead(self, store: PostgresStore) -> Leadership:
         context = ray.get_runtime_context()
         about = f"{context.get_actor_name()} (process {os.getpid()}) at {context.gcs_address}"
-        place = f"{context.gcs_address}/{context.get_actor_id()}"
+        place = place_of(context.get_actor_id())
         try:
             return await Leadership.gain(store, Candidate(place, about))
         except ManagerSuperseded as error:

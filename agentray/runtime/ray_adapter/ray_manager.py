@@ -11,11 +11,9 @@ import logging
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    RayActorError,
-    RayTaskError,
-)
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from agentray.core.leadership import Lead
 from agentray.errors import (
     ClusterAlreadyRunning,
     ClusterNotRunning,
@@ -150,6 +148,11 @@ class RayManager:
         finally:
             answer.cancel()
 
+    @staticmethod
+    async def restart(lead: Lead) -> None:
+        """End the process of the manager that has a lead; Ray starts it again, as after a crash."""
+        await asyncio.to_thread(_kill_process, lead.place)
+
     async def wait_ready(self) -> None:
         """Return when it supervises."""
         await self.call("ready")
@@ -162,3 +165,24 @@ class RayManager:
             logger.warning("%s", error, extra={"action": "shutdown_of_superseded"})
         finally:
             ray.kill(self._handle)
+
+
+def _kill_process(place: str) -> None:
+    """Kill the manager's process. One that does not react to Ray is killed by its node in 5 s."""
+    try:
+        actor = ray.get_actor(MANAGER_NAME, NAMESPACE)
+        # Ray tells nobody else by a public name which actor a handle is of.
+        actor_id = actor._actor_id.hex()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        if place == place_of(actor_id):
+            ray.kill(actor, no_restart=False)
+            return
+        told = "another manager has its name"
+    except (ValueError, RayError) as error:
+        told = str(error)
+    extra = {"action": "manager_not_restarted"}
+    logger.error("the manager cannot be restarted: %s", told, extra=extra)
+
+
+def place_of(actor_id: str | None) -> str:
+    """Return what a manager's actor has in common with its restarts, see `Candidate`."""
+    return f"{ray.get_runtime_context().gcs_address}/{actor_id}"

@@ -1,0 +1,66 @@
+"""Whoever looks whether the manager works: hosts and gateway replicas.
+
+Ray starts the manager again when its process dies, and notices nothing when it hangs. The lead that
+it has to renew in the Store tells: who finds it run out has the process ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from agentray.core.leadership import LEASE_S, RENEW_S, Lead, depose
+from agentray.errors import StoreUnavailable
+from agentray.store.leadership import LeadershipStore
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 2 * RENEW_S
+"""Between two looks a manager that works has renewed its lead, also after the Store was away."""
+
+
+class ManagerWatch:
+    """Has a manager restarted that does not renew its lead."""
+
+    def __init__(self, store: LeadershipStore, restart: Callable[[Lead], Awaitable[None]]) -> None:
+        """Make one; `run` lets it look.
+
+        Args:
+            store: where managers renew their lead.
+            restart: ends the process of the manager that has this lead, which Ray starts anew.
+        """
+        self._store = store
+        self._restart = restart
+        self._seen: Lead | None = None
+        self._heard_at = -LEASE_S
+
+    def heard(self) -> None:
+        """Note a word of the manager's: while it speaks, nobody needs to ask the Store."""
+        self._heard_at = asyncio.get_running_loop().time()
+
+    async def run(self) -> None:
+        """Look, until this is cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if loop.time() - self._heard_at < LEASE_S:
+                self._seen = None
+            else:
+                await self._look()
+
+    async def _look(self) -> None:
+        try:
+            found, now = await self._store.read_lead()
+            deposed = depose(found, self._seen, now)
+            self._seen = found
+            if deposed is None or found is None:
+                return
+            if not await self._store.write_lead(deposed, instead_of=found):
+                return  # it has woken up, or somebody else was quicker
+        except StoreUnavailable:
+            self._seen = None
+            return
+        extra = {"action": "manager_restarted", "manager": found.about, "epoch": deposed.epoch}
+        logger.error("%s does not renew its lead: restarted", found.about, extra=extra)
+        await self._restart(found)
