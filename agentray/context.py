@@ -16,8 +16,10 @@ from agentray.event_run import DispatchOptions, EventRun
 from agentray.events import Event, check_event
 from agentray.ids import AgentId, TopicId, child_of, new_id
 from agentray.protocol.budgets import Usage
+from agentray.protocol.codec import as_json_text
 from agentray.protocol.envelope import NO_MESSAGE, Envelope
 from agentray.protocol.event_runs import RunKey
+from agentray.protocol.runs import EventKind
 
 R = TypeVar("R")
 
@@ -106,6 +108,10 @@ class Surroundings(Protocol):
 
     def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to the run that the context belongs to."""
+        ...
+
+    def say(self, context: Context, text: str) -> None:
+        """Add a piece of text to the run that the context belongs to."""
         ...
 
     def spend(self, context: Context, spent: Usage) -> None:
@@ -340,6 +346,54 @@ class Context:
         data = {"message": message, "current": current, "total": total}
         self.surroundings.progress(self, "progress", data)
 
+    def stream_text(self, text: str) -> None:
+        """Show those who follow the run a piece of text, as soon as it is there.
+
+        Pieces that come within a few milliseconds are shown as one `text_delta`. They are a
+        preview: the run's result is what the handler returns. Outside of a run it does nothing.
+
+        Args:
+            text: what is more than was said before.
+        """
+        self.surroundings.say(self, text)
+
+    def tool_call(self, name: str, arguments: Any, *, call_id: str | None = None) -> str:
+        """Show those who follow the run that a tool is called; say what came of it, too.
+
+        Args:
+            name: of the tool.
+            arguments: JSON values; a long text is cut.
+            call_id: unique in the run; None: a new one.
+
+        Returns:
+            The call's id, for `tool_result`.
+
+        Raises:
+            PayloadError: the arguments are not JSON.
+        """
+        call_id = call_id or new_id("call")
+        told = {"id": call_id, "name": name, "arguments": _cut(arguments)}
+        self.surroundings.progress(self, EventKind.TOOL_CALL, told | {"agent": str(self.agent)})
+        return call_id
+
+    def tool_result(
+        self, call_id: str, name: str, result: Any = None, *, error: str | None = None
+    ) -> None:
+        """Show those who follow the run what a tool call came to.
+
+        Args:
+            call_id: what `tool_call` returned.
+            name: of the tool.
+            result: JSON values; a long text is cut.
+            error: why there is no result.
+
+        Raises:
+            PayloadError: the result is not JSON.
+        """
+        came_to = {"result": _cut(result)} if error is None else {"error": _cut(error)}
+        told = {"id": call_id, "name": name, **came_to, "agent": str(self.agent)}
+        self.surroundings.progress(self, EventKind.TOOL_RESULT, told)
+
     def spend(self, *, tokens: int = 0, tool_calls: int = 0, cost: float = 0.0) -> None:
         """Count what this handler has used against the budget of its run; outside of one, nothing.
 
@@ -367,6 +421,18 @@ class Context:
         """A logger that adds the agent and the correlation id to each record."""
         extra = {"agent": str(self.agent), "correlation_id": self.correlation_id}
         return _AgentLog(logging.getLogger(f"agentray.agents.{self.agent.type}"), extra)
+
+
+MAX_TOLD = 16_384
+"""Characters of a tool's arguments, and of its result, as those see them who follow the run."""
+
+
+def _cut(value: Any) -> Any:
+    """Return what is told of arguments or a result; what is too long is cut, as a text."""
+    text = value if isinstance(value, str) else as_json_text(value, "tool call")
+    if len(text) <= MAX_TOLD:
+        return value
+    return f"{text[:MAX_TOLD]}… ({len(text)} characters)"
 
 
 class _AgentLog(logging.LoggerAdapter[logging.Logger]):

@@ -21,6 +21,7 @@ from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunEvent, Span
 from agentray.protocol.traces import TraceSummary
 
+_LONGEST = 200  # characters of arguments and results of tools
 _SHORT_CHARS = 60  # a value of up to this many stands beside its name, a longer one below it
 
 
@@ -185,8 +186,15 @@ def _heading(name: str) -> str:
 
 
 def event(found: RunEvent) -> str:
-    """Return an event that is not a chunk as one line."""
+    """Return an event that is no text as one line."""
     match found.kind:
+        case "tool_call":
+            return f"{found.data.get('name', '')}({_text(found.data.get('arguments'))})"
+        case "tool_result":
+            came_to = found.data.get("error") or _text(found.data.get("result"))
+            return f"{found.data.get('name', '')}: {came_to}"
+        case "attempt_lost":
+            return f"attempt lost: {found.data.get('reason', '')}"
         case "progress":
             current, total = found.data.get("current"), found.data.get("total")
             far = "" if current is None else f" {current:g}" + (f"/{total:g}" if total else "")
@@ -198,10 +206,15 @@ def event(found: RunEvent) -> str:
             return found.kind
 
 
-def chunk(found: RunEvent) -> str:
-    """Return what a chunk adds to the answer."""
-    said = found.data.get("text")
-    return said if isinstance(said, str) else json.dumps(found.data, ensure_ascii=False) + "\n"
+def said(found: RunEvent) -> str:
+    """Return what a piece of text adds to the answer."""
+    text = found.data.get("text")
+    return text if isinstance(text, str) else ""
+
+
+def _text(value: object) -> str:
+    told = json.dumps(value, ensure_ascii=False)
+    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}…"
 
 
 # Traces

@@ -31,7 +31,7 @@ from agentray.errors import ConfigurationError, RunFailed
 from agentray.ids import new_id
 from agentray.protocol.budgets import Budget
 from agentray.protocol.event_runs import PromptDurability
-from agentray.protocol.runs import Run, RunEvent, RunStatus
+from agentray.protocol.runs import EventKind, Run, RunEvent, RunStatus
 
 if TYPE_CHECKING:
     from agentray.client import AsyncAgentClient, RunPage
@@ -369,7 +369,7 @@ async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
     """Show the run's events until its end, or as long as is waited for.
 
     Returns:
-        The run, and what its chunks said.
+        The run, and what it said meanwhile.
     """
     again = new_id("key")
     printer = _EventPrinter(as_json=asking.as_json)
@@ -415,8 +415,8 @@ class _EventPrinter:
 
         if self._as_json:
             console.write(event.model_dump_json())
-        elif event.kind == "chunk":
-            said = results.chunk(event)
+        elif event.kind == EventKind.TEXT_DELTA:
+            said = results.said(event)
             console.write(said, end="")
             self.said += said
             self._within_line = not said.endswith("\n")
@@ -454,7 +454,7 @@ def _show_end(found: Run, asking: _Asking, said: str) -> None:
     if found.status is not RunStatus.SUCCEEDED:
         return
     if isinstance(found.result, str):
-        if found.result.rstrip("\n") != said.rstrip("\n"):  # the chunks have said it already
+        if found.result.rstrip("\n") != said.rstrip("\n"):  # it was shown already
             console.write(found.result)
         return
     from agentray.cli import results

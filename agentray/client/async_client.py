@@ -16,6 +16,7 @@ from agentray.client.streams import follow
 from agentray.core.lifecycle import is_settled
 from agentray.ids import new_id
 from agentray.protocol.budgets import Budget
+from agentray.protocol.cursors import Cursor
 from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.letters import DeadLetter
 from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
@@ -255,18 +256,19 @@ class AsyncAgentClient:
             await self._connection.send(calls.list_runs(limit, before, status, agent))
         )
 
-    def events(self, run_id: str, after: int = -1) -> AsyncGenerator[RunEvent]:
+    def events(self, run_id: str, after: int | RunEvent = -1) -> AsyncGenerator[RunEvent]:
         """Yield a run's events until the terminal one, also across broken connections.
 
         Args:
             run_id: which run.
-            after: offset of the last event already seen; -1 for the beginning.
+            after: the last event already seen, or its offset; -1 for the beginning.
 
         Raises:
             NotFound: there is no such run.
             ClientError: the gateway refuses, or cannot be reached within the client's timeout.
         """
-        return follow(self._connection.open, calls.get_events(run_id, after), run_id, after)
+        seen = Cursor.of(after)
+        return follow(self._connection.open, calls.get_events(run_id, seen), run_id, seen)
 
     async def trace(self, run_id: str) -> list[Span]:
         """Return the spans of an ended run, in order of their start.

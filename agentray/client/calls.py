@@ -21,6 +21,7 @@ from agentray.client.errors import (
     class_of,
 )
 from agentray.protocol.budgets import Budget
+from agentray.protocol.cursors import Cursor
 from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
 from agentray.protocol.runs import Run, RunStatus, Span
@@ -208,10 +209,10 @@ def list_runs(
     return Request("GET", "/v1/runs", {name: v for name, v in query.items() if v is not None})
 
 
-def get_events(run_id: str, after: int) -> Request:
-    """Follow a run's events after an offset, -1 for all of them."""
+def get_events(run_id: str, after: Cursor) -> Request:
+    """Follow a run's events after those seen."""
     headers = {"Accept": EVENT_STREAM}
-    if after >= 0:
+    if after.offset >= 0:
         headers["Last-Event-ID"] = str(after)
     return Request("GET", f"/v1/runs/{quote(run_id, safe='')}/events", headers=headers)
 

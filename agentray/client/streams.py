@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from agentray.client import calls
 from agentray.client.errors import ClientError, ConnectionFailed
 from agentray.core.lifecycle import TERMINAL
+from agentray.protocol.cursors import NOTHING, Cursor
 from agentray.protocol.runs import RunEvent
 
 _TERMINAL_KINDS = frozenset(status.value for status in TERMINAL)
@@ -86,7 +87,7 @@ Opener = Callable[[calls.Request], AbstractAsyncContextManager[OpenStream]]
 
 
 async def follow(
-    opener: Opener, first: calls.Request, run_id: str | None, after: int = -1
+    opener: Opener, first: calls.Request, run_id: str | None, after: Cursor = NOTHING
 ) -> AsyncGenerator[RunEvent]:
     """Yield a run's events until the terminal one, coming back where a connection breaks.
 
@@ -94,7 +95,7 @@ async def follow(
         opener: how to open a stream.
         first: what to ask first: the run's events, or the prompt that makes the run.
         run_id: the run; None: the first answer tells.
-        after: offset of the last event already seen.
+        after: the last event already seen.
 
     Raises:
         ClientError: the gateway refuses.
@@ -110,9 +111,9 @@ async def follow(
                 parser = SseParser()
                 async for chunk in stream.chunks():
                     for event in map(_run_event, parser.feed(chunk)):
-                        if event.offset <= after:
+                        if not after.precedes(event):
                             continue
-                        after = event.offset
+                        after = Cursor.at(event)
                         yield event
                         if event.kind in _TERMINAL_KINDS:
                             return
@@ -121,7 +122,9 @@ async def follow(
                 raise
         fruitless = fruitless + 1 if after == before else 0
         if fruitless == 2:
-            raise ConnectionFailed(f"The events of run {run_id} break off after offset {after}.")
+            raise ConnectionFailed(
+                f"The events of run {run_id} break off after offset {after.offset}."
+            )
         request = calls.get_events(run_id, after)
 
 

@@ -162,7 +162,7 @@ class AgentClient:
             partial(self._client.runs, limit=limit, before=before, status=status, agent=agent)
         )
 
-    def events(self, run_id: str, after: int = -1) -> Generator[RunEvent]:
+    def events(self, run_id: str, after: int | RunEvent = -1) -> Generator[RunEvent]:
         """Yield a run's events until the terminal one, also across broken connections."""
         return self._iterate(self._client.events(run_id, after))
 

@@ -29,6 +29,7 @@ from agentray.gateway.runs import RunReader, run_response
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
 from agentray.ids import check_traceparent, new_id
+from agentray.protocol.cursors import Cursor
 from agentray.protocol.runs import Run
 from agentray.store.base import NewRun, run_input
 
@@ -117,7 +118,7 @@ class Prompts:
 
         location = {"Location": f"/v1/runs/{admission.run.id}"}
         if prompt.stream or "text/event-stream" in request.headers.get("accept", ""):
-            return self._streams.response(admission.run, -1, location)
+            return self._streams.response(admission.run, Cursor(), location)
         wait_s = 0.0 if prompt.later and prompt.wait_s is None else prompt.wait_s
         wait_s = check_wait(wait_s, self._settings.max_wait_s)
         if admitted.driving is None:

@@ -217,13 +217,16 @@ class Runs:
     ) -> Response:
         """Follow a run's events as Server-Sent Events, from the beginning or after an offset.
 
-        `id:` is the event's offset, `event:` its kind, `data:` the event as JSON. Send the last id
-        as `Last-Event-ID` to go on after it. The stream ends with the run; until then a comment
-        comes every 10 seconds when nothing else does.
+        `id:` tells how far the stream is, `event:` the event's kind, `data:` the event as JSON.
+        Send the last id as `Last-Event-ID` to go on after it. The stream ends with the run; until
+        then a comment comes every 10 seconds when nothing else does.
+
+        An event that is shown before it is kept says which `attempt` it belongs to. Should that be
+        lost meanwhile, the stream goes back: the next attempt's events have these offsets.
         """
-        after = parse_last_event_id(last_event_id)
+        cursor = parse_last_event_id(last_event_id)
         run = await self._reader.get(run_id, caller(request))
-        return self._streams.response(run, after, {})
+        return self._streams.response(run, cursor, {})
 
     async def get_trace(self, request: Request, run_id: str) -> Response:
         """Return the spans of an ended run: which agent handled what, where, and for how long."""

@@ -1,14 +1,18 @@
 """A run's events as Server-Sent Events: what is kept first, then live, to the end.
 
 `id:` is the event's offset, so a client that comes back with `Last-Event-ID` misses nothing and
-sees nothing twice. Live events come from the run's host; where it cannot be asked, from the Store.
+sees nothing twice. Live events come from the run's host, before they are kept: their ids have the
+attempt, too (`7.1`). Should that be lost before they are kept, the stream goes back to what has
+taken their place, also where the client comes back to another replica. Ends are shown when they are
+kept. Where the host cannot be asked, the Store tells what there is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
@@ -17,8 +21,10 @@ from agentray.core.lifecycle import TERMINAL
 from agentray.errors import AddressError, AgentrayError, CallError
 from agentray.gateway.problems import MALFORMED, HttpProblem
 from agentray.ids import AgentId
-from agentray.protocol.runs import Run, RunEvent, RunStatus
+from agentray.protocol.cursors import Cursor
+from agentray.protocol.runs import Run, RunEvent
 from agentray.runtime.ports import RunDispatcher
+from agentray.runtime.run_cursor import events_after
 from agentray.store.base import Store
 
 logger = logging.getLogger(__name__)
@@ -26,32 +32,31 @@ logger = logging.getLogger(__name__)
 KEEPALIVE_S = 10.0
 """Proxies close connections on which nothing comes for a while; 30 s is a common limit."""
 
-_PAUSE_S = 0.25  # between two looks at the Store while the run's host cannot be asked
-_WAITING_PAUSE_S = 0.5
-"""Between two looks at a run that waits for an answer. People take longer than that."""
+_PAUSE_S = 0.25
+"""Between two looks at a run that no host works on, or whose host cannot be asked."""
 
 _TERMINAL_KINDS = frozenset(status.value for status in TERMINAL)
 _KEEPALIVE = b": keepalive\n\n"
 _to_json = TypeAdapter(RunEvent).dump_json
 
 
-def parse_last_event_id(value: str | None) -> int:
-    """Return the offset after which to go on, -1 for the beginning.
+def parse_last_event_id(value: str | None) -> Cursor:
+    """Return where to go on.
 
     Raises:
         HttpProblem: 400, it is not the id of an event.
     """
-    if value is None:
-        return -1
-    # Not longer than a 63-bit number: the Store has no larger offsets.
-    if not (value.isascii() and value.isdecimal() and len(value) <= 18):
-        raise HttpProblem(MALFORMED, f"Last-Event-ID {value[:40]!r} is not the id of an event.")
-    return int(value)
+    cursor = Cursor() if value is None else Cursor.parse(value)
+    if cursor is None:
+        detail = f"Last-Event-ID {(value or '')[:40]!r} is not the id of an event."
+        raise HttpProblem(MALFORMED, detail)
+    return cursor
 
 
 def as_sse(event: RunEvent) -> bytes:
     """Write an event in the form of Server-Sent Events."""
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.offset, event.kind.encode(), _to_json(event))
+    event_id = str(Cursor.at(event)).encode()
+    return b"id: %s\nevent: %s\ndata: %s\n\n" % (event_id, event.kind.encode(), _to_json(event))
 
 
 class RunStreams:
@@ -61,24 +66,24 @@ class RunStreams:
         self._store = store
         self._dispatcher = dispatcher
 
-    def response(self, run: Run, after: int, headers: dict[str, str]) -> StreamingResponse:
+    def response(self, run: Run, cursor: Cursor, headers: dict[str, str]) -> StreamingResponse:
         """Answer with a run's events to its end.
 
         Args:
             run: the run, as it is now.
-            after: offset of the last event that the client has, -1 for none.
+            cursor: the last event that the client has.
             headers: further headers.
         """
         return StreamingResponse(
-            self._chunks(run, after),
+            self._chunks(run, cursor),
             media_type="text/event-stream",
             # nginx would collect the events otherwise.
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers},
         )
 
-    async def _chunks(self, run: Run, after: int) -> AsyncIterator[bytes]:
+    async def _chunks(self, run: Run, cursor: Cursor) -> AsyncIterator[bytes]:
         try:
-            async for event in self.follow(run, after):
+            async for event in self.follow(run, cursor):
                 yield _KEEPALIVE if event is None else as_sse(event)
         except AgentrayError as error:
             # The status is sent already. The stream ends before its terminal event, so the client
@@ -87,8 +92,8 @@ class RunStreams:
                 "events end early: %s", error, extra={"action": "events_cut", "run": run.id}
             )
 
-    async def follow(self, run: Run, after: int) -> AsyncIterator[RunEvent | None]:
-        """Yield the events of a run after an offset until the terminal one.
+    async def follow(self, run: Run, cursor: Cursor) -> AsyncGenerator[RunEvent | None]:
+        """Yield the events of a run after those seen until the terminal one.
 
         None is a sign of life: nothing happened for `KEEPALIVE_S`.
 
@@ -97,36 +102,42 @@ class RunStreams:
         """
         agent = AgentId.parse(run.agent)
         ended = run.status in TERMINAL
+        quiet_since = time.monotonic()
         while True:
             if ended:
-                events = await self._store.run_events(run.id, after=after)
+                events = await events_after(self._store, run.id, cursor)
             else:
-                events = await self._live(agent, run.id, after)
+                events = await self._live(agent, run.id, cursor)
             for event in events:
                 yield event
                 if event.kind in _TERMINAL_KINDS:
                     return
-                after = event.offset
-            if not events:
-                if ended:
-                    break
+                cursor = Cursor.at(event)
+            if events:
+                quiet_since = time.monotonic()
+                continue
+            if ended:
+                break
+            if time.monotonic() - quiet_since >= KEEPALIVE_S:
+                quiet_since = time.monotonic()
                 yield None
-                stored = await self._store.get_run(run.id)
-                ended = stored is None or stored.run.status in TERMINAL
-                if stored is not None and stored.run.status == RunStatus.WAITING:
-                    await asyncio.sleep(_WAITING_PAUSE_S)  # no host is there to tell
-        async for event in self._closing(run.id, after):
+            stored = await self._store.get_run(run.id)
+            ended = stored is None or stored.run.status in TERMINAL
+        async for event in self._closing(run.id, cursor.offset):
             yield event
 
-    async def _live(self, agent: AgentId, run_id: str, after: int) -> list[RunEvent]:
+    async def _live(self, agent: AgentId, run_id: str, cursor: Cursor) -> list[RunEvent]:
+        """Return what comes next; [] after a while, in which nothing has."""
+        asked = time.monotonic()
         try:
-            return await self._dispatcher.watch(agent, run_id, after, KEEPALIVE_S)
+            events = await self._dispatcher.watch(agent, run_id, cursor, KEEPALIVE_S)
         except (CallError, AddressError):
             # Its host is being replaced, or does not have the run yet.
-            events = await self._store.run_events(run_id, after=after)
-            if not events:
-                await asyncio.sleep(_PAUSE_S)
-            return events
+            events = await events_after(self._store, run_id, cursor)
+        if not events and time.monotonic() - asked < _PAUSE_S:
+            # No host works on it: it waits for an answer, or for its time, or its host is away.
+            await asyncio.sleep(_PAUSE_S)
+        return events
 
     async def _closing(self, run_id: str, after: int) -> AsyncIterator[RunEvent]:
         """Yield a terminal event for a run that ended without one: its host did not end it."""

@@ -16,6 +16,9 @@
             answer = await self.model.ask(submitted.text)
             return TextSummarised(summary=answer.summary)
 
+With `str` as the type of its answers, `ask(..., stream=True)` shows those who follow the run the
+text as it comes (`text_delta`). What tools it calls, and what they answer, they see in any case.
+
 The client is built in the process that runs the agent. Where no model is used nothing is imported:
 pydantic-ai takes seconds to import, and 60 MB.
 """
@@ -24,14 +27,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
 from agentray import context as contexts
 from agentray import telemetry
 from agentray.errors import ConfigurationError, DeadlineExceeded
+from agentray.patterns.llm_shown import Shown
 
 if TYPE_CHECKING:
     import pydantic_ai
@@ -44,7 +49,7 @@ MODEL_VARIABLE = "AGENTRAY_MODEL"
 DEFAULT_TIMEOUT_S = 120.0
 """Seconds for an answer, with all attempts that the provider's client makes."""
 
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T", bound=BaseModel | str)
 
 
 class LanguageModel(Generic[T]):
@@ -64,8 +69,10 @@ class LanguageModel(Generic[T]):
         """Open the connections to the provider; `load_model` does."""
         await self._connections.enter_async_context(self._agent)
 
-    async def ask(self, prompt: str) -> T:
+    async def ask(self, prompt: str, *, stream: bool = False) -> T:
         """Return the model's answer.
+
+        Those who follow the run see which tools are called, and what they answer.
 
         Inside of a run its tokens, tool calls and cost count against the run's budget after each
         request, so that a run without budget left is cancelled in the midst of this.
@@ -73,9 +80,15 @@ class LanguageModel(Generic[T]):
         What the provider refuses, and what the model answers in another form twice, is raised as
         pydantic-ai raises it, with the provider's message.
 
+        Args:
+            prompt: what it is asked.
+            stream: show them its text, too, as it comes from the provider.
+
         Raises:
             DeadlineExceeded: no answer in time.
         """
+        context = contexts.current.get()
+        shown = None if context is None or context.run is None else Shown(context)
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
@@ -83,8 +96,10 @@ class LanguageModel(Generic[T]):
             ):
                 told = _Told()
                 try:
-                    async for _ in steps:
+                    async for node in steps:
                         told.tell(steps.usage)
+                        if shown is not None:
+                            await shown.show(steps, node, text=stream)
                 finally:
                     told.tell(steps.usage)
         except TimeoutError as error:
@@ -126,7 +141,12 @@ def configured_model() -> str | None:
 
 
 async def load_model(
-    name: str, answer: type[T], *, instructions: str, timeout_s: float = DEFAULT_TIMEOUT_S
+    name: str,
+    answer: type[T],
+    *,
+    instructions: str,
+    tools: Sequence[Callable[..., Any]] = (),
+    timeout_s: float = DEFAULT_TIMEOUT_S,
 ) -> LanguageModel[T]:
     """Return a model, ready to be asked.
 
@@ -134,8 +154,11 @@ async def load_model(
         name: `provider:model`, such as `openai:gpt-4o` (OpenAI's Responses API) or
             `openai-chat:NAME` (Chat Completions, which most compatible servers speak). Keys and
             addresses come from the provider's own variables: OPENAI_API_KEY, OPENAI_BASE_URL.
-        answer: what it answers with; a description of each field helps it.
+        answer: what it answers with, a model's class or `str`; a description of each field helps
+            it.
         instructions: what it shall do with each prompt.
+        tools: functions that it may call: methods of the agent, for instance. Their names, types
+            and docstrings tell it what for.
         timeout_s: for one answer.
 
     Raises:
@@ -143,13 +166,15 @@ async def load_model(
             provider's package or key is missing.
     """
     # In a thread: importing takes seconds, which the host's other agents do not have.
-    agent = await asyncio.to_thread(_build, name, answer, instructions)
+    agent = await asyncio.to_thread(_build, name, answer, instructions, tools)
     model = LanguageModel(name, agent, timeout_s)
     await model.open()
     return model
 
 
-def _build(name: str, answer: type[T], instructions: str) -> pydantic_ai.Agent[object, T]:
+def _build(
+    name: str, answer: type[T], instructions: str, tools: Sequence[Callable[..., Any]]
+) -> pydantic_ai.Agent[object, T]:
     try:
         import pydantic_ai
     except ImportError as error:
@@ -157,7 +182,7 @@ def _build(name: str, answer: type[T], instructions: str) -> pydantic_ai.Agent[o
             f"The model {name!r} needs pydantic-ai: pip install 'agentray[llm]'"
         ) from error
     try:
-        agent = pydantic_ai.Agent(name, output_type=answer, instructions=instructions)
+        agent = pydantic_ai.Agent(name, output_type=answer, instructions=instructions, tools=tools)
     except (pydantic_ai.UserError, ImportError) as error:
         raise ConfigurationError(f"The model {name!r} cannot be used: {error}") from error
     _trace(agent)

@@ -27,7 +27,7 @@ class Kind(IntEnum):
     ADMIT = 7  # admit a run on behalf of a process without a Store, then as RUN
     JOIN = 8  # reply with a run when it has ended
     WATCH = 9  # reply with a run's next events
-    PROGRESS = 10  # add an event to a run that is under way here
+    PROGRESS = 10  # add an event to a run, durable per step, that is looked after here
     PING = 11  # reply at once, without the agent
     STREAM = 12  # run an action that yields, reply with its chunks
     CREDIT = 13  # `name` is "id:n": of the stream `id`, all batches up to n are read; no reply

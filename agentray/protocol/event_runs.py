@@ -172,6 +172,7 @@ class PartsCall(StrEnum):
 
     TERMINATED = "terminated"  # a `TerminateEvent` was published: the run takes no more events
     SPEND = "spend"  # something was used that counts against a run's budget
+    TELL = "tell"  # something happened in a run, that those shall see who follow it
     CLOSE = "close"  # deliver no more events of these
     CANCEL = "cancel"  # the same, and cancel what is under way and waits
     OPEN = "open"  # reply with those of these that have not ended

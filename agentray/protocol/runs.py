@@ -26,6 +26,23 @@ class RunStatus(StrEnum):
     DEAD = "dead"  # given up: it kept killing its host
 
 
+class EventKind(StrEnum):
+    """What may happen in a run; its last event has the run's terminal status as kind."""
+
+    QUEUED = "queued"  # it was accepted
+    STARTED = "started"  # an attempt began: `attempt`, `host`
+    RESUMED = "resumed"  # it goes on after an answer
+    ATTEMPT_LOST = "attempt_lost"  # what an attempt has told counts no more: `attempt`, `reason`
+    WAITING = "waiting"  # it asks: `question`
+    ANSWERED = "answered"  # it was answered
+    EVENT = "event"  # an event was published
+    PROGRESS = "progress"  # how far it is: `message`, `current`, `total`
+    TEXT_DELTA = "text_delta"  # a piece of text: `text`, `agent`
+    TOOL_CALL = "tool_call"  # a tool is called: `id`, `name`, `arguments`, `agent`
+    TOOL_RESULT = "tool_result"  # what it came to: `id`, `name`, `result` or `error`, `agent`
+    SPAN = "span"  # a message was handled; only where the run is traced as it goes
+
+
 class RunError(BaseModel):
     """Why a run did not succeed."""
 
@@ -106,9 +123,19 @@ class RunEvent(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     offset: int
-    kind: str = Field(description="queued, started, event, progress, chunk, or a terminal status.")
+    kind: str = Field(
+        description=f"{', '.join(EventKind)}, or at the end the run's terminal status.",
+        examples=["text_delta", "succeeded"],
+    )
     time: datetime
     data: dict[str, Any] = Field(default_factory=dict)
+    attempt: int | None = Field(
+        exclude_if=_is_none,
+        default=None,
+        description="Only in events that are shown before they are kept: the attempt that they "
+        "belong to. Should that be lost before they are kept, the events of the next one have "
+        "these offsets.",
+    )
 
 
 class Span(BaseModel):

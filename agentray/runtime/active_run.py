@@ -100,7 +100,9 @@ class ActiveRun:
         self.trace_context = self._span.traceparent if self._span else given or new_traceparent()
         self.marked = False  # the Store knows that it is running
         self.event: Event | None = None  # its root event
-        self.log = RunLog(stored.events, durable=durable)
+        self.log = RunLog(
+            stored.events, durable=durable, attempt=self.run.attempt, exact=self.bound
+        )
         self.places = book.places()
         self._book = book
         self._joined: list[Callable[[Run | None], None]] = []
@@ -314,7 +316,7 @@ class ActiveRun:
     ) -> None:
         """Commit that it waits, and the agent's state with it; nothing of it stays here."""
         waiting = move(self.run.id, RunStatus.RUNNING, RunStatus.WAITING)
-        self.log.add(waiting.value, {"question": questions[0].model_dump(mode="json")})
+        self.log.add(waiting.value, {"question": questions[0].model_dump(mode="json")}, final=True)
         self._ended = True  # here: it goes on as another one
         events = self.log.take()
         started_at = self.run.started_at or self.started_at
@@ -367,7 +369,7 @@ class ActiveRun:
                 data["usage"] = usage.model_dump(mode="json")
             if self.log.unrecorded:
                 data["unrecorded"] = self.log.unrecorded
-            self.log.add(status.value, data, finished_at)
+            self.log.add(status.value, data, finished_at, final=True)
         self._ended = True
         for timer in self._timers:
             timer.cancel()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from agentray.errors import AgentMoved, IdempotencyConflict, NoHandler
 from agentray.events import Prompt
 from agentray.protocol.codec import decode, encode, encode_error
+from agentray.protocol.cursors import Cursor
 from agentray.protocol.envelope import Kind, ReplyKind, RunMode
 from agentray.protocol.runs import Run
 from agentray.runtime.active_run import ActiveRun
@@ -53,11 +54,7 @@ class Control:
         if envelope.kind == Kind.PING:
             turn.reply(ReplyKind.VALUE)
         elif envelope.kind == Kind.PROGRESS:
-            run_id, kind, data = decode(envelope.payload)
-            active = self._host.runs.get(run_id.partition("#")[0])  # of whichever attempt
-            if active is not None:
-                active.log.add(kind, data)
-            turn.reply(ReplyKind.VALUE)
+            self._host.telling.take(turn)
         elif envelope.kind == Kind.RUN and envelope.name == RunMode.FRESH:
             id_, agent, pool, slot, given, correlation_id, created_at, owner = decode(
                 envelope.payload
@@ -146,8 +143,13 @@ class Control:
         self.answer_at_end(turn, await self._host.runs.cancel(decode(turn.envelope.payload)))
 
     async def _watch(self, turn: Turn) -> None:
-        run_id, after, wait_s = decode(turn.envelope.payload)
-        turn.reply(ReplyKind.VALUE, encode(await self._host.runs.events(run_id, after, wait_s)))
+        run_id, after, wait_s, *attempt = decode(turn.envelope.payload)
+        runs = self._host.runs
+        if attempt:  # who sends one sees also what is not kept yet
+            events = await runs.live_events(run_id, Cursor(after, *attempt), wait_s)
+        else:
+            events = await runs.events(run_id, after, wait_s)
+        turn.reply(ReplyKind.VALUE, encode(events))
 
     # Agents
 

@@ -9,6 +9,7 @@ from agentray.event_run import cancel_run, join_run
 from agentray.events import Prompt
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.codec import decode, encode, error_of
+from agentray.protocol.cursors import Cursor
 from agentray.protocol.envelope import Kind, Reply, ReplyKind, RunMode
 from agentray.protocol.event_runs import root_of
 from agentray.protocol.runs import Run, RunEvent
@@ -97,9 +98,11 @@ class ChannelDispatcher:
         self._channel.post(Post(Kind.RUN, agent, name, payload, on_reply))
         return await future
 
-    async def watch(self, agent: AgentId, run_id: str, after: int, wait_s: float) -> list[RunEvent]:
-        """Return stored events above `after`, waiting for the first; see `ports.RunDispatcher`."""
-        payload = encode((run_id, after, wait_s))
+    async def watch(
+        self, agent: AgentId, run_id: str, cursor: Cursor, wait_s: float
+    ) -> list[RunEvent]:
+        """Return events beyond those seen, waiting for the first; see `ports.RunDispatcher`."""
+        payload = encode((run_id, cursor.offset, wait_s, cursor.attempt))
         events = await self._channel.request(
             Kind.WATCH, agent, "", payload, timeout=wait_s + _WATCH_SLACK_S
         )

@@ -73,6 +73,7 @@ from agentray.runtime.run_roots import RunRoots
 from agentray.runtime.scope import scope_of
 from agentray.runtime.steps import Steps
 from agentray.runtime.tasks import TaskSet
+from agentray.runtime.telling import Telling
 from agentray.runtime.threads import Threads
 from agentray.runtime.turn import ReplySink, Turn
 from agentray.runtime.turn_tasks import TurnTasks
@@ -110,7 +111,7 @@ def _nobody(agent_id: Any) -> None:
 class Host:
     """Runs agents."""
 
-    def __init__(  # noqa: PLR0913 - all that there is to say of a host
+    def __init__(  # noqa: PLR0913, PLR0915 - all that there is to say of a host, and its parts
         self,
         host_id: str,
         store: Store,
@@ -168,6 +169,7 @@ class Host:
         self._find: Callable[[Any], Incarnation | None] = self.residents.getter
         self.departures = Departures(self)
         self.dead_letters = DeadLetters(store, self.pool_of)
+        self.telling = Telling(self)
         self.publisher = Publisher(self)
         self.asking = Asking(self)
         self._publish_hooks = self.code.publish_hooks
@@ -670,7 +672,11 @@ class Host:
 
     def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to the run that a message belongs to."""
-        self.publisher.progress(context, kind, data)
+        self.telling.tell(context, kind, data)
+
+    def say(self, context: Context, text: str) -> None:
+        """Add a piece of text to the run that a message belongs to."""
+        self.telling.text(context, text)
 
     def spend(self, context: Context, spent: Usage) -> None:
         """Count what a handler has used against the budget of its run."""

@@ -10,6 +10,7 @@ from agentray.core.deaths import Death
 from agentray.core.room import Shortage
 from agentray.errors import AgentrayError
 from agentray.ids import AgentId
+from agentray.protocol.cursors import Cursor
 from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.envelope import Packet
 from agentray.protocol.runs import Run, RunEvent
@@ -312,10 +313,13 @@ class RunDispatcher(Protocol):
         """
         ...
 
-    async def watch(self, agent: AgentId, run_id: str, after: int, wait_s: float) -> list[RunEvent]:
-        """Return events with an offset above `after`, waiting up to `wait_s` for the first.
+    async def watch(
+        self, agent: AgentId, run_id: str, cursor: Cursor, wait_s: float
+    ) -> list[RunEvent]:
+        """Return events that come after those seen, waiting up to `wait_s` for the first.
 
-        Only events that are in the Store are returned. [] after `wait_s` without one.
+        What is not in the Store yet says which attempt it belongs to; ends are in the Store.
+        [] after `wait_s` without an event, or earlier where no host works on the run.
 
         Raises:
             CallError: the host cannot be asked now; read the Store instead.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,12 @@ from agentray.context import Context
 from agentray.core.routing import Misrouted, Recipients, Routes
 from agentray.events import Event, TerminateEvent, answer_of
 from agentray.ids import AgentId
-from agentray.protocol.codec import as_json, decode, encode, text_of
-from agentray.protocol.envelope import Failure, Kind, Outcome, Reply
+from agentray.protocol.codec import decode, text_of
+from agentray.protocol.envelope import Failure, Outcome
 from agentray.protocol.event_runs import STEPS
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.event_message import EventMessage
-from agentray.runtime.message import Origin, Post
+from agentray.runtime.message import Origin
 from agentray.runtime.scope import Scope, scope_of
 from agentray.runtime.step_emissions import emit
 
@@ -135,15 +135,6 @@ class Publisher:
             self._routes = Routes(snapshot.subscriptions, read_function)
         return self._routes
 
-    def progress(self, context: Context, kind: str, data: Mapping[str, Any]) -> None:
-        """Tell the host of the run's own agent; outside of runs nobody listens."""
-        if context.root is None:
-            return
-        payload = encode((context.correlation_id, kind, as_json(data, "progress")), "progress")
-        channel = self._host.channel
-        message = Post(Kind.PROGRESS, context.root, "", payload, _ignore)
-        channel.post(message)
-
 
 @lru_cache(maxsize=4096)
 def read_function(pickled: bytes) -> Callable[[Any], Any]:
@@ -181,8 +172,3 @@ def caused(event: Event, context: Context) -> Event:
         causation_id=context.event.event_id if context.event else None,
         source=str(context.agent),
     )
-
-
-def _ignore(reply: Reply) -> None:
-    """Progress is not worth failing for."""
-    del reply

@@ -17,6 +17,7 @@ from agentray.errors import Fenced, StoreUnavailable, UnknownRun
 from agentray.events import Event, Prompt
 from agentray.ids import AgentId
 from agentray.protocol.budgets import Budget
+from agentray.protocol.cursors import Cursor
 from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome
 from agentray.protocol.event_runs import Recording, RunOptions, is_root
 from agentray.protocol.runs import Run, RunEvent, RunStatus
@@ -24,6 +25,7 @@ from agentray.protocol.snapshot import PoolView
 from agentray.runtime.active_run import CONSEQUENCES, ActiveRun
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.late_rows import LateRows
+from agentray.runtime.run_cursor import events_after
 from agentray.runtime.step_run import StepRun, make_active, per_step
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.trace_writer import SPAN_FIELDS, TraceWriter
@@ -363,11 +365,31 @@ class RunBook:
         active = self._active.get(run_id)
         if active is not None:
             await active.log.after(after, wait_s)
-            if not active.durable:
-                return active.log.kept()[after + 1 :][:_MAX_EVENTS]
+            shown = active.log.shown(after, _MAX_EVENTS, live=False)
+            if shown is not None:
+                return shown
         if (late := self._late.find(run_id)) is not None:
             return list(late[1][after + 1 :][:_MAX_EVENTS])
         return await self._store.run_events(run_id, after=after, limit=_MAX_EVENTS)
+
+    async def live_events(self, run_id: str, cursor: Cursor, wait_s: float) -> list[RunEvent]:
+        """Return events that come after those seen, also provisional ones that are not kept yet.
+
+        Args:
+            run_id: of the run.
+            cursor: the last event that was seen.
+            wait_s: the longest wait for the first one.
+        """
+        active = self._active.get(run_id)
+        if active is None and self._late.find(run_id) is not None:
+            return await self.events(run_id, cursor.offset, wait_s)
+        if active is None or cursor.attempt not in (None, active.run.attempt):
+            return await events_after(self._store, run_id, cursor, _MAX_EVENTS)
+        await active.log.after(cursor.offset, wait_s, live=True)
+        shown = active.log.shown(cursor.offset, _MAX_EVENTS, live=True)
+        if shown is None:
+            return await self._store.run_events(run_id, after=cursor.offset, limit=_MAX_EVENTS)
+        return shown
 
     async def find(self, run_id: str) -> ActiveRun | Run:
         """Return a run that is under way here, or as it is.

@@ -205,6 +205,9 @@ class RunParts:
     def handle(self, turn: Turn) -> None:
         """Take in what another host tells."""
         call = turn.envelope.name
+        if call == PartsCall.TELL:
+            self._host.telling.take(turn)
+            return
         if call == PartsCall.SPEND:
             key, spent = decode(turn.envelope.payload)
             self._spent(key, Usage(**spent))

@@ -442,6 +442,7 @@ class Steps:
             await self._until_published(scope)
         if turn.envelope.id not in self._turns:
             return  # it was done with another message, which it has waited for
+        await self._host.telling.until_kept(turn.message[0])
         outcome = scope.outcome()
         emissions = turn.emissions
         step = Step(

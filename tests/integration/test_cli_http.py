@@ -143,7 +143,7 @@ class TestPrompt:
     async def test_events_as_json_lines(self, shell: Shell):
         done = await shell("prompt", "Ada", "--stream", "--json")
         events = [json.loads(line) for line in done.stdout.splitlines()]
-        assert [event["kind"] for event in events] == ["started", "chunk", "succeeded"]
+        assert [event["kind"] for event in events] == ["started", "text_delta", "succeeded"]
 
     async def test_a_key_that_may_only_prompt(self, shell: Shell):
         assert (await shell("prompt", "Ada", key=INVOKE_KEY)).exit_code == 0

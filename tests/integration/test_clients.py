@@ -77,7 +77,7 @@ async def test_the_same_key_finds_the_same_run(client: AsyncAgentClient):
 
 async def test_a_prompt_is_streamed(client: AsyncAgentClient):
     events = [event async for event in client.stream("Ada")]
-    assert [event.kind for event in events] == ["started", "chunk", "succeeded"]
+    assert [event.kind for event in events] == ["started", "text_delta", "succeeded"]
 
 
 async def test_events_resume(client: AsyncAgentClient):
@@ -110,7 +110,7 @@ async def test_a_stream_goes_on_where_its_connection_broke(
     await asyncio.wait((rest,), timeout=0.1)
     store.broken = gateway.dispatcher.away = None
     gateway.dispatcher.gate.set()
-    assert [first.kind, *await rest] == ["started", "chunk", "succeeded"]
+    assert [first.kind, *await rest] == ["started", "text_delta", "succeeded"]
     assert len(gateway.dispatcher.started) == 1
 
 
@@ -213,7 +213,11 @@ def _use_sync_client(url: str) -> None:
         assert client.run(run.id) == run
         assert client.runs(limit=5).runs == [run]
         assert [event.offset for event in client.events(run.id)] == [0, 1, 2]
-        assert [event.kind for event in client.stream("Bob")] == ["started", "chunk", "succeeded"]
+        assert [event.kind for event in client.stream("Bob")] == [
+            "started",
+            "text_delta",
+            "succeeded",
+        ]
         assert next(client.stream("Cyd")).kind == "started"
         assert len(client.trace(run.id)) == 1
         with pytest.raises(NotFound):

@@ -179,7 +179,7 @@ async def test_a_stream_shows_the_question_and_goes_on_after_the_answer(http: Ht
     assert (await answer(http, run["id"], {"answer": YES}))[0] == 200
     told = await following
     kinds = [kind for _, kind, _ in told]
-    assert kinds == ["started", "waiting", "answered", "chunk", "succeeded"]
+    assert kinds == ["started", "waiting", "answered", "text_delta", "succeeded"]
     assert told[1][2]["data"]["question"]["question"] == "Really?"
 
 

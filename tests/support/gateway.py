@@ -21,12 +21,14 @@ from agentray.errors import UnknownAgentType, UnknownRun
 from agentray.gateway.app import build_app
 from agentray.gateway.services import Services
 from agentray.ids import AgentId, slot_of
+from agentray.protocol.cursors import Cursor
 from agentray.protocol.event_runs import root_of
 from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 from agentray.protocol.schedules import ScheduleSpec
 from agentray.protocol.traces import summarise
 from agentray.runtime.ports import Place
+from agentray.runtime.run_cursor import events_after
 from agentray.store.base import (
     Admission,
     Effects,
@@ -112,13 +114,15 @@ class ScriptedDispatcher:
         assert stored is not None
         return stored.run
 
-    async def watch(self, agent: AgentId, run_id: str, after: int, wait_s: float) -> list[RunEvent]:
+    async def watch(
+        self, agent: AgentId, run_id: str, cursor: Cursor, wait_s: float
+    ) -> list[RunEvent]:
         if self.away:
             raise self.away
         assert agent.type == "greeter"
         try:
             async with asyncio.timeout(wait_s), self.changed:
-                while not (events := await self.store.run_events(run_id, after=after)):
+                while not (events := await events_after(self.store, run_id, cursor)):
                     await self.changed.wait()
         except TimeoutError:
             return []
@@ -207,7 +211,7 @@ class ScriptedDispatcher:
         )
         await self.write(
             run,
-            RunEvent(offset=stored.events, kind="chunk", time=now(), data={"text": "Hello"}),
+            RunEvent(offset=stored.events, kind="text_delta", time=now(), data={"text": "Hello"}),
             RunEvent(offset=stored.events + 1, kind=status.value, time=now()),
             end=RunEnd(run.id, status, result, error, now(), now()),
         )

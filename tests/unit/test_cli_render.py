@@ -179,17 +179,18 @@ class TestEvents:
             ("progress", {"message": "reading", "current": None, "total": None}, "reading"),
             ("progress", {"message": "reading", "current": 2.0, "total": 10}, "reading 2/10"),
             ("progress", {"message": "reading", "current": 2.5}, "reading 2.5"),
+            ("tool_call", {"name": "look", "arguments": {"at": 1}}, 'look({"at": 1})'),
+            ("tool_result", {"name": "look", "result": [1]}, "look: [1]"),
+            ("tool_result", {"name": "look", "error": "blind"}, "look: blind"),
+            ("attempt_lost", {"attempt": 1, "reason": "died"}, "attempt lost: died"),
         ],
     )
     def test_lines(self, kind: str, data: dict[str, Any], line: str):
         assert results.event(RunEvent(offset=0, kind=kind, time=NOW, data=data)) == line
 
-    def test_chunks_are_text_or_else_json(self):
-        def chunk(**data: Any) -> str:
-            return results.chunk(RunEvent(offset=0, kind="chunk", time=NOW, data=data))
-
-        assert chunk(text="Hello, ") == "Hello, "
-        assert chunk(rows=[1]) == '{"rows": [1]}\n'
+    def test_text_is_shown_as_it_is(self):
+        told = RunEvent(offset=0, kind="text_delta", time=NOW, data={"text": "Hello, "})
+        assert results.said(told) == "Hello, "
 
 
 class TestTrace:

@@ -15,6 +15,7 @@ from agentray.client.access import Access
 from agentray.client.calls import Response
 from agentray.client.streams import ServerEvent, SseParser
 from agentray.errors import ClusterNotRunning, ConfigurationError
+from agentray.protocol.cursors import Cursor
 from agentray.protocol.runs import RunStatus
 
 RUN = {
@@ -73,8 +74,8 @@ def test_filters_go_into_the_query():
 
 
 def test_events_resume_with_the_header_of_the_standard():
-    assert "Last-Event-ID" not in calls.get_events("run_1", -1).headers
-    assert calls.get_events("run_1", 0).headers["Last-Event-ID"] == "0"
+    assert "Last-Event-ID" not in calls.get_events("run_1", Cursor()).headers
+    assert calls.get_events("run_1", Cursor(7, 1)).headers["Last-Event-ID"] == "7.1"
 
 
 # Answers
