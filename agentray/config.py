@@ -74,6 +74,22 @@ BATCH = BatchLimits()
 """The limits where nothing else is set."""
 
 
+class DatabaseLimits(NamedTuple):
+    """How long a database may take to answer.
+
+    Attributes:
+        statement_s: for one statement, also when it waits for others.
+        silence_s: without any answer, not even to who wants to connect; then it counts as away.
+    """
+
+    statement_s: float = 30.0
+    silence_s: float = 10.0
+
+
+DATABASE = DatabaseLimits()
+"""The limits where nothing else is set."""
+
+
 MAX_ATTEMPTS = 8
 """Attempts of a run whose hosts keep dying; then it is `dead` and kills no more of them.
 
@@ -99,6 +115,15 @@ class Settings(BaseSettings):
         default=None,
         description="postgresql://… of a real server; unset: the embedded one. Needed for more "
         "than one node.",
+    )
+    database_timeout_s: PositiveFloat = Field(
+        default=DATABASE.statement_s,
+        description="Seconds for one statement of the database; then it is given up.",
+    )
+    database_silence_s: PositiveFloat = Field(
+        default=DATABASE.silence_s,
+        description="Seconds in which a database may answer nothing at all, as one that was "
+        "stopped; then what waits for it fails, and all else at once, until it answers.",
     )
     host: str = Field(default="127.0.0.1", description="Address the gateway listens on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port of the gateway.")
@@ -235,6 +260,11 @@ class Settings(BaseSettings):
     def batch(self) -> BatchLimits:
         """What leaves together in one request to a host."""
         return BatchLimits(self.batch_messages, self.batch_bytes)
+
+    @property
+    def database(self) -> DatabaseLimits:
+        """How long the database may take to answer."""
+        return DatabaseLimits(self.database_timeout_s, self.database_silence_s)
 
     @property
     def key_file(self) -> Path:

@@ -269,6 +269,7 @@ class Stack:
                 self._settings.max_attempts,
                 self._settings.quarantine_after,
                 run_retention=self._settings.run_retention,
+                database=self._settings.database,
             )
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)

@@ -83,7 +83,7 @@ class Gateway:
     async def __init__(self, setup: ReplicaSetup) -> None:
         logs.configure(setup.settings.log_level, process="gateway")
         telemetry.start("gateway")
-        store = PostgresStore(setup.database_url)
+        store = PostgresStore(setup.database_url, limits=setup.settings.database)
         await store.open()
         channel = Channel(RayConnector(), batch=setup.settings.batch)
         bind_process(channel)

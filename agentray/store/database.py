@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 
 import asyncpg
 
+from agentray.config import DATABASE, DatabaseLimits
 from agentray.errors import (
     ConfigurationError,
     ManagerSuperseded,
@@ -18,6 +19,7 @@ from agentray.errors import (
     UnknownRun,
 )
 from agentray.store.migrate import SCHEMA, migrate
+from agentray.store.pulse import Pulse
 from agentray.store.queries import queries
 
 Row = Mapping[str, Any]
@@ -26,7 +28,6 @@ Row = Mapping[str, Any]
 _GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
 
 _CONNECT_TIMEOUT_S = 10.0
-_STATEMENT_TIMEOUT_S = 30.0  # a server that vanished without a word must not hang its callers
 _ACQUIRE_TIMEOUT_S = 10.0  # for a connection to be free, or made
 _ATTEMPTS = 3  # of a statement that was chosen to end a deadlock
 _RELEASE_TIMEOUT_S = 5.0  # for a statement that is given up to end; then its connection is
@@ -68,7 +69,7 @@ _UNAVAILABLE = (
 class _Pool(Protocol):
     """What is used of `asyncpg.Pool`, which has no types of its own."""
 
-    async def acquire(self, *, timeout: float) -> Any: ...
+    async def acquire(self) -> Any: ...
     async def release(self, connection: Any, *, timeout: float) -> None: ...
     async def close(self) -> None: ...
     def terminate(self) -> None: ...
@@ -80,13 +81,20 @@ class Database:
     Args:
         dsn: `postgresql://…`.
         max_connections: how many may be open at once; they are opened when they are needed.
+        limits: how long it may take to answer.
         session: settings of each connection, besides those of all.
     """
 
     def __init__(
-        self, dsn: str, max_connections: int, session: Mapping[str, str] | None = None
+        self,
+        dsn: str,
+        max_connections: int,
+        limits: DatabaseLimits = DATABASE,
+        session: Mapping[str, str] | None = None,
     ) -> None:
         self._dsn = dsn
+        self._limits = limits
+        self._pulse = Pulse(self._greet, limits.silence_s)
         self._session = {**_SESSION, **(session or {})}
         self._max_connections = max_connections
         self._open_pool: _Pool | None = None
@@ -105,6 +113,14 @@ class Database:
         with _our_errors():
             await self._migrate()
             self._open_pool = await self._connect()
+        self._pulse.start()
+
+    async def _greet(self) -> None:
+        """Return when the server answers, if only that it has no room for another connection."""
+        untyped: Any = asyncpg
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            connection = await untyped.connect(self._dsn, timeout=None)
+            connection.terminate()
 
     async def _migrate(self) -> None:
         """Bring the schema up to date, in a session that may take its time."""
@@ -121,13 +137,15 @@ class Database:
 
     def as_manager(self, epoch: int) -> Database:
         """Return connections of their own, whose writes are those of the manager of this epoch."""
-        return Database(self._dsn, self._max_connections, {"agentray.manager_epoch": str(epoch)})
+        session = {"agentray.manager_epoch": str(epoch)}
+        return Database(self._dsn, self._max_connections, self._limits, session)
 
     async def close(self) -> None:
         """Close the connections; harmless when not open."""
         pool, self._open_pool = self._open_pool, None
         if pool is None:
             return
+        await self._pulse.close()
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await pool.close()  # waits for the statements under way
@@ -160,6 +178,7 @@ class Database:
             pool = self._pool
             connection = await self._acquire(pool)
             run = getattr(connection, method)
+            self._pulse.began(connection, connection.terminate)
             try:
                 for _ in range(1, _ATTEMPTS):
                     # Each statement is a transaction: one that is rolled back may be repeated.
@@ -169,23 +188,41 @@ class Database:
             except TimeoutError:
                 connection.terminate()  # its server may never answer, nor end the statement
                 raise
+            except asyncpg.PostgresConnectionError as error:
+                if self._pulse.silent:
+                    raise self._pulse.unanswered from error
+                raise
             finally:
+                self._pulse.ended(connection)
                 await pool.release(connection, timeout=_RELEASE_TIMEOUT_S)
 
     async def _acquire(self, pool: _Pool) -> Any:
+        if self._pulse.silent:
+            raise self._pulse.unanswered
         if self._waiting >= MAX_WAITING:
             raise StoreUnavailable(
                 f"The database is too slow: {self._waiting:,} statements wait for a connection."
             )
         self._waiting += 1
+        waiting = asyncio.timeout(_ACQUIRE_TIMEOUT_S)
+
+        def give_up() -> None:
+            if not waiting.expired():
+                waiting.reschedule(0.0)
+
         try:
-            return await pool.acquire(timeout=_ACQUIRE_TIMEOUT_S)
+            async with waiting:
+                self._pulse.began(waiting, give_up)
+                return await pool.acquire()
         except TimeoutError as error:
+            if self._pulse.silent:
+                raise self._pulse.unanswered from error
             raise StoreUnavailable(
                 f"No connection to the database was free, or could be made, within "
                 f"{_ACQUIRE_TIMEOUT_S:g} s."
             ) from error
         finally:
+            self._pulse.ended(waiting)
             self._waiting -= 1
 
     @property
@@ -200,7 +237,7 @@ class Database:
             min_size=1,
             max_size=self._max_connections,
             timeout=_CONNECT_TIMEOUT_S,
-            command_timeout=_STATEMENT_TIMEOUT_S,
+            command_timeout=self._limits.statement_s,
             server_settings=self._session,
             reset=_leave_as_it_is,
         )

@@ -13,6 +13,7 @@ from typing import Self
 
 import asyncpg
 
+from agentray.config import DATABASE, DatabaseLimits
 from agentray.core.lifecycle import TERMINAL
 from agentray.ids import AgentId
 from agentray.protocol.runs import Run, RunEvent, RunStatus
@@ -78,10 +79,13 @@ class PostgresStore(
     Args:
         dsn: `postgresql://…`.
         max_connections: how many connections this process may use.
+        limits: how long it may take to answer.
     """
 
-    def __init__(self, dsn: str, *, max_connections: int = 4) -> None:
-        self._database = Database(dsn, max_connections)
+    def __init__(
+        self, dsn: str, *, max_connections: int = 4, limits: DatabaseLimits = DATABASE
+    ) -> None:
+        self._database = Database(dsn, max_connections, limits)
 
     @classmethod
     def on(cls, database: Database) -> Self:

@@ -6,11 +6,16 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import psutil
 import pytest
 
+from agentray.config import DatabaseLimits
 from agentray.errors import StoreUnavailable
 from agentray.store import database, migrate
 from agentray.store.base import CommitOutcome
@@ -36,11 +41,10 @@ async def hasty(
     postgres: PostgresStore, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[PostgresStore]:
     """A store with two connections that waits for a short time only."""
-    monkeypatch.setattr(database, "_STATEMENT_TIMEOUT_S", 1.0)
     monkeypatch.setattr(database, "_ACQUIRE_TIMEOUT_S", 0.5)
     monkeypatch.setattr(database, "_RELEASE_TIMEOUT_S", 0.5)
     await serve(postgres)
-    store = PostgresStore(postgres_dsn, max_connections=2)
+    store = PostgresStore(postgres_dsn, max_connections=2, limits=DatabaseLimits(statement_s=1.0))
     await store.open()
     yield store
     await store.close()
@@ -95,6 +99,73 @@ async def test_a_server_process_that_hangs_holds_nobody_for_ever(
             os.kill(pid, signal.SIGCONT)
 
 
+@pytest.fixture
+async def attentive(postgres: PostgresStore, postgres_dsn: str) -> AsyncIterator[PostgresStore]:
+    """A store with two connections that soon notices when its server is silent."""
+    await serve(postgres)
+    limits = DatabaseLimits(statement_s=300.0, silence_s=1.0)
+    store = PostgresStore(postgres_dsn, max_connections=2, limits=limits)
+    await store.open()
+    yield store
+    await store.close()
+
+
+@contextmanager
+def stopped(dsn: str) -> Generator[None]:
+    """Stop a server with all of its processes, as a machine that hangs."""
+    directory = Path(parse_qs(urlsplit(dsn).query)["host"][0])
+    server = psutil.Process(int(next(directory.glob(".s.PGSQL.*.lock")).read_text().split()[0]))
+    processes = [server, *server.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+async def test_a_server_that_answers_nothing_is_given_up_soon_and_found_again(
+    attentive: PostgresStore, postgres_dsn: str
+):
+    await asyncio.gather(*(attentive.ping() for _ in range(4)))
+    with stopped(postgres_dsn):
+        begun = time.monotonic()
+        outcomes = await asyncio.gather(
+            *(attentive.commit("h1", [effects(states=[state(n)])]) for n in range(20)),
+            return_exceptions=True,
+        )
+        assert time.monotonic() - begun < 60, "statements themselves may take five minutes"
+        assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+        begun = time.monotonic()
+        for _ in range(100):
+            with pytest.raises(StoreUnavailable, match="answered nothing for 1 s"):
+                await attentive.ping()
+        assert time.monotonic() - begun < 1.0, "now it is known"
+
+    async def written() -> bool:
+        try:
+            committed = await attentive.commit("h1", [effects(states=[state(99)])])
+        except StoreUnavailable:
+            return False
+        return committed == [CommitOutcome.COMMITTED]
+
+    await eventually_async(written, timeout_s=30)
+    assert (await attentive.load_states([ADA]))[ADA].state == {"n": 99}
+
+
+async def test_a_server_that_is_slow_and_answers_is_waited_for(
+    attentive: PostgresStore, connection: Any
+):
+    async with connection.transaction():
+        await connection.execute("SELECT FROM hosts FOR UPDATE")
+        commit = asyncio.create_task(attentive.commit("h1", [effects(states=[state(1)])]))
+        await waiting_backend(connection)
+        await asyncio.sleep(3.0)  # three times as long as a server may be silent
+        assert not commit.done()
+    assert await commit == [CommitOutcome.COMMITTED]
+
+
 async def test_who_finds_no_free_connection_is_told_and_few_wait_for_one(
     postgres: PostgresStore, postgres_dsn: str, connection: Any, monkeypatch: pytest.MonkeyPatch
 ):
@@ -122,15 +193,13 @@ async def test_who_finds_no_free_connection_is_told_and_few_wait_for_one(
     await hasty.close()
 
 
-async def test_a_migration_may_take_longer_than_a_statement(
-    postgres_dsn: str, connection: Any, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(database, "_STATEMENT_TIMEOUT_S", 0.2)
+async def test_a_migration_may_take_longer_than_a_statement(postgres_dsn: str, connection: Any):
     await connection.execute("CREATE DATABASE slow TEMPLATE template0 STRATEGY file_copy")
-    store = PostgresStore(postgres_dsn.replace("/agentray?", "/slow?"))
+    dsn, limits = postgres_dsn.replace("/agentray?", "/slow?"), DatabaseLimits(statement_s=0.2)
+    store = PostgresStore(dsn, limits=limits)
     try:
         # Another one migrates, for longer than a statement may take.
-        other = await connect(postgres_dsn.replace("/agentray?", "/slow?"))
+        other = await connect(dsn)
         await other.execute("SELECT pg_advisory_lock($1)", migrate.LOCK)
         opening = asyncio.create_task(store.open())
         await asyncio.sleep(1.0)

@@ -74,7 +74,7 @@ class HostActor:
             options: Setup = decode(setup)
             logs.configure(options.log_level, process=self._host_id)
             telemetry.start(self._host_id)
-            store = PostgresStore(options.database_url)
+            store = PostgresStore(options.database_url, limits=options.database)
             await store.open()
             notes = self._notes = HostNotes(self._host_id)
             self._host = Host(

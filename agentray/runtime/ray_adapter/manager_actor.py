@@ -67,7 +67,7 @@ class ManagerActor:
             if self._manager is None:
                 if self._database is not None:
                     await self._database.start()
-                store = PostgresStore(self._setup.database_url)
+                store = PostgresStore(self._setup.database_url, limits=self._setup.database)
                 await store.open()
                 lead = await self._gain_lead(store)
                 redriver = Redriver(lead.store, Channel(RayConnector()))

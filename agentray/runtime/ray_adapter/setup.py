@@ -14,6 +14,7 @@ from ray.exceptions import (
 
 from agentray.config import (
     BATCH,
+    DATABASE,
     DEAD_LETTERS,
     MAX_ATTEMPTS,
     MAX_STATE_BYTES,
@@ -23,6 +24,7 @@ from agentray.config import (
     TRACE_RETENTION_DAYS,
     TRACE_RETENTION_RUNS,
     BatchLimits,
+    DatabaseLimits,
     RunRetention,
 )
 
@@ -54,6 +56,7 @@ class Setup:
         dead_letters: how many are kept.
         metrics_interval_s: how often hosts hand their metrics to Ray; 0: they count none.
         quarantine_after: deaths of hosts after which an agent takes no messages; 0: never.
+        database: how long it may take to answer.
     """
 
     database_url: str
@@ -72,6 +75,7 @@ class Setup:
     max_attempts: int = MAX_ATTEMPTS
     quarantine_after: int = QUARANTINE_AFTER
     run_retention: RunRetention = RUN_RETENTION
+    database: DatabaseLimits = DATABASE
 
 
 def reason_of(error: RayError) -> str:
