@@ -9,6 +9,9 @@ _TICK_S = 1.0
 """How exactly the time of work is kept: what a host's death takes of it is not more."""
 
 
+_NOTHING = Usage()
+
+
 class Account:
     """The account of one attempt; it goes on where the one before was last kept.
 
@@ -28,7 +31,7 @@ class Account:
         self._before = before
         self._began: float | None = None
         self._ended: float | None = None
-        self._spent = Usage()
+        self._spent = _NOTHING
         self._kept: Usage | None = None
 
     def begin(self, now: float) -> None:
@@ -47,7 +50,7 @@ class Account:
     @property
     def counts(self) -> bool:
         """Whether anything is counted for the run."""
-        return self.budget is not None or self._before is not None or self._spent != Usage()
+        return self.budget is not None or self._before is not None or self._spent != _NOTHING
 
     def usage(self, now: float) -> Usage | None:
         """Return what the run has used, all of its attempts together; None: nobody counts."""
@@ -55,7 +58,7 @@ class Account:
             return None
         end = now if self._ended is None else self._ended
         worked_s = 0.0 if self._began is None else max(0.0, end - self._began)
-        used = (self._before or Usage()).plus(self._spent)
+        used = (self._before or _NOTHING).plus(self._spent)
         return used.plus(Usage(wall_s=worked_s))
 
     def exceeded(self, now: float) -> str | None:

@@ -29,7 +29,7 @@ _BATCH_SPANS = 500
 """Spans of one batch, after which no further trace is begun: making them ready takes the event
 loop some 5 ms."""
 
-_LINGER_S = 0.02
+_LINGER_S = 0.1
 _RETRY_S = 0.5
 _CLOSE_S = 5.0
 

@@ -212,5 +212,5 @@ def test_both_stores_agree_on_random_histories(
             super().__init__(loop, opened, postgres_dsn)
 
     run_state_machine_as_test(
-        Machine, settings=settings(max_examples=40, stateful_step_count=20, deadline=None)
+        Machine, settings=settings(max_examples=25, stateful_step_count=20, deadline=None)
     )

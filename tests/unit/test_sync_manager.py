@@ -229,8 +229,10 @@ def test_an_interrupt_cancels_the_call_and_its_handler(manager: SyncManager) -> 
     ada = manager.handle(Adder, "ada").sync
 
     def interrupt() -> None:
-        eventually(lambda: ada.status()["status"] == "running")
-        signal.pthread_kill(main, signal.SIGINT)
+        try:
+            eventually(lambda: ada.status()["status"] == "running")
+        finally:  # or the call would wait for ever, and nobody would hear why
+            signal.pthread_kill(main, signal.SIGINT)
 
     with ThreadPoolExecutor(1) as threads:
         interrupting = threads.submit(interrupt)
