@@ -9,6 +9,7 @@ import pytest
 from agentray import ManagerClient
 from agentray.testing import LocalRuntime
 from tests.contract.hosting import APP, HostingContract
+from tests.contract.in_full import IN_FULL, InFullContract
 from tests.contract.lives import LIVES, LivesContract
 
 
@@ -25,4 +26,12 @@ class TestLivesInOneProcess(LivesContract):
     async def lives(self) -> AsyncGenerator[ManagerClient]:
         async with LocalRuntime() as manager:
             await manager.deploy(LIVES)
+            yield manager
+
+
+class TestInFullInOneProcess(InFullContract):
+    @pytest.fixture
+    async def full(self) -> AsyncGenerator[ManagerClient]:
+        async with LocalRuntime() as manager:
+            await manager.deploy(IN_FULL)
             yield manager

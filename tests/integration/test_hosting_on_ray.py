@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from agentray import ManagerClient
-from agentray.ids import new_id
-from tests.contract.hosting import APP, Book, HostingContract
+from tests.contract.hosting import APP, HostingContract
+from tests.contract.in_full import IN_FULL, InFullContract
 from tests.contract.lives import LIVES, LivesContract
-from tests.support.eventually import eventually_async
 
 
 @pytest.mark.timeout(240)
@@ -18,19 +17,18 @@ class TestOnRay(HostingContract):
         await manager.deploy(APP)
         return manager
 
-    async def test_handlers_that_block_their_host_are_counted(self, hosted: ManagerClient) -> None:
-        book = hosted.handle(Book, new_id("book"))
-
-        async def counted() -> int:
-            await book.block(0.6)
-            return sum(host["blocked"] for host in (await hosted.status())["hosts"])
-
-        await eventually_async(counted, timeout_s=60.0)
-
 
 @pytest.mark.timeout(240)
 class TestLivesOnRay(LivesContract):
     @pytest.fixture
     async def lives(self, manager: ManagerClient) -> ManagerClient:
         await manager.deploy(LIVES)
+        return manager
+
+
+@pytest.mark.timeout(240)
+class TestInFullOnRay(InFullContract):
+    @pytest.fixture
+    async def full(self, manager: ManagerClient) -> ManagerClient:
+        await manager.deploy(IN_FULL)
         return manager

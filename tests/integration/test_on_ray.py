@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,11 @@ async def test_a_killed_host_fails_calls_that_may_have_run_and_repeats_idempoten
     ]
     for agent in (lost, repeated):
         await eventually_async(lambda agent=agent: has_status(manager, str(agent.id), "running"))
+    killed = time.monotonic()
     os.kill(victim, signal.SIGKILL)
     with pytest.raises(HostDied):
         await calls[0]
+    assert time.monotonic() - killed < 2
     gate.touch()
     assert await calls[1] not in {victim, None}
     # Agents that were launched are made again elsewhere, with their arguments.

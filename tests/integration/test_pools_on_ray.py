@@ -26,6 +26,7 @@ from agentray import (
     Overloaded,
     Pool,
     PoolPending,
+    UnknownAgentType,
     action,
 )
 from agentray.cli.exits import ExitCode
@@ -36,6 +37,8 @@ from tests.support.eventually import eventually, eventually_async
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("helper_app")]
 
 MEMORY = 64 * 2**20
+HEAD = "node:__internal_head__"
+"""A resource that every cluster of Ray has, once."""
 
 
 class Aside(Agent):
@@ -79,7 +82,8 @@ async def removed_afterwards(manager: ManagerClient, app: str, pool: str) -> Asy
     try:
         yield
     finally:
-        await manager.stop(app)
+        if any(row["name"] == app for row in (await manager.status())["apps"]):
+            await manager.stop(app)
         if any(row["name"] == pool for row in await manager.pools()):
             await manager.remove_pool(pool)
 
@@ -89,10 +93,14 @@ async def test_an_added_pool_has_a_process_and_resources_of_its_own_until_it_is_
 ):
     others = await until_complete(manager)
     free = ray.available_resources()["memory"]
-    added = await manager.add_pool("aside", hosts=1, memory=MEMORY, placement="spread")
+    head, licence = ray.available_resources()[HEAD], {HEAD: 0.25}
+    added = await manager.add_pool(
+        "aside", hosts=1, memory=MEMORY, resources=licence, placement="spread"
+    )
     assert (added["status"], added["hosts"]) == ("live", 1)
-    assert added["resources"] == {"memory": MEMORY}
+    assert added["resources"] == {"memory": MEMORY, **licence}
     eventually(lambda: ray.available_resources()["memory"] == free - MEMORY)
+    eventually(lambda: ray.available_resources()[HEAD] == head - 0.25)
     await manager.deploy(App("aside_app", [Aside], pools=["aside"]))
     processes = {await manager.handle(Aside, f"{n}").process() for n in range(8)}
     (process,) = processes
@@ -141,7 +149,7 @@ async def test_a_pool_brings_the_code_of_its_agents_along(manager: ManagerClient
         "import os, agentray\n"
         "class Packed(agentray.Agent):\n"
         "    options = agentray.AgentOptions(pool='packed')\n"
-        "    @agentray.action\n"
+        "    @agentray.action(idempotent=True)\n"
         "    async def where(self):\n"
         "        return __file__, os.environ['PACKED'], os.getpid()\n"
     )
@@ -167,6 +175,12 @@ async def test_a_pool_brings_the_code_of_its_agents_along(manager: ManagerClient
         file, _, successor = await agent.where()
         assert "_ray_pkg_" in file
         assert successor != process
+        # Removed, the app is gone, and its code with its process.
+        await manager.remove_app("packed_app")
+        with pytest.raises(UnknownAgentType):
+            await agent.where()
+        assert all(pool["name"] != "packed" for pool in await manager.pools())
+        eventually(lambda: not psutil.pid_exists(successor), timeout_s=30)
     del sys.modules["packed_agents"]
 
 

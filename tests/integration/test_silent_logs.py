@@ -16,22 +16,6 @@ from tests.support.helpers import Ledger, Parrot
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("helper_app")]
 
-_LOG_ENDS = (".log", ".out", ".err", ".txt")
-
-
-def log_files(cluster: Cluster) -> list[Path]:
-    """Return every log of a cluster: of Ray's session, Serve, gateway, hosts and database.
-
-    Not the database's own files, where prompts are kept, nor the key's.
-    """
-    session = Path(cluster.record.local_cluster["session_dir"])
-    found = [*cluster.home.rglob("*"), *session.parent.rglob("*")]
-    return [
-        path
-        for path in found
-        if path.is_file() and (path.suffix in _LOG_ENDS or "logs" in path.parts)
-    ]
-
 
 def told(path: Path) -> str:
     return path.read_text(errors="replace")
@@ -60,8 +44,8 @@ async def test_no_log_has_a_prompt_an_argument_or_a_key(cluster: Cluster, manage
     assert cluster.agentray("prompt", marker, "--agent", "parrot").exit_code == 0
 
     # These are the logs that we mean: the manager has told of its hosts.
-    eventually(lambda: any('"action": "host_live"' in told(path) for path in log_files(cluster)))
-    files = log_files(cluster)
+    eventually(lambda: any('"action": "host_live"' in told(path) for path in cluster.logs()))
+    files = cluster.logs()
     assert len(files) > 10
     telling = {
         (str(path), what)

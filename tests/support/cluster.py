@@ -5,6 +5,7 @@ A plugin, so that its session fixtures are made once however many folders of tes
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -36,6 +37,7 @@ RIVER = (
 )
 
 _PATIENCE_S = 300.0
+_LOG_ENDS = (".log", ".out", ".err", ".txt")
 _NOT_PASSED_ON = ("AGENTRAY_", "RAY_", "FORCE_COLOR", "CLICOLOR", "PYTEST_")
 
 
@@ -230,9 +232,33 @@ class Cluster:
         """Return a client of its gateway."""
         return AsyncAgentClient(self.url, self.key, timeout_s=timeout_s)
 
+    def logs(self) -> list[Path]:
+        """Return every log: of Ray's session, Serve, gateway, hosts and database.
+
+        Not the database's own files, where prompts are kept, nor the key's.
+        """
+        session = Path(self.record.local_cluster["session_dir"])
+        found = [*self.home.rglob("*"), *session.parent.rglob("*")]
+        return [
+            path
+            for path in found
+            if path.is_file() and (path.suffix in _LOG_ENDS or "logs" in path.parts)
+        ]
+
+    def logged(self, action: str) -> list[dict[str, Any]]:
+        """Return what its manager, hosts and gateway have logged of one kind."""
+        lines = (line for path in self.logs() for line in _lines(path) if action in line)
+        records = [json.loads(line) for line in lines if line.startswith('{"time"')]
+        return [record for record in records if record.get("action") == action]
+
     def processes(self, title: str = "") -> list[psutil.Process]:
         """Return its processes, or those whose command line begins with a title."""
         return [p for p in processes_of(self.home) if " ".join(p.cmdline()).startswith(title)]
+
+
+def _lines(path: Path) -> list[str]:
+    # A last line that is still being written comes with the next look.
+    return path.read_text(errors="replace").split("\n")[:-1]
 
 
 @contextmanager
