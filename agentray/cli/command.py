@@ -120,4 +120,4 @@ class Target:
         from agentray.client import AsyncAgentClient
 
         read_settings()  # the client reads them, too, and would not say what is wrong with them
-        return AsyncAgentClient(self.url, self.key, timeout_s=self.timeout_s)
+        return AsyncAgentClient(self.url, self.key, timeout=self.timeout_s)

@@ -6,12 +6,11 @@ import asyncio
 import json
 import sys
 from contextlib import AbstractContextManager, aclosing, nullcontext
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -34,7 +33,7 @@ from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.runs import EventKind, Run, RunEvent, RunStatus
 
 if TYPE_CHECKING:
-    from agentray.client import AsyncAgentClient, RunPage
+    from agentray.client import AsyncAgentClient, PromptOptions, RunPage
 
 TraceOption = Annotated[
     bool, typer.Option("--trace", help="Print the run's events as a tree when it has ended.")
@@ -54,11 +53,7 @@ class _Asking:
     as_json: bool
     trace: bool
     wait_s: float
-    run_timeout_s: float | None = None
-    budget: Budget | None = None
-    durability: PromptDurability = "run"
-    delay_s: float | None = None
-    at: datetime | None = None
+    options: PromptOptions = field(default_factory=lambda: cast("PromptOptions", {}))
 
 
 def prompt(  # noqa: PLR0913 - the options are read from the signature
@@ -123,34 +118,36 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
 
     Exits with 6 when the run does not succeed, and with 7 when it has not ended within --wait.
     """
-    delay_s = None if delay is None else read_seconds("--in", delay)
-    when = None if at is None else read_time("--at", at)
-    if delay_s is not None and when is not None:
-        raise ConfigurationError("Give --in or --at, not both.")
-    later = delay_s is not None or when is not None
     budget = Budget(wall_s=max_wall, tokens=max_tokens, tool_calls=max_tool_calls, cost=max_cost)
-    if later and stream:
-        raise ConfigurationError("A run that begins later has no events yet: leave out --stream.")
-    if durability == "step" and budget != Budget():
-        raise ConfigurationError("A run that is durable per step has no budget: leave out --max-*.")
-    wait_s = (0.0 if later else inf) if wait is None else wait
+    options: PromptOptions = {
+        "run_timeout_s": run_timeout,
+        "budget": None if budget == Budget() else budget,
+        "durability": durability,
+        "delay_s": None if delay is None else read_seconds("--in", delay),
+        "at": None if at is None else read_time("--at", at),
+    }
+    _check(options, stream=stream)
+    wait_s = (0.0 if delay or at else inf) if wait is None else wait
     given = read_text(text, file)
-    asking = _Asking(
-        given,
-        agent,
-        stream,
-        as_json,
-        trace,
-        wait_s,
-        run_timeout,
-        None if budget == Budget() else budget,
-        durability,
-        delay_s,
-        when,
-    )
+    asking = _Asking(given, agent, stream, as_json, trace, wait_s, options)
     code = asyncio.run(_prompt(Target(url, key, timeout), asking))
     if code is not ExitCode.OK:
         raise typer.Exit(code)
+
+
+def _check(options: PromptOptions, *, stream: bool) -> None:
+    """Refuse what cannot go together.
+
+    Raises:
+        ConfigurationError: something does not.
+    """
+    later = [name for name in ("delay_s", "at") if options.get(name) is not None]
+    if len(later) > 1:
+        raise ConfigurationError("Give --in or --at, not both.")
+    if later and stream:
+        raise ConfigurationError("A run that begins later has no events yet: leave out --stream.")
+    if options.get("durability") == "step" and options.get("budget") is not None:
+        raise ConfigurationError("A run that is durable per step has no budget: leave out --max-*.")
 
 
 def cancel(
@@ -353,11 +350,7 @@ async def _ask(client: AsyncAgentClient, asking: _Asking) -> Run:
         asking.text,
         asking.agent,
         idempotency_key=again,
-        run_timeout_s=asking.run_timeout_s,
-        budget=asking.budget,
-        durability=asking.durability,
-        delay_s=asking.delay_s,
-        at=asking.at,
+        **asking.options,
     )
     found = await ask(wait_s=0)
     if is_settled(found) or asking.wait_s == 0:
@@ -378,9 +371,7 @@ async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
         asking.text,
         asking.agent,
         idempotency_key=again,
-        run_timeout_s=asking.run_timeout_s,
-        budget=asking.budget,
-        durability=asking.durability,
+        **asking.options,
     )
     try:
         async with asyncio.timeout(wait_s), aclosing(events):
@@ -395,9 +386,7 @@ async def _stream(client: AsyncAgentClient, asking: _Asking) -> tuple[Run, str]:
         asking.agent,
         wait_s=0,
         idempotency_key=again,
-        run_timeout_s=asking.run_timeout_s,
-        budget=asking.budget,
-        durability=asking.durability,
+        **asking.options,
     )
     return found, printer.said
 

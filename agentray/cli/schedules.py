@@ -22,8 +22,7 @@ from agentray.cli.times import read_seconds, read_time
 from agentray.protocol.schedules import Missed, Overlap
 
 if TYPE_CHECKING:
-    from agentray.client import AsyncAgentClient
-    from agentray.client.schedule_calls import ScheduleOptions, SchedulePage
+    from agentray.client import AsyncAgentClient, ScheduleOptions, SchedulePage
     from agentray.protocol.runs import Run
     from agentray.protocol.schedules import Schedule
 

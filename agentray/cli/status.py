@@ -77,7 +77,7 @@ async def look(settings: Settings) -> ClusterStatus:
     url = Access.find().url
     async with connect(settings=settings) as manager:
         told = await manager.status()
-    async with AsyncAgentClient(url, timeout_s=DEFAULT_TIMEOUT_S) as client:
+    async with AsyncAgentClient(url, timeout=DEFAULT_TIMEOUT_S) as client:
         try:
             missing = await client.ready()
             runs = await count_runs(client)

@@ -1,16 +1,23 @@
 """Talks to a gateway over HTTP; needs neither Ray nor a cluster."""
 
 from agentray.client.async_client import AsyncAgentClient
-from agentray.client.calls import DeadLetterPage, LetterMatch, RunPage
+from agentray.client.calls.keys import KeyPage
+from agentray.client.calls.letters import DeadLetterPage, LetterMatch
+from agentray.client.calls.runs import PromptOptions, RunPage
+from agentray.client.calls.schedules import ScheduleOptions, SchedulePage
 from agentray.client.errors import (
     ClientError,
     Conflict,
     ConnectionFailed,
     Forbidden,
     InvalidRequest,
+    LogLost,
     NotFound,
+    NotSupported,
     PayloadTooLarge,
     ServerError,
+    StreamLimitExceeded,
+    TimedOut,
     TooManyRequests,
     Unauthorized,
     Unavailable,
@@ -26,11 +33,19 @@ __all__ = [
     "DeadLetterPage",
     "Forbidden",
     "InvalidRequest",
+    "KeyPage",
     "LetterMatch",
+    "LogLost",
     "NotFound",
+    "NotSupported",
     "PayloadTooLarge",
+    "PromptOptions",
     "RunPage",
+    "ScheduleOptions",
+    "SchedulePage",
     "ServerError",
+    "StreamLimitExceeded",
+    "TimedOut",
     "TooManyRequests",
     "Unauthorized",
     "Unavailable",

@@ -1,4 +1,4 @@
-"""HTTP for the clients: sends the values of `calls`, and again where that may help."""
+"""HTTP for the clients: sends the values of `calls`, and again where that is safe and may help."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from urllib.parse import urlencode
 
 import aiohttp
+from yarl import URL
 
-from agentray.client import calls
 from agentray.client.access import Access
-from agentray.client.calls import Request, Response
-from agentray.client.errors import ClientError, ConnectionFailed
+from agentray.client.calls.http import (
+    Request,
+    Response,
+    check,
+    error_of,
+    pause_before_retry,
+)
+from agentray.client.errors import ClientError, ConnectionFailed, TimedOut
+from agentray.client.transport import Transport
 
 _SILENCE_S = 30.0  # a stream on which nothing comes, not even a keepalive, is broken
 
@@ -44,17 +52,22 @@ class Stream:
 class Connection:
     """The connections to one gateway. Belongs to the event loop in which it is first used."""
 
-    def __init__(self, access: Access, timeout_s: float) -> None:
+    def __init__(self, access: Access, transport: Transport) -> None:
         """Make one; nothing is connected yet.
 
         Args:
-            access: the gateway and the key.
-            timeout_s: how long a request may take, repeats included, beyond the gateway's wait.
+            access: the gateway and who asks.
+            transport: how to get there.
         """
         self._access = access
-        self._timeout_s = timeout_s
+        self._transport = transport
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
+
+    @property
+    def url(self) -> str:
+        """The gateway's."""
+        return self._access.url
 
     async def close(self) -> None:
         """Close the connections; harmless when called twice."""
@@ -63,7 +76,7 @@ class Connection:
             await self._session.close()
 
     async def send(self, request: Request, waiting_s: float = 0) -> Response:
-        """Send a request, and again after a passing trouble; return a good answer.
+        """Send a request, again after a passing trouble where that is safe; return a good answer.
 
         Args:
             request: what to ask.
@@ -72,25 +85,37 @@ class Connection:
         Raises:
             ClientError: the gateway refuses, or the trouble does not pass in time.
         """
-        deadline = time.monotonic() + waiting_s + self._timeout_s
+        deadline = time.monotonic() + waiting_s + self._transport.total_s
         attempt = 0
         while True:
             attempt += 1
             try:
-                response = await self.exchange(request, deadline - time.monotonic())
-                calls.check(response)
+                response = await self.exchange(request, waiting_s, deadline - time.monotonic())
+                check(response)
             except ClientError as error:
-                await _pause_or_raise(error, attempt, deadline)
+                await _pause_or_raise(request, error, attempt, deadline)
             else:
                 return response
 
-    async def exchange(self, request: Request, timeout_s: float | None = None) -> Response:
+    async def exchange(
+        self, request: Request, waiting_s: float = 0, timeout_s: float | None = None
+    ) -> Response:
         """Send a request once and return the answer, whatever it is.
+
+        Args:
+            request: what to ask.
+            waiting_s: seconds that the gateway itself may wait before it answers.
+            timeout_s: seconds that all of it may take; None: as the client's timeout says.
 
         Raises:
             ConnectionFailed: there is none.
         """
-        timeout = aiohttp.ClientTimeout(total=timeout_s or self._timeout_s)
+        way = self._transport
+        timeout = aiohttp.ClientTimeout(
+            total=timeout_s or way.total_s + waiting_s,
+            sock_connect=way.connect_s,
+            sock_read=None if way.read_s is None else way.read_s + waiting_s,
+        )
         try:
             async with await self._request(request, timeout) as answer:
                 return await _read(answer)
@@ -104,7 +129,7 @@ class Connection:
         Raises:
             ClientError: the gateway refuses, or the trouble does not pass in time.
         """
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + self._transport.total_s
         attempt = 0
         while True:
             attempt += 1
@@ -112,60 +137,81 @@ class Connection:
                 answer = await self._connect(request)
                 break
             except ClientError as error:
-                await _pause_or_raise(error, attempt, deadline)
+                await _pause_or_raise(request, error, attempt, deadline)
         try:
             yield Stream(answer)
         finally:
             answer.close()  # not release: the rest of the body may never end
 
     async def _connect(self, request: Request) -> aiohttp.ClientResponse:
+        way = self._transport
         timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._timeout_s, sock_read=_SILENCE_S
+            total=None, sock_connect=way.connect_s or way.total_s, sock_read=_SILENCE_S
         )
         try:
             answer = await self._request(request, timeout)
             if answer.status == 200:
                 return answer
             async with answer:
-                raise calls.error_of(await _read(answer))
+                raise error_of(await _read(answer))
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _failed(self._access.url, error) from error
 
     async def _request(
         self, request: Request, timeout: aiohttp.ClientTimeout
     ) -> aiohttp.ClientResponse:
-        if self._closed:
-            raise RuntimeError("The client is closed.")
-        if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        headers = dict(request.headers)
-        if self._access.api_key:
-            headers["Authorization"] = f"Bearer {self._access.api_key}"
-        return await self._session.request(
+        return await self.session.request(
             request.method,
-            self._access.url + request.path,
-            params=request.query,
-            headers=headers,
+            self.address(request),
+            headers=request.headers,
             data=request.body,
             timeout=timeout,
             # A gateway never redirects; whoever does shall not get the key.
             allow_redirects=False,
         )
 
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The connections; they send with each request who asks.
+
+        Raises:
+            RuntimeError: `close` was called.
+        """
+        if self._closed:
+            raise RuntimeError("The client is closed.")
+        if self._session is None:
+            trust = self._transport.trust
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=True if trust is None else trust),
+                headers=self._access.headers(),
+                proxy=self._transport.proxy,
+            )
+        return self._session
+
+    def address(self, request: Request) -> URL:
+        """Return where a request goes to, exactly as it is written: ids stay within their part."""
+        query = f"?{urlencode(request.query)}" if request.query else ""
+        return URL(f"{self._access.url}{request.path}{query}", encoded=True)
+
 
 async def _read(answer: aiohttp.ClientResponse) -> Response:
     return Response(answer.status, _lower(answer), await answer.read())
 
 
-async def _pause_or_raise(error: ClientError, attempt: int, deadline: float) -> None:
-    pause_s = calls.pause_before_retry(error, attempt)
+async def _pause_or_raise(
+    request: Request, error: ClientError, attempt: int, deadline: float
+) -> None:
+    pause_s = pause_before_retry(error, attempt, repeatable=request.repeatable)
     if pause_s is None or time.monotonic() + pause_s >= deadline:
         raise error
     await asyncio.sleep(pause_s)
 
 
 def _failed(url: str, error: Exception) -> ConnectionFailed:
-    return ConnectionFailed(f"{url}: {str(error) or type(error).__name__}")
+    told = f"{url}: {str(error) or type(error).__name__}"
+    if isinstance(error, TimeoutError):
+        return TimedOut(told, sent=not isinstance(error, aiohttp.ConnectionTimeoutError))
+    return ConnectionFailed(told, sent=not isinstance(error, aiohttp.ClientConnectorError))
 
 
 def _lower(answer: aiohttp.ClientResponse) -> dict[str, str]:

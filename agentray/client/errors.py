@@ -6,14 +6,18 @@
     └── ClientError                 the gateway's answer was not what was asked for
         ├── InvalidRequest          400, 422: the request is wrong (`errors` names the fields)
         ├── Unauthorized            401: no key, or one that is unknown or revoked
-        ├── Forbidden               403: the key lacks the scope
-        ├── NotFound                404: no such agent type or run
+        ├── Forbidden               403: the key lacks the scope, or is another tenant's
+        ├── NotFound                404: there is no such thing
         ├── Conflict                409: the key was used otherwise; what is asked for cannot be
         ├── PayloadTooLarge         413
         ├── TooManyRequests         429: `retry_after_s`
+        │   └── StreamLimitExceeded     a limit of `stream_limits` was reached; `offset`, to go on
         ├── Unavailable             503: `retry_after_s`
         ├── ServerError             other 5xx: look into the gateway's log for `problem["id"]`
-        └── ConnectionFailed        no answer at all; status 0
+        │   ├── NotSupported            501: this cluster has no such thing
+        │   └── LogLost                 the rest of a log cannot be read any more
+        └── ConnectionFailed        no answer at all: it could not be reached, or broke
+            └── TimedOut            408: it took too long
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ class ClientError(AgentrayError):
     """The gateway did not do what was asked.
 
     Attributes:
-        status: the HTTP status, 0 when there was no answer.
+        status_code: the HTTP status; where there was no answer, that which means the same.
         title: what kind of problem it is.
         detail: what happened this time.
         problem: the whole problem document (RFC 9457).
@@ -37,14 +41,14 @@ class ClientError(AgentrayError):
 
     def __init__(
         self,
-        status: int,
+        status_code: int,
         title: str,
         detail: str = "",
         problem: Mapping[str, Any] | None = None,
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(f"{title}: {detail}" if detail else title)
-        self.status, self.title, self.detail = status, title, detail
+        self.status_code, self.title, self.detail = status_code, title, detail
         self.problem: dict[str, Any] = dict(problem or {})
         self.retry_after_s = retry_after_s
 
@@ -63,11 +67,11 @@ class Unauthorized(ClientError):
 
 
 class Forbidden(ClientError):
-    """The API key lacks the scope."""
+    """The API key lacks the scope, or belongs to another tenant."""
 
 
 class NotFound(ClientError):
-    """There is no such agent type or run."""
+    """There is no such thing: an agent type, a run, a job and so on."""
 
 
 class Conflict(ClientError):
@@ -95,11 +99,53 @@ class ServerError(ClientError):
     """Something went wrong in the gateway."""
 
 
-class ConnectionFailed(ClientError):
-    """The gateway could not be reached, or the connection broke."""
+class StreamLimitExceeded(TooManyRequests):
+    """A stream has reached one of the client's limits.
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(0, "No answer from the gateway", detail)
+    Attributes:
+        limit: which one: `max_lines`, `max_bytes` or `max_messages`.
+        offset: in the log, at which it can go on.
+    """
+
+    def __init__(self, limit: str, offset: int) -> None:
+        super().__init__(429, "The stream has reached its limit", f"{limit}, at byte {offset}")
+        self.limit, self.offset = limit, offset
+
+
+class NotSupported(ServerError):
+    """This cluster cannot do that; the detail names what is missing."""
+
+
+class LogLost(ServerError):
+    """The rest of a log cannot be read any more.
+
+    Attributes:
+        offset: up to which it was read.
+    """
+
+    def __init__(self, detail: str, offset: int) -> None:
+        super().__init__(500, "The rest of the log is lost", detail)
+        self.offset = offset
+
+
+class ConnectionFailed(ClientError):
+    """The gateway could not be reached, or the connection broke.
+
+    Attributes:
+        sent: whether the request may have arrived there.
+    """
+
+    def __init__(self, detail: str, *, sent: bool = True) -> None:
+        super().__init__(503, "No answer from the gateway", detail)  # as one would say, if it could
+        self.sent = sent
+
+
+class TimedOut(ConnectionFailed):
+    """Connecting, or the answer, took longer than the client waits."""
+
+    def __init__(self, detail: str, *, sent: bool = True) -> None:
+        super().__init__(detail, sent=sent)
+        self.status_code, self.title = 408, "The gateway takes too long"
 
 
 _BY_STATUS: dict[int, type[ClientError]] = {
@@ -111,6 +157,7 @@ _BY_STATUS: dict[int, type[ClientError]] = {
     413: PayloadTooLarge,
     422: InvalidRequest,
     429: TooManyRequests,
+    501: NotSupported,
     503: Unavailable,
 }
 

@@ -1,33 +1,26 @@
-"""Schedules in the clients: `client.schedules`."""
+"""Schedules in the asynchronous client: `client.schedules`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from functools import partial
-from typing import Any, TypeVar, Unpack
+from typing import Unpack
 
-from agentray.client import schedule_calls as calls
-from agentray.client.calls import check, parse_run
-from agentray.client.connection import Connection
-from agentray.client.schedule_calls import ScheduleOptions, SchedulePage
+from agentray.client.calls import schedules as calls
+from agentray.client.calls.http import check
+from agentray.client.calls.runs import parse_run
+from agentray.client.calls.schedules import ScheduleOptions, SchedulePage
+from agentray.client.resource import AsyncResource
 from agentray.ids import new_id
 from agentray.protocol.runs import Run
 from agentray.protocol.schedules import Schedule
 
-T = TypeVar("T")
 
-
-class AsyncSchedules:
+class AsyncSchedules(AsyncResource):
     """Makes schedules and looks after them. Every method raises `ClientError`.
 
     ```python
     await client.schedules.create("nightly", prompt="Sum up.", cron="0 3 * * *")
     ```
     """
-
-    def __init__(self, connection: Connection) -> None:
-        """Made by the client."""
-        self._connection = connection
 
     async def create(
         self,
@@ -116,70 +109,4 @@ class AsyncSchedules:
         Raises:
             NotFound: there is none of this id.
         """
-        return parse_run(await self._connection.exchange(calls.act(schedule_id, "trigger")))
-
-
-class Schedules:
-    """See `AsyncSchedules` for what each method does."""
-
-    def __init__(
-        self,
-        schedules: AsyncSchedules,
-        call: Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any],
-    ) -> None:
-        """Made by the client.
-
-        Args:
-            schedules: does the work.
-            call: runs it in the client's event loop.
-        """
-        self._schedules = schedules
-        self._call = call
-
-    def create(
-        self,
-        schedule_id: str | None = None,
-        *,
-        prompt: str,
-        agent: str | None = None,
-        **options: Unpack[ScheduleOptions],
-    ) -> Schedule:
-        """Make a schedule; one of the same id that says the same is found."""
-        make = partial(self._schedules.create, schedule_id, prompt=prompt, agent=agent, **options)
-        return self._call(make)
-
-    def replace(
-        self,
-        schedule_id: str,
-        *,
-        prompt: str,
-        agent: str | None = None,
-        **options: Unpack[ScheduleOptions],
-    ) -> Schedule:
-        """Let a schedule say something else from now on."""
-        make = partial(self._schedules.replace, schedule_id, prompt=prompt, agent=agent, **options)
-        return self._call(make)
-
-    def get(self, schedule_id: str) -> Schedule:
-        """Return a schedule as it is now, with its next times."""
-        return self._call(partial(self._schedules.get, schedule_id))
-
-    def list(self, *, limit: int = 50, after: str = "") -> SchedulePage:
-        """Return schedules in the order of their ids."""
-        return self._call(partial(self._schedules.list, limit=limit, after=after))
-
-    def pause(self, schedule_id: str) -> Schedule:
-        """Let a schedule make no runs until it is resumed."""
-        return self._call(partial(self._schedules.pause, schedule_id))
-
-    def resume(self, schedule_id: str) -> Schedule:
-        """Let a paused schedule fire again, from now on."""
-        return self._call(partial(self._schedules.resume, schedule_id))
-
-    def delete(self, schedule_id: str) -> None:
-        """Forget a schedule; runs that it has made stay."""
-        self._call(partial(self._schedules.delete, schedule_id))
-
-    def trigger(self, schedule_id: str) -> Run:
-        """Make a run of a schedule now, beside its times."""
-        return self._call(partial(self._schedules.trigger, schedule_id))
+        return parse_run(await self._connection.send(calls.act(schedule_id, "trigger")))

@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol
 
 from pydantic import ValidationError
 
-from agentray.client import calls
+from agentray.client.calls.http import Request, Response
+from agentray.client.calls.runs import get_events, run_id_of
 from agentray.client.errors import ClientError, ConnectionFailed
 from agentray.core.lifecycle import TERMINAL
 from agentray.protocol.cursors import NOTHING, Cursor
@@ -69,7 +70,7 @@ class OpenStream(Protocol):
     """A stream that the gateway answered with."""
 
     @property
-    def head(self) -> calls.Response:
+    def head(self) -> Response:
         """Status and headers; the body is empty."""
         ...
 
@@ -82,12 +83,12 @@ class OpenStream(Protocol):
         ...
 
 
-Opener = Callable[[calls.Request], AbstractAsyncContextManager[OpenStream]]
+Opener = Callable[[Request], AbstractAsyncContextManager[OpenStream]]
 """Opens a stream. Raises `ClientError`, after its own retries."""
 
 
 async def follow(
-    opener: Opener, first: calls.Request, run_id: str | None, after: Cursor = NOTHING
+    opener: Opener, first: Request, run_id: str | None, after: Cursor = NOTHING
 ) -> AsyncGenerator[RunEvent]:
     """Yield a run's events until the terminal one, coming back where a connection breaks.
 
@@ -107,7 +108,7 @@ async def follow(
         before = after
         try:
             async with opener(request) as stream:
-                run_id = run_id or calls.run_id_of(stream.head)
+                run_id = run_id or run_id_of(stream.head)
                 parser = SseParser()
                 async for chunk in stream.chunks():
                     for event in map(_run_event, parser.feed(chunk)):
@@ -125,7 +126,7 @@ async def follow(
             raise ConnectionFailed(
                 f"The events of run {run_id} break off after offset {after.offset}."
             )
-        request = calls.get_events(run_id, after)
+        request = get_events(run_id, after)
 
 
 def _run_event(event: ServerEvent) -> RunEvent:

@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
-from contextlib import ExitStack
-from datetime import datetime
-from functools import partial
-from typing import Any, Self, Unpack
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from ssl import SSLContext
+from typing import Self
 
-from anyio.from_thread import start_blocking_portal
-
-from agentray.client.async_client import DEFAULT_WAIT_S, AsyncAgentClient
-from agentray.client.calls import DeadLetterPage, LetterMatch, RunPage
-from agentray.client.schedules import Schedules
-from agentray.protocol.budgets import Budget
-from agentray.protocol.event_runs import PromptDurability
-from agentray.protocol.letters import DeadLetter
-from agentray.protocol.runs import Run, RunEvent, RunStatus, Span
+from agentray.client.async_client import AsyncAgentClient
+from agentray.client.blocking import Blocking, blocking, iterating
+from agentray.client.keys import AsyncKeys
+from agentray.client.loop_thread import LoopThread
+from agentray.client.schedules import AsyncSchedules
 
 
-class AgentClient:
-    """Prompts agents and follows their runs; see `AsyncAgentClient` for what each method does.
+class Schedules(Blocking[AsyncSchedules]):
+    """Makes schedules and looks after them. Every method raises `ClientError`."""
 
-    Use it as a context manager, or call `close`. It may be shared by threads.
+    create = blocking(AsyncSchedules.create)
+    replace = blocking(AsyncSchedules.replace)
+    get = blocking(AsyncSchedules.get)
+    list = blocking(AsyncSchedules.list)
+    pause = blocking(AsyncSchedules.pause)
+    resume = blocking(AsyncSchedules.resume)
+    delete = blocking(AsyncSchedules.delete)
+    trigger = blocking(AsyncSchedules.trigger)
+
+
+class Keys(Blocking[AsyncKeys]):
+    """Makes API keys and revokes them. Every method raises `ClientError`."""
+
+    create = blocking(AsyncKeys.create)
+    get = blocking(AsyncKeys.get)
+    list = blocking(AsyncKeys.list)
+    revoke = blocking(AsyncKeys.revoke)
+
+
+class AgentClient(Blocking[AsyncAgentClient]):
+    """Gives work to agents, and looks after what runs on their cluster, without an event loop.
+
+    Use it as a context manager, or call `close`. It may be shared by threads, and used where an
+    event loop runs, as in notebooks. See `AsyncAgentClient` for what is repeated.
 
     ```python
     with AgentClient() as client:
@@ -33,30 +52,57 @@ class AgentClient:
     def __init__(
         self,
         base_url: str | None = None,
-        api_key: str | None = None,
+        agent_token: str | None = None,
         *,
-        timeout_s: float = 30.0,
+        user_token: str | None = None,
+        tenant: str | None = None,
+        timeout: float | Mapping[str, float] | None = None,
+        proxy: str | None = None,
+        ca: str | Path | SSLContext | None = None,
     ) -> None:
         """Make one; nothing is connected yet.
 
         Args:
-            base_url: of the gateway; None: `AGENTRAY_URL`, else the cluster of this machine.
-            api_key: None: `AGENTRAY_API_KEY`, else the key of this machine's cluster.
-            timeout_s: how long a call may take, retries included, beyond what it waits for a run.
+            base_url: of the gateway, also with a path before its own, and with or without `/v1`;
+                None: `AGENTRAY_URL`, else the cluster of this machine.
+            agent_token: an API key; None: `AGENTRAY_API_KEY`, else the key of this machine's
+                cluster.
+            user_token: on whose behalf: a fingerprint of it is recorded with what is made.
+            tenant: for whom, where the key belongs to none.
+            timeout: seconds that a call may take, repeats included, beyond what the gateway itself
+                waits for; None: 30. Or a dict of such seconds: `connect`, until a connection is
+                there; `read`, until an answer comes; `total`.
+            proxy: URL of an HTTP proxy; None: as the environment's `HTTPS_PROXY`, `HTTP_PROXY` and
+                `NO_PROXY` say, which hold for no loopback address.
+            ca: file of the certificates to be trusted, or an SSL context; None: the system's.
 
         Raises:
             ClusterNotRunning: no URL is given, and nothing is up on this machine.
-            ConfigurationError: the URL is malformed.
+            ConfigurationError: one of the arguments is malformed.
         """
-        self._client = AsyncAgentClient(base_url, api_key, timeout_s=timeout_s)
-        self._exits = ExitStack()
-        self._portal = self._exits.enter_context(start_blocking_portal())
-        self._exits.callback(self._portal.call, self._client.close)
+        client = AsyncAgentClient(
+            base_url,
+            agent_token,
+            user_token=user_token,
+            tenant=tenant,
+            timeout=timeout,
+            proxy=proxy,
+            ca=ca,
+        )
+        loop = LoopThread()
+        super().__init__(client, loop)
+        # A client that nobody closes closes itself when it is gone, or the program ends.
+        self._close = weakref.finalize(self, loop.close, client.close)
 
     @property
     def schedules(self) -> Schedules:
         """Prompts that are given again and again."""
-        return Schedules(self._client.schedules, self._portal.call)
+        return Schedules(self._target.schedules, self._loop)
+
+    @property
+    def keys(self) -> Keys:
+        """API keys: who may do what."""
+        return Keys(self._target.keys, self._loop)
 
     def __enter__(self) -> Self:
         return self
@@ -66,146 +112,27 @@ class AgentClient:
 
     def close(self) -> None:
         """Close the connections and end the thread; harmless when called twice."""
-        self._exits.close()
+        self._close()
 
-    def prompt(  # noqa: PLR0913 - all that there is to say of a run
-        self,
-        text: str,
-        agent: str | None = None,
-        *,
-        wait_s: float | None = None,
-        idempotency_key: str | None = None,
-        run_timeout_s: float | None = None,
-        budget: Budget | None = None,
-        max_attempts: int | None = None,
-        durability: PromptDurability = "run",
-        delay_s: float | None = None,
-        at: datetime | None = None,
-    ) -> Run:
-        """Ask an agent and return the run: ended, or as it is after `wait_s`."""
-        ask = partial(
-            self._client.prompt,
-            wait_s=wait_s,
-            idempotency_key=idempotency_key,
-            run_timeout_s=run_timeout_s,
-            budget=budget,
-            max_attempts=max_attempts,
-            durability=durability,
-            delay_s=delay_s,
-            at=at,
-        )
-        return self._portal.call(ask, text, agent)
+    # Prompts and runs
 
-    def stream(
-        self,
-        text: str,
-        agent: str | None = None,
-        *,
-        idempotency_key: str | None = None,
-        run_timeout_s: float | None = None,
-        budget: Budget | None = None,
-        max_attempts: int | None = None,
-        durability: PromptDurability = "run",
-    ) -> Generator[RunEvent]:
-        """Ask an agent and yield the run's events, from the first to the terminal one."""
-        return self._iterate(
-            self._client.stream(
-                text,
-                agent,
-                idempotency_key=idempotency_key,
-                run_timeout_s=run_timeout_s,
-                budget=budget,
-                max_attempts=max_attempts,
-                durability=durability,
-            )
-        )
+    prompt = blocking(AsyncAgentClient.prompt)
+    stream = iterating(AsyncAgentClient.stream)
+    run = blocking(AsyncAgentClient.run)
+    cancel = blocking(AsyncAgentClient.cancel)
+    answer = blocking(AsyncAgentClient.answer)
+    runs = blocking(AsyncAgentClient.runs)
+    events = iterating(AsyncAgentClient.events)
+    trace = blocking(AsyncAgentClient.trace)
 
-    def run(self, run_id: str, wait_s: float = 0) -> Run:
-        """Return a run: ended, or as it is after `wait_s` seconds."""
-        return self._portal.call(self._client.run, run_id, wait_s)
+    # Dead letters
 
-    def cancel(self, run_id: str, wait_s: float = DEFAULT_WAIT_S) -> Run:
-        """End a run, and return it: ended, or as it is after `wait_s`."""
-        return self._portal.call(self._client.cancel, run_id, wait_s)
+    dead_letters = blocking(AsyncAgentClient.dead_letters)
+    dead_letter = blocking(AsyncAgentClient.dead_letter)
+    retry_dead_letter = blocking(AsyncAgentClient.retry_dead_letter)
+    forget_dead_letter = blocking(AsyncAgentClient.forget_dead_letter)
+    purge_dead_letters = blocking(AsyncAgentClient.purge_dead_letters)
 
-    def answer(
-        self,
-        run_id: str,
-        answer: Any,
-        *,
-        question: str | None = None,
-        wait_s: float = DEFAULT_WAIT_S,
-        idempotency_key: str | None = None,
-    ) -> Run:
-        """Answer what a run waits to be told, and return the run as `prompt` does."""
-        return self._portal.call(
-            partial(
-                self._client.answer,
-                question=question,
-                wait_s=wait_s,
-                idempotency_key=idempotency_key,
-            ),
-            run_id,
-            answer,
-        )
+    # The gateway
 
-    def runs(
-        self,
-        *,
-        limit: int = 50,
-        before: str | None = None,
-        status: RunStatus | None = None,
-        agent: str | None = None,
-    ) -> RunPage:
-        """Return runs, newest first."""
-        return self._portal.call(
-            partial(self._client.runs, limit=limit, before=before, status=status, agent=agent)
-        )
-
-    def events(self, run_id: str, after: int | RunEvent = -1) -> Generator[RunEvent]:
-        """Yield a run's events until the terminal one, also across broken connections."""
-        return self._iterate(self._client.events(run_id, after))
-
-    def trace(self, run_id: str) -> list[Span]:
-        """Return the spans of an ended run, in order of their start."""
-        return self._portal.call(self._client.trace, run_id)
-
-    def dead_letters(
-        self, *, limit: int = 50, before: str | None = None, **match: Unpack[LetterMatch]
-    ) -> DeadLetterPage:
-        """Return what came to nothing with nobody there to hear of it, newest first."""
-        ask = partial(self._client.dead_letters, limit=limit, before=before, **match)
-        return self._portal.call(ask)
-
-    def dead_letter(self, letter_id: str) -> DeadLetter:
-        """Return a dead letter."""
-        return self._portal.call(self._client.dead_letter, letter_id)
-
-    def retry_dead_letter(self, letter_id: str) -> Run:
-        """Try a dead letter once more, as a run; return that as it is now."""
-        return self._portal.call(self._client.retry_dead_letter, letter_id)
-
-    def forget_dead_letter(self, letter_id: str) -> None:
-        """Forget a dead letter."""
-        self._portal.call(self._client.forget_dead_letter, letter_id)
-
-    def purge_dead_letters(
-        self, *, older_than_s: float | None = None, **match: Unpack[LetterMatch]
-    ) -> int:
-        """Forget dead letters; return how many. Without arguments: all that there are."""
-        ask = partial(self._client.purge_dead_letters, older_than_s=older_than_s, **match)
-        return self._portal.call(ask)
-
-    def ready(self) -> list[str]:
-        """Return what is missing before prompts can be served; empty when ready."""
-        return self._portal.call(self._client.ready)
-
-    def _iterate(self, events: AsyncGenerator[RunEvent]) -> Generator[RunEvent]:
-        async def following() -> RunEvent | None:
-            return await anext(events, None)
-
-        try:
-            while (event := self._portal.call(following)) is not None:
-                yield event
-        finally:
-            self._portal.call(events.aclose)
+    ready = blocking(AsyncAgentClient.ready)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,14 @@ from agentray.client import (
     Forbidden,
     InvalidRequest,
     NotFound,
+    TimedOut,
     TooManyRequests,
     Unauthorized,
     Unavailable,
 )
+from agentray.client.keys import AsyncKeys
+from agentray.client.schedules import AsyncSchedules
+from agentray.client.sync_client import Keys, Schedules
 from agentray.errors import DeploymentStopped, Overloaded, StoreUnavailable
 from agentray.protocol.runs import RunStatus
 from tests.support.eventually import eventually_async
@@ -170,14 +177,14 @@ async def test_repeats_end_with_the_callers_patience(
     gateway: Gateway, error: Exception, expected: type[ClientError]
 ):
     gateway.dispatcher.stopped = error
-    async with AsyncAgentClient(gateway.url, KEY, timeout_s=0.2) as client:
+    async with AsyncAgentClient(gateway.url, KEY, timeout=0.2) as client:
         with pytest.raises(expected) as caught:
             await client.prompt("Ada", wait_s=0)
         assert caught.value.retry_after_s in {1, 2}
 
 
 async def test_no_gateway_is_a_connection_failed():
-    async with AsyncAgentClient("http://127.0.0.1:9", "k", timeout_s=0.2) as client:
+    async with AsyncAgentClient("http://127.0.0.1:9", "k", timeout=0.2) as client:
         with pytest.raises(ConnectionFailed):
             await client.prompt("Ada", wait_s=0)
         with pytest.raises(ConnectionFailed):
@@ -225,12 +232,196 @@ def _use_sync_client(url: str) -> None:
     client.close()
 
 
-def test_both_clients_have_the_same_methods():
-    def signatures(cls: type) -> dict[str, list[str]]:
-        return {
-            name: [str(p) for p in inspect.signature(method).parameters.values()]
-            for name, method in inspect.getmembers(cls, inspect.isfunction)
-            if not name.startswith("_") or name == "__init__"
-        }
+# Both have the same
 
-    assert signatures(AgentClient) == signatures(AsyncAgentClient)
+
+def members(cls: type) -> dict[str, object]:
+    """Return the public attributes of a class, and its constructor."""
+    found = inspect.getmembers_static(cls)
+    return {name: m for name, m in found if not name.startswith("_") or name == "__init__"}
+
+
+def parameters(method: Any) -> list[str]:
+    return [str(p) for p in inspect.signature(method).parameters.values()]
+
+
+@pytest.mark.parametrize(
+    ("blocking", "asynchronous"),
+    [(AgentClient, AsyncAgentClient), (Keys, AsyncKeys), (Schedules, AsyncSchedules)],
+)
+def test_both_clients_have_the_same_methods(blocking: type, asynchronous: type):
+    one, other = members(blocking), members(asynchronous)
+    assert one.keys() == other.keys()
+    for name, method in other.items():
+        if isinstance(method, property):
+            assert isinstance(one[name], property), name
+        elif name != "__init__" or blocking is AgentClient:
+            assert parameters(one[name]) == parameters(method), name
+            # What an editor shows is the same, too.
+            if name not in {"close", "__init__"}:
+                assert inspect.getdoc(one[name]) == inspect.getdoc(method), name
+                waits = inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
+                assert waits or name in ITERATING, name
+
+
+ITERATING = {"stream", "events"}
+
+
+def test_a_client_needs_neither_ray_nor_a_store():
+    program = (
+        "import sys, agentray.client, agentray.client.sync_client\n"
+        "print([m for m in ('ray', 'asyncpg', 'fastapi')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+async def test_a_program_that_forgets_to_close_its_client_ends(gateway: Gateway):
+    program = (
+        "from agentray.client import AgentClient\n"
+        f"client = AgentClient({gateway.url!r}, {KEY!r})\n"
+        "events = client.stream('Ada')\n"
+        "print(next(events).kind)"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(60):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert (process.returncode, out, err) == (0, b"started\n", b"")
+
+
+async def test_a_sync_client_works_within_an_event_loop(gateway: Gateway, tmp_path: Path):
+    other = Gateway(BreakableStore(), tmp_path)
+    del gateway
+    await other.prepare()
+    # As in a notebook: its cells run within a loop, and the gateway is elsewhere.
+    started, stop = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with other.serving():
+            started.set()
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        await asyncio.to_thread(started.wait)
+        with AgentClient(other.url, KEY) as client:
+            run = client.prompt("Ada", wait_s=10)  # blocks this loop, and gets there
+            assert [event.kind for event in client.events(run.id)][-1] == "succeeded"
+    finally:
+        stop.set()
+        await asyncio.to_thread(thread.join)
+
+
+async def test_a_sync_client_says_when_it_is_closed(gateway: Gateway):
+    def use() -> None:
+        client = AgentClient(gateway.url, KEY)
+        stream = client.stream("Ada")
+        next(stream)
+        client.close()
+        client.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            client.runs()
+        with pytest.raises(RuntimeError, match="closed"):
+            next(stream)
+        AgentClient(gateway.url, KEY).close()  # one that was never used
+
+    await asyncio.to_thread(use)
+
+
+# Keys
+
+
+async def test_keys_are_made_listed_and_revoked(gateway: Gateway, client: AsyncAgentClient):
+    made = await client.keys.create(["invoke", "read"], name="shop", tenant="acme")
+    async with AsyncAgentClient(gateway.url, made.secret) as shop:
+        run = await shop.prompt("Ada")
+        assert (await shop.runs()).runs == [run]
+        with pytest.raises(Forbidden):
+            await shop.keys.list()
+        await client.keys.revoke(made.id)
+        with pytest.raises(Unauthorized):
+            await shop.runs()
+    found = await client.keys.get(made.id)
+    assert found.revoked_at is not None
+    assert (found.name, found.tenant) == ("shop", "acme")
+    first = await client.keys.list(limit=2)
+    rest = await client.keys.list(before=first.next)
+    assert found in first.keys + rest.keys
+    assert len(first.keys) == 2
+    with pytest.raises(NotFound):
+        await client.keys.revoke("key_none")
+
+
+async def test_a_client_may_speak_for_a_tenant_and_a_user(gateway: Gateway):
+    async with AsyncAgentClient(gateway.url, KEY, tenant="acme", user_token="ada") as client:
+        run = await client.prompt("Ada")
+        assert (await client.runs()).runs == [run]
+    async with AsyncAgentClient(f"{gateway.url}/v1/", KEY, tenant="other") as client:
+        with pytest.raises(NotFound):
+            await client.run(run.id)
+
+
+# Repeats
+
+
+async def test_what_may_have_happened_is_not_sent_again():
+    asked: list[str] = []
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readline()).decode().split()[1])
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, AsyncAgentClient(url, KEY, timeout=0.5) as client:
+        with pytest.raises(ConnectionFailed):
+            await client.keys.create(["read"])
+        with pytest.raises(ConnectionFailed):
+            await client.schedules.trigger("nightly")
+        assert asked == ["/v1/keys", "/v1/schedules/nightly/trigger"]
+        with pytest.raises(ConnectionFailed):
+            await client.prompt("Ada", wait_s=0)
+        assert asked.count("/v1/prompts") > 1
+
+
+async def test_silence_is_a_timeout():
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, AsyncAgentClient(url, KEY, timeout={"read": 0.1, "total": 0.3}) as client:
+        with pytest.raises(TimedOut) as caught:
+            await client.runs()
+        assert caught.value.status_code == 408
+
+
+async def test_ids_stay_within_their_part_of_the_path():
+    asked: list[str] = []
+
+    async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readline()).decode().split()[1])
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(note, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/agents"
+    async with server, AsyncAgentClient(url, KEY) as client:
+        for run_id in ("..", "a/b", "a?b#c", "%2e", "ü"):
+            with pytest.raises(NotFound):
+                await client.run(run_id)
+    assert asked == [
+        f"/agents/v1/runs/{quoted}"
+        for quoted in ("%2E%2E", "a%2Fb", "a%3Fb%23c", "%252e", "%C3%BC")
+    ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 
 from agentray.client import AgentClient, AsyncAgentClient, Conflict, InvalidRequest, NotFound
-from agentray.client.schedules import AsyncSchedules, Schedules
 from tests.integration.test_cli_http import Shell
 from tests.support.gateway import KEY, READ_KEY, BreakableStore, Gateway, Http
 
@@ -143,17 +141,6 @@ async def test_both_clients_look_after_schedules(gateway: Gateway):
                 schedules.get("tea")
 
     await asyncio.to_thread(rest)
-
-
-def test_both_clients_have_the_same_methods_for_schedules():
-    def signatures(cls: type) -> dict[str, list[str]]:
-        return {
-            name: [str(p) for p in inspect.signature(method).parameters.values()]
-            for name, method in inspect.getmembers(cls, inspect.isfunction)
-            if not name.startswith("_")
-        }
-
-    assert signatures(Schedules) == signatures(AsyncSchedules)
 
 
 async def test_the_commands(shell: Shell):

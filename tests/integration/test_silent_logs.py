@@ -30,7 +30,7 @@ async def test_no_log_has_a_prompt_an_argument_or_a_key(cluster: Cluster, manage
             await client.prompt(f"{marker} to nobody", "nobody")
         with pytest.raises(ClientError):
             await client.prompt(marker, "parrot", idempotency_key="k" * 10_000)
-    async with AsyncAgentClient(cluster.url, wrong_key, timeout_s=30) as stranger:
+    async with AsyncAgentClient(cluster.url, wrong_key, timeout=30) as stranger:
         with pytest.raises(ClientError):
             await stranger.prompt(marker, "parrot")
     parrot = manager.handle(Parrot, "silent")

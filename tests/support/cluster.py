@@ -230,7 +230,7 @@ class Cluster:
 
     def client(self, timeout_s: float = 120.0) -> AsyncAgentClient:
         """Return a client of its gateway."""
-        return AsyncAgentClient(self.url, self.key, timeout_s=timeout_s)
+        return AsyncAgentClient(self.url, self.key, timeout=timeout_s)
 
     def logs(self) -> list[Path]:
         """Return every log: of Ray's session, Serve, gateway, hosts and database.

@@ -59,6 +59,9 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.MemoryFull: ("memory/team", 2000, 1000),
     errors.IllegalTransition: ("Run run_1", "dead", "running", ("queued", "dead")),
     ConnectionFailed: ("connection refused",),
+    client_errors.TimedOut: ("no answer within 30 s",),
+    client_errors.StreamLimitExceeded: ("max_lines", 4711),
+    client_errors.LogLost: ("its node is gone", 4711),
 }
 """Arguments of the classes that have a constructor of their own."""
 
@@ -261,7 +264,8 @@ def test_a_conflict_names_the_run_that_the_key_belongs_to() -> None:
     assert client_errors.Conflict(409, "Conflict", problem={"run_id": "run_1"}).run_id == "run_1"
 
 
-def test_no_answer_at_all_has_the_status_0() -> None:
+def test_no_answer_at_all_has_the_status_that_means_the_same() -> None:
     error = ConnectionFailed("connection refused")
-    assert (error.status, error.detail) == (0, "connection refused")
+    assert (error.status_code, error.detail) == (503, "connection refused")
+    assert client_errors.TimedOut("30 s").status_code == 408
     assert str(error) == "No answer from the gateway: connection refused"

@@ -1,15 +1,13 @@
-"""What the clients ask about schedules. No I/O: values in, values out."""
+"""Calls about schedules."""
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, TypedDict
-from urllib.parse import quote
 
 from pydantic import BaseModel, TypeAdapter
 
-from agentray.client.calls import Request, Response, parse_answer
+from agentray.client.calls.http import Request, Response, parse_answer, path_of, post, query_of
 from agentray.protocol.schedules import Schedule
 
 
@@ -48,32 +46,35 @@ _page = TypeAdapter(_Page)
 
 def create(schedule_id: str, prompt: str, agent: str | None, options: ScheduleOptions) -> Request:
     """Make a schedule. With its id, asking again does no harm."""
-    return _send("POST", "/v1/schedules", _body(prompt, agent, options) | {"id": schedule_id})
+    body = _body(prompt, agent, options) | {"id": schedule_id}
+    return post(path_of("schedules"), body, harmless=True)
 
 
 def replace(schedule_id: str, prompt: str, agent: str | None, options: ScheduleOptions) -> Request:
     """Let a schedule say something else."""
-    return _send("PUT", _path(schedule_id), _body(prompt, agent, options))
+    body = _body(prompt, agent, options)
+    return post(path_of("schedules", schedule_id), body, method="PUT")
 
 
 def get(schedule_id: str) -> Request:
     """Look at a schedule."""
-    return Request("GET", _path(schedule_id))
+    return Request("GET", path_of("schedules", schedule_id))
 
 
 def list_schedules(limit: int, after: str) -> Request:
     """List schedules."""
-    return Request("GET", "/v1/schedules", {"limit": str(limit), "after": after})
+    return Request("GET", path_of("schedules"), query_of(limit=limit, after=after))
 
 
 def delete(schedule_id: str) -> Request:
     """Forget a schedule."""
-    return Request("DELETE", _path(schedule_id))
+    return Request("DELETE", path_of("schedules", schedule_id))
 
 
-def act(schedule_id: str, action: str) -> Request:
-    """Pause, resume or trigger a schedule."""
-    return Request("POST", f"{_path(schedule_id)}/{action}")
+def act(schedule_id: str, action: Literal["pause", "resume", "trigger"]) -> Request:
+    """Pause, resume or trigger a schedule. Triggered twice, it makes two runs."""
+    harmless = action != "trigger"
+    return post(path_of("schedules", schedule_id, action), harmless=harmless)
 
 
 def parse_schedule(response: Response) -> Schedule:
@@ -95,10 +96,6 @@ def parse_schedules(response: Response) -> SchedulePage:
     return SchedulePage(page.schedules, page.next)
 
 
-def _path(schedule_id: str) -> str:
-    return f"/v1/schedules/{quote(schedule_id, safe='')}"
-
-
 def _body(prompt: str, agent: str | None, options: ScheduleOptions) -> dict[str, Any]:
     given: dict[str, Any] = {"prompt": prompt, "agent": agent, **options}
     return {
@@ -106,8 +103,3 @@ def _body(prompt: str, agent: str | None, options: ScheduleOptions) -> dict[str,
         for name, value in given.items()
         if value is not None
     }
-
-
-def _send(method: str, path: str, body: dict[str, Any]) -> Request:
-    headers = {"Content-Type": "application/json"}
-    return Request(method, path, headers=headers, body=json.dumps(body).encode())

@@ -1,0 +1,223 @@
+"""Calls about prompts and runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple, TypedDict
+
+from pydantic import BaseModel, TypeAdapter
+
+from agentray.client.calls.http import (
+    EVENT_STREAM,
+    Request,
+    Response,
+    parse_answer,
+    path_of,
+    post,
+    query_of,
+)
+from agentray.client.errors import ClientError
+from agentray.protocol.budgets import Budget
+from agentray.protocol.cursors import Cursor
+from agentray.protocol.event_runs import PromptDurability
+from agentray.protocol.runs import Run, RunStatus, Span
+
+
+class PromptOptions(TypedDict, total=False):
+    """What else there is to say of a prompt's run.
+
+    Attributes:
+        run_timeout_s: seconds from now, or from when it is to begin, after which the run is ended
+            as `timed_out`, wherever it is then; None: never.
+        budget: what the run may use; beyond it, it ends as `budget_exceeded`.
+        max_attempts: after so many that each lost a host it is `dead`; None: as settings say.
+        durability: `run`: it begins again when a host dies. `step`: it goes on after the last
+            commit; it has no budget then, and cannot wait for an answer.
+        delay_s: seconds after which the run begins; it is accepted at once.
+        at: when it begins, an aware time.
+    """
+
+    run_timeout_s: float | None
+    budget: Budget | None
+    max_attempts: int | None
+    durability: PromptDurability
+    delay_s: float | None
+    at: datetime | None
+
+
+def begins_later(options: PromptOptions) -> bool:
+    """Whether a prompt's run is to begin later."""
+    return options.get("delay_s") is not None or options.get("at") is not None
+
+
+class RunPage(NamedTuple):
+    """Some runs, newest first, and what to give as `before` for the next page."""
+
+    runs: list[Run]
+    next: str | None
+
+
+class _Page(BaseModel):
+    runs: list[Run]
+    next: str | None
+
+
+class _Trace(BaseModel):
+    spans: list[Span]
+
+
+_run = TypeAdapter(Run)
+_page = TypeAdapter(_Page)
+_trace = TypeAdapter(_Trace)
+
+
+# Requests
+
+
+def prompt(
+    text: str,
+    agent: str | None,
+    options: PromptOptions,
+    *,
+    idempotency_key: str,
+    wait_s: float | None = None,
+    stream: bool = False,
+) -> Request:
+    """Ask an agent.
+
+    Args:
+        text: what it is asked.
+        agent: an agent type or type/key; None: the entry of the deployed app.
+        options: what else there is to say.
+        idempotency_key: makes it safe to send the request again.
+        wait_s: seconds the gateway waits for the run's end; None: its default.
+        stream: answer with the run's events.
+
+    Raises:
+        TypeError: there is no such option.
+    """
+    body = {"prompt": text, "agent": agent, "wait_s": wait_s, "stream": stream}
+    return post(path_of("prompts"), body | _said(options), idempotency_key=idempotency_key)
+
+
+def _said(options: PromptOptions) -> dict[str, Any]:
+    """Return options as members of the body."""
+    given: Mapping[str, Any] = options
+    if unknown := given.keys() - PromptOptions.__annotations__.keys():
+        raise TypeError(f"A prompt has no option {min(unknown)!r}.")
+    budget, at = options.get("budget"), options.get("at")
+    durability = options.get("durability", "run")
+    return {
+        "timeout_s": options.get("run_timeout_s"),
+        "budget": None if budget is None else budget.model_dump(mode="json", exclude_none=True),
+        "max_attempts": options.get("max_attempts"),
+        "durability": None if durability == "run" else durability,
+        "delay_s": options.get("delay_s"),
+        "at": None if at is None else at.isoformat(),
+    }
+
+
+def cancel_run(run_id: str, wait_s: float | None = None) -> Request:
+    """End a run; the gateway waits `wait_s` seconds for that, None: its default."""
+    return post(path_of("runs", run_id, "cancel"), {"wait_s": wait_s}, harmless=True)
+
+
+def answer_run(
+    run_id: str,
+    answer: Any,
+    *,
+    idempotency_key: str,
+    question: str | None = None,
+    wait_s: float | None = None,
+) -> Request:
+    """Answer what a run waits to be told.
+
+    Args:
+        run_id: the run.
+        answer: JSON values.
+        idempotency_key: makes it safe to send the request again.
+        question: id of the question; None: the one that is asked now.
+        wait_s: seconds the gateway waits for the run's end; None: its default.
+    """
+    options = {"question": question, "wait_s": wait_s}
+    body = {"answer": answer, **{name: v for name, v in options.items() if v is not None}}
+    return Request(
+        "POST",
+        path_of("runs", run_id, "answer"),
+        headers={"Content-Type": "application/json", "Idempotency-Key": idempotency_key},
+        body=json.dumps(body).encode(),
+    )
+
+
+def get_run(run_id: str, wait_s: float = 0) -> Request:
+    """Look at a run, waiting up to `wait_s` seconds for its end."""
+    query = {"wait_s": f"{wait_s:.3f}"} if wait_s > 0 else {}
+    return Request("GET", path_of("runs", run_id), query)
+
+
+def list_runs(
+    limit: int, before: str | None, status: RunStatus | None, agent: str | None
+) -> Request:
+    """List runs, newest first."""
+    wanted = None if status is None else RunStatus(status).value
+    query = query_of(limit=limit, before=before, status=wanted, agent=agent)
+    return Request("GET", path_of("runs"), query)
+
+
+def get_events(run_id: str, after: Cursor) -> Request:
+    """Follow a run's events after those seen."""
+    headers = {"Accept": EVENT_STREAM}
+    if after.offset >= 0:
+        headers["Last-Event-ID"] = str(after)
+    return Request("GET", path_of("runs", run_id, "events"), headers=headers)
+
+
+def get_trace(run_id: str) -> Request:
+    """Ask for the spans of a run."""
+    return Request("GET", path_of("runs", run_id, "trace"))
+
+
+# Answers
+
+
+def parse_run(response: Response) -> Run:
+    """Read a run.
+
+    Raises:
+        ClientError: the answer is a problem, or nothing that a gateway says.
+    """
+    return parse_answer(response, _run)
+
+
+def parse_page(response: Response) -> RunPage:
+    """Read a list of runs.
+
+    Raises:
+        ClientError: the answer is a problem, or nothing that a gateway says.
+    """
+    page = parse_answer(response, _page)
+    return RunPage(page.runs, page.next)
+
+
+def parse_trace(response: Response) -> list[Span]:
+    """Read a trace.
+
+    Raises:
+        ClientError: the answer is a problem, or nothing that a gateway says.
+    """
+    return parse_answer(response, _trace).spans
+
+
+def run_id_of(response: Response) -> str:
+    """Return the id of the run that a `Location` header names.
+
+    Raises:
+        ClientError: there is no such header.
+    """
+    location = response.headers.get("location", "")
+    _, found, run_id = location.rpartition("/v1/runs/")  # a proxy may have put something before
+    if not found:
+        raise ClientError(response.status, "The answer names no run")
+    return run_id
