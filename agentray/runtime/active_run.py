@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentray import telemetry
 from agentray.core.lifecycle import move
-from agentray.errors import Fenced
+from agentray.errors import AgentQuarantined, Fenced
 from agentray.events import Event, Prompt
 from agentray.ids import new_traceparent, trace_id_of
 from agentray.protocol.budgets import Usage
@@ -44,6 +44,8 @@ _INFRASTRUCTURE = frozenset({"HostDied", "ChannelClosed", "StoreUnavailable"})
 
 CONSEQUENCES = frozenset({"Incomplete"})
 """Errors of those who waited for what such an error took: with one, they say nothing either."""
+
+_QUARANTINED = AgentQuarantined.__name__
 
 ANSWERED_CANCEL_S = 1.0
 """The same in a run that has its result: nobody wants to wait for that any longer."""
@@ -393,6 +395,8 @@ class ActiveRun:
         if status is None:
             failed = bool(errors) and self.options.on_error == OnError.FAIL
             status = RunStatus.FAILED if failed else RunStatus.SUCCEEDED
+            if failed and self.run.attempt > 1 and any(e.type == _QUARANTINED for e in errors):
+                status = RunStatus.DEAD  # it has lost hosts, and is why the agent is quarantined
         answer = outcome.answer if status == RunStatus.SUCCEEDED else None
         return status, None if answer is None else answer[0], errors
 

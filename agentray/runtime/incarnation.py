@@ -205,6 +205,10 @@ class Incarnation:
             raise AgentFailed(str(self.id), "it has not been started")
         return self._agent
 
+    def is_of(self, agent: Agent) -> bool:
+        """Whether this very object is its agent."""
+        return self._agent is agent
+
     # Turns
 
     def offer(self, turn: Turn) -> None:

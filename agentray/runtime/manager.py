@@ -138,6 +138,7 @@ class Manager:
         self._hosts: dict[str, HostKeeper] = {}
         self._tasks = TaskSet("manager")
         self._wake = asyncio.Event()
+        self._ended = False  # it starts and fails over nothing any more
         self.quarantine = Quarantine(store, quarantine_after)
         self._deaths = LastDeaths()
         self._placements = Placements(
@@ -232,6 +233,7 @@ class Manager:
 
     async def stop(self, grace_s: float) -> None:
         """Stop the hosts and everything else."""
+        self._ended = True
         await self._scheduler.close()
         await self._tasks.close()
         await self._drivers.close()
@@ -242,6 +244,7 @@ class Manager:
 
     async def abandon(self) -> None:
         """End its own tasks, as the end of its process would; the hosts go on."""
+        self._ended = True
         await self._scheduler.close()
         await self._tasks.close()
         await asyncio.gather(*(keeper.abandon() for keeper in self._hosts.values()))
@@ -424,6 +427,8 @@ class Manager:
 
     def _host_lost(self, keeper: HostKeeper, reason: str) -> None:
         """Begin a fail-over: called as soon as a host is known to be dead."""
+        if self._ended:
+            return  # nothing is started any more that nobody would end
         blamed = self._hold_to_account(keeper)  # before anybody moves its slots
         self._tasks.spawn(
             self._fail_over(keeper, reason, blamed), name=f"fail over {keeper.ref.id}"

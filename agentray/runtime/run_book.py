@@ -83,7 +83,8 @@ class RunBook:
         self._commits = commits
         self._admissions: GroupCommit[NewRun, Admission]
         self._admissions = GroupCommit(host.store.admit, name="admission of runs")
-        self._tasks = TaskSet("runs")
+        # A run that was let go is the business of whoever leases its agent.
+        self._tasks = TaskSet("runs", expected=(Fenced,))
         self._late = LateRows(host.store, self._tasks)
         self.traces = TraceWriter(host.store)
         self.begun = 0  # attempts
@@ -107,13 +108,7 @@ class RunBook:
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Run something that belongs to a run under way."""
-        self._tasks.spawn(self._guarded(coroutine))
-
-    async def _guarded(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        try:
-            await coroutine
-        except Fenced:
-            return  # the run was let go; whoever leases the agent goes on with it
+        self._tasks.spawn(coroutine)
 
     # Beginning
 

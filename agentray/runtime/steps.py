@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from agentray.context import HeldMessage
-from agentray.errors import AgentrayError, Fenced, StoreUnavailable
+from agentray.errors import AgentQuarantined, AgentrayError, Fenced, StoreUnavailable
 from agentray.ids import AgentId
 from agentray.protocol.codec import error_of, text_of
 from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome, Reply, ReplyKind
@@ -59,6 +59,7 @@ then on counts for the message that it dies of."""
 MAX_TRIES = 8
 """Times that a message is handled anew on one host because of what others' deaths do to it."""
 
+_QUARANTINED = AgentQuarantined.__name__
 _PAGE = 500
 _SWEEP_S = 10.0
 _RETRY_S = 0.5
@@ -376,6 +377,12 @@ class Steps:
         self._host.tasks.spawn(self._commit_failure(turn, outcome))
 
     async def _commit_failure(self, turn: StepTurn, outcome: Outcome) -> None:
+        quarantined = next((e for e in outcome.errors if e.type == _QUARANTINED), None)
+        if turn.kept and quarantined is not None:
+            deaths = (await self._begin_kept(turn.message)).get(turn.message)
+            if deaths:
+                await self._give_up(turn, deaths, quarantined)
+                return
         step = Step(
             turn.message[0],
             datetime.now(UTC),
@@ -420,12 +427,22 @@ class Steps:
                 logger.warning("%s", error, extra={"action": "step_waits"})
                 await asyncio.sleep(_STORE_RETRY_S)
 
-    async def _give_up(self, turn: StepTurn, deaths: int) -> None:
-        """End a run as dead because of a message that no host survives."""
+    async def _give_up(self, turn: StepTurn, deaths: int, last: Failure | None = None) -> None:
+        """End a run as dead because of a message that no host survives.
+
+        Args:
+            turn: the message.
+            deaths: hosts that were lost with it.
+            last: why it is not tried again; None: these were too many.
+        """
         agent = turn.envelope.target
         what = f"{turn.envelope.name.rpartition('.')[2]} for {agent}"
-        text = f"Given up: {deaths} hosts were lost while they handled its {what}."
-        error = RunError(type="HostDied", message=text, agent=str(agent), path=turn.path)
+        hosts = "1 host was" if deaths == 1 else f"{deaths} hosts were"
+        text = f"Given up: {hosts} lost while they handled its {what}."
+        if last is not None:
+            text = f"{text} {last.message}"
+        kind = "HostDied" if last is None else last.type
+        error = RunError(type=kind, message=text, agent=str(agent), path=turn.path)
         step = Step(turn.message[0], datetime.now(UTC), drops=RunStatus.DEAD, errors=[error])
         committed, _ = await self.submit(self._effects(agent, (), step))
         self._is_done(turn)

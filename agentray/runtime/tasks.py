@@ -22,10 +22,17 @@ def being_cancelled() -> bool:
 class TaskSet:
     """Tasks of one owner. An error in one is logged; `close` ends them all."""
 
-    __slots__ = ("_owner", "_tasks")
+    __slots__ = ("_expected", "_owner", "_tasks")
 
-    def __init__(self, owner: str) -> None:
+    def __init__(self, owner: str, *, expected: tuple[type[Exception], ...] = ()) -> None:
+        """Make an empty one.
+
+        Args:
+            owner: whose.
+            expected: errors that may end a task, and that nobody needs to hear of.
+        """
         self._owner = owner
+        self._expected = expected
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(
@@ -39,7 +46,9 @@ class TaskSet:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if not isinstance(error, self._expected):
             logger.error(
                 "task %s of %s failed",
                 task.get_name(),

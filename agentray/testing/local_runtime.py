@@ -107,7 +107,7 @@ class _LocalHost:
     def runs(self, agent: Agent) -> bool:
         """Whether this very instance of an agent is in its memory."""
         found = None if self._host is None else self._host.find(agent.id)
-        return found is not None and found.agent is agent
+        return found is not None and found.is_of(agent)
 
     def die(self, death: Death | None = None) -> None:
         """End it without a word."""

@@ -21,9 +21,9 @@ from agentray import (
     TerminateEvent,
     on,
 )
+from agentray.config import MAX_ATTEMPTS, QUARANTINE_AFTER
 from agentray.patterns.aggregator import AggregatorAgent, Gathered
 from agentray.runtime.packing import pack_app
-from agentray.runtime.run_book import MAX_ATTEMPTS
 from agentray.store.base import AppRow
 from agentray.store.memory import MemoryStore
 from agentray.testing import LocalRuntime
@@ -116,17 +116,26 @@ class Poison(Agent):
         return "never"
 
 
-async def test_a_run_that_kills_every_host_ends_dead_and_the_others_go_on() -> None:
-    # Without quarantine, which would end it sooner.
-    runtime = Poison.runtime = LocalRuntime(hosts=2, quarantine_after=0)
+@pytest.mark.parametrize(
+    ("quarantine_after", "deaths", "error"),
+    [(QUARANTINE_AFTER, QUARANTINE_AFTER, "AgentQuarantined"), (0, MAX_ATTEMPTS, "HostDied")],
+    ids=["with quarantine", "without"],
+)
+async def test_a_run_that_kills_every_host_ends_dead_and_the_others_go_on(
+    quarantine_after: int, deaths: int, error: str
+) -> None:
+    attempts.clear()
+    runtime = Poison.runtime = LocalRuntime(hosts=2, quarantine_after=quarantine_after)
     async with runtime as manager:
         await manager.deploy(App("poison", [Poison, Desk, Reverser, Counter_, Joiner], entry=Desk))
         run = await asyncio.wait_for(manager.prompt("poison", agent=Poison), 60)
         assert run.status is RunStatus.DEAD
         assert run.error is not None
-        assert "attempts" in run.error.message
-        assert run.attempt == MAX_ATTEMPTS
-        assert attempts["poison"] == MAX_ATTEMPTS  # the one that gives it up costs no host
+        assert run.error.type == error
+        assert f"{deaths} {'hosts' if quarantine_after else 'attempts'}" in run.error.message
+        assert attempts["poison"] == deaths  # the one that gives it up costs no host
+        letter = (await manager.dead_letters())[0]
+        assert (letter.kind, letter.run_id, letter.error) == ("run", run.id, run.error)
         healthy = await asyncio.wait_for(manager.prompt("fine"), 20)
         assert healthy.result == {"text": "enif", "length": 4}
 

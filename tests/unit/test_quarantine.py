@@ -22,6 +22,7 @@ from agentray import (
 )
 from agentray.core.deaths import Death, DeathCause
 from agentray.ids import AgentId
+from agentray.protocol.letters import LetterKind
 from agentray.store.base import Store
 from agentray.store.memory import MemoryStore
 from agentray.store.supervision import FailureKind
@@ -184,15 +185,26 @@ def test_an_agent_that_kills_its_host_when_it_starts_is_quarantined():
     run(body())
 
 
-def test_a_run_of_a_quarantined_agent_ends_with_the_reason():
+def test_the_run_that_killed_the_hosts_is_dead_and_one_that_comes_later_fails():
     async def body() -> None:
         async with runtime_of() as manager, asyncio.timeout(2000):
             await manager.deploy(APP)
             ended = await manager.prompt("poison", agent=AgentId("poison", "p"), timeout=None)
-            assert ended.status in {RunStatus.FAILED, RunStatus.DEAD}
+            assert ended.status is RunStatus.DEAD
             assert ended.error is not None
             assert ended.error.type == "AgentQuarantined"
             assert ended.attempt == 4
+            [letter] = await manager.dead_letters()
+            assert (letter.kind, letter.run_id) == (LetterKind.RUN, ended.id)
+
+            late = await manager.prompt("poison", agent=AgentId("poison", "p"), timeout=None)
+            assert (late.status, late.attempt) == (RunStatus.FAILED, 1), "no host died of it"
+            assert late.error is not None
+            assert late.error.type == "AgentQuarantined"
+
+            await manager.reset_agent("poison/p")
+            again = await manager.retry_dead_letter(letter.id)
+            assert again.id != ended.id, "after a reset it may be tried once more"
 
     run(body())
 

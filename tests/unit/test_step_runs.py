@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from agentray import Agent, AgentId, AgentOptions, App, Event, TerminateEvent, on
-from agentray.event_run import EventRun
+from agentray.config import QUARANTINE_AFTER
 from agentray.patterns import AggregatorAgent, Gathered
 from agentray.protocol.runs import RunStatus
 from agentray.runtime.manager_client import ManagerClient
@@ -143,14 +143,12 @@ class Drinker(Agent):
     async def drink(self, poison: Poison) -> None:
         IDS[poison.event_id].append(self.context.idempotency_id)
         if poison.deadly:
-            DEADLY.append(poison.event_id)
-            DYING.set()
+            DEADLY.append(self)
             await asyncio.Event().wait()
 
 
 IDS: defaultdict[str, list[str | None]] = defaultdict(list)
-DEADLY: list[str] = []
-DYING = asyncio.Event()
+DEADLY: list[Agent] = []
 
 
 class Feast(Event):
@@ -163,34 +161,39 @@ class Host(Agent):
         return [Poison(deadly=n == 0) for n in range(feast.drinks)]
 
 
-async def test_a_message_that_kills_its_hosts_is_the_end_of_its_run_alone():
+@pytest.mark.parametrize("quarantine_after", [0, QUARANTINE_AFTER])
+async def test_a_message_that_kills_its_hosts_is_the_end_of_its_run_alone(quarantine_after: int):
     IDS.clear()
-    async with (runtime := LocalRuntime(hosts=2, quarantine_after=0)) as manager:
+    async with (runtime := LocalRuntime(hosts=2, quarantine_after=quarantine_after)) as manager:
         await manager.deploy(App("feast", [Drinker, Host]))
-        DYING.clear()
+        DEADLY.clear()
         deadly = await manager.dispatch(Feast(drinks=8), durability="step")
         kills = 0
-        while deadly.status is RunStatus.RUNNING:
-            await eventually_async(lambda: _dying_or_over(deadly), timeout_s=30, interval_s=0.01)
-            if not DYING.is_set():
-                break
-            DYING.clear()
+
+        async def drunk_or_over() -> str:
+            """Where one is about to die of it, by the hosts themselves; or that it is over."""
+            if deadly.status is not RunStatus.RUNNING:
+                return "over"
+            hosts = runtime.network.hosts.items()
+            dying = (n for n, h in hosts for agent in DEADLY if h.alive and h.runs(agent))
+            return next(dying, "")
+
+        while (victim := await eventually_async(drunk_or_over, 60, interval_s=0.01)) != "over":
             await eventually_async(lambda: _two(runtime), timeout_s=30)
-            await runtime.kill_host(runtime.host_of(AgentId("drinker", DEADLY[-1])) or "")
+            await runtime.kill_host(victim)
             kills += 1
         run = await deadly.wait(30)
         assert run.status is RunStatus.DEAD
         assert run.error is not None
         assert "hosts were lost while they handled its Poison for drinker/" in run.error.message
-        assert kills <= MAX_DEATHS + 1
+        # Of the first deaths of one kind nobody knows yet whose they are.
+        assert kills <= (quarantine_after + 2 if quarantine_after else MAX_DEATHS + 1)
+        expected = "AgentQuarantined" if quarantine_after else "HostDied"
+        assert run.error.type == expected
         ids = [each for of_event in IDS.values() for each in of_event]
         assert len(set(ids)) == 8, "an id for each message"
         assert all(len(set(of_event)) == 1 for of_event in IDS.values()), "the same each time"
         assert not await runtime.store.load_messages(["drinker", "host"], range(256))
-
-
-async def _dying_or_over(run: EventRun) -> bool:
-    return DYING.is_set() or run.status is not RunStatus.RUNNING
 
 
 # Aggregators
