@@ -19,6 +19,7 @@
     │   ├── UnknownAgent
     │   ├── UnknownRun
     │   ├── UnknownSchedule
+    │   ├── UnknownSession
     │   ├── UnknownState
     │   ├── UnknownSubscription
     │   └── UnknownDeadLetter
@@ -43,7 +44,10 @@
     │   ├── SchemaTooNew
     │   ├── Fenced
     │   ├── IdempotencyConflict
-    │   └── ScheduleConflict                another schedule has the id
+    │   ├── ScheduleConflict                another schedule has the id
+    │   ├── SessionConflict                 another session has the id or the agent
+    │   ├── SessionChanged                  somebody else has changed it meanwhile
+    │   └── SessionBusy                     a run is under way, and the prompt does not wait
     ├── AnswerError                         an answer that its run does not take
     │   ├── NotWaiting
     │   └── AnswerInvalid (ValueError)
@@ -245,6 +249,19 @@ class UnknownRun(AddressError):
     def __init__(self, run_id: str) -> None:
         super().__init__(f"There is no run {run_id!r}.")
         self.run_id = run_id
+
+
+class UnknownSession(AddressError):
+    """There is no session with this id."""
+
+    def __init__(self, session_id: str) -> None:
+        """Make one.
+
+        Args:
+            session_id: the id.
+        """
+        super().__init__(f"There is no session {session_id!r}, or it has expired.")
+        self.session_id = session_id
 
 
 class UnknownSchedule(AddressError):
@@ -478,6 +495,55 @@ class IdempotencyConflict(StoreError):
             f"The idempotency key {key!r} was already used with another body, for run {run_id}."
         )
         self.key, self.run_id = key, run_id
+
+
+class SessionConflict(StoreError):
+    """There is another session with this id, or for this agent."""
+
+    def __init__(self, session_id: str, agent: str) -> None:
+        """Make one.
+
+        Args:
+            session_id: the id.
+            agent: the agent, as type/key.
+        """
+        super().__init__(
+            f"The session id {session_id!r} or the agent {agent} is in use: take others, or delete "
+            "the session that has them."
+        )
+        self.session_id, self.agent = session_id, agent
+
+
+class SessionChanged(StoreError):
+    """The session is another one than its writer has read."""
+
+    def __init__(self, session_id: str) -> None:
+        """Make one.
+
+        Args:
+            session_id: which session.
+        """
+        super().__init__(
+            f"Somebody has changed the session {session_id!r} since it was read: read it again."
+        )
+        self.session_id = session_id
+
+
+class SessionBusy(StoreError):
+    """A run of the session is under way, and the prompt does not want to wait for its end."""
+
+    def __init__(self, session_id: str, run_id: str) -> None:
+        """Make one.
+
+        Args:
+            session_id: which session.
+            run_id: the run that is in the way.
+        """
+        super().__init__(
+            f"The session {session_id!r} works on {run_id}: wait for its end, or send the prompt "
+            "with the policy 'enqueue' or 'interrupt'."
+        )
+        self.session_id, self.run_id = session_id, run_id
 
 
 class ScheduleConflict(StoreError):

@@ -118,15 +118,16 @@ class Admissions:
             if not admission.created or run.not_before is not None:
                 self._ended(run)  # it is driven already, or the manager begins it later
             else:
-                task = asyncio.create_task(self._drive(run), name=f"drive {run.id}")
+                driving = self._drive(run, held=admission.held)
+                task = asyncio.create_task(driving, name=f"drive {run.id}")
                 self._driving[run.id] = task
                 task.add_done_callback(partial(self._forget, run))
         return [Admitted(each, self._driving.get(each.run.id)) for each in admissions]
 
-    async def _drive(self, run: NewRun) -> Run | None:
+    async def _drive(self, run: NewRun, *, held: bool) -> Run | None:
         # It was accepted and is kept: whatever goes wrong here, the manager gives it to a host.
         try:
-            return await self._dispatcher.run(run)
+            return await self._dispatcher.run(run, held=held)
         except AgentrayError as error:
             logger.warning(
                 "run stays queued: %s", error, extra={"action": "run_waits", "run": run.id}

@@ -39,6 +39,7 @@ from agentray.gateway.run_actions import RunActions, RunEnds
 from agentray.gateway.runs import RunReader, Runs
 from agentray.gateway.schedules import Schedules
 from agentray.gateway.services import Services
+from agentray.gateway.sessions import Sessions
 from agentray.gateway.streaming import RunStreams
 from agentray.gateway.tracing import HttpSpans
 
@@ -66,6 +67,7 @@ def build_app(services: Services) -> FastAPI:
     streams = RunStreams(services.store, services.dispatcher)
     ends = RunEnds(services)
     letters = DeadLetters(services, keys)
+    sessions = Sessions(services, keys)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
@@ -73,6 +75,7 @@ def build_app(services: Services) -> FastAPI:
         await admissions.close()
         await ends.close()
         await letters.close()
+        await sessions.book.close()
 
     app = GatewayApp(
         title="agentray",
@@ -96,10 +99,11 @@ def build_app(services: Services) -> FastAPI:
             405: on_unroutable,
         },
     )
-    app.include_router(Prompts(services, keys, admissions, reader, streams).router)
+    app.include_router(Prompts(services, keys, admissions, reader, streams, sessions.book).router)
     app.include_router(Runs(services, keys, reader, streams).router)
     app.include_router(RunActions(services, keys, reader, ends).router)
     app.include_router(letters.router)
+    app.include_router(sessions.router)
     app.include_router(Schedules(services, keys).router)
     app.include_router(ApiKeys(services, keys).router)
     app.include_router(HealthChecks(services).router)

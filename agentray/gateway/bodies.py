@@ -21,6 +21,7 @@ from agentray.gateway.problems import TOO_LARGE, HttpProblem, from_validation, i
 from agentray.ids import AgentId, check_type_name
 from agentray.protocol.budgets import Budget
 from agentray.protocol.event_runs import Durability, PromptDurability
+from agentray.protocol.sessions import SessionPolicy
 
 DEFAULT_WAIT_S = 30.0
 
@@ -86,6 +87,20 @@ class PromptBody(BaseModel):
         "kept until it is handled, and it goes on after the last commit; it has no `budget` then, "
         "and cannot wait for an answer.",
     )
+    session: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="The session that it is given in: its agent takes it, after the session's "
+        "earlier runs.",
+    )
+    policy: SessionPolicy = Field(
+        default=SessionPolicy.ENQUEUE,
+        description="What happens while an earlier run of the session is under way. `enqueue`: it "
+        "begins after that; `reject`: 409, with the run in its way; `interrupt`: that is cancelled "
+        "first, and those that wait; `rollback`: the same, and the agent's state goes back to what "
+        "it was before.",
+    )
     stream: bool = Field(default=False, description="Answer with the run's events as they happen.")
     delay_s: float | None = Field(
         default=None,
@@ -99,7 +114,7 @@ class PromptBody(BaseModel):
         default=None, description="When the run begins, with its offset from UTC; as `delay_s`."
     )
 
-    @field_validator("prompt", "agent")
+    @field_validator("prompt", "agent", "session")
     @classmethod
     def _check_text(cls, text: str | None) -> str | None:
         if text is not None and "\0" in text:
@@ -170,7 +185,24 @@ def parse_prompt(body: bytes, max_wait_s: float) -> PromptBody:
     except ValidationError as error:
         raise from_validation(error.errors(), "body") from error
     check_wait(prompt.wait_s, max_wait_s)
+    _check_session(prompt)
     return prompt
+
+
+def _check_session(prompt: PromptBody) -> None:
+    """Check what is said of a session.
+
+    Raises:
+        HttpProblem: 422, it does not go together with the rest.
+    """
+    if prompt.session is None:
+        if prompt.policy is not SessionPolicy.ENQUEUE:
+            raise invalid("policy", "body", "Only a prompt in a session has one")
+        return
+    for name in ("agent", "delay_s", "at"):
+        if getattr(prompt, name) is not None:
+            told = "A prompt in a session has none: the session's agent takes it in its turn"
+            raise invalid(name, "body", told)
 
 
 def check_wait(wait_s: float | None, max_wait_s: float) -> float:

@@ -32,6 +32,8 @@ from agentray.errors import (
     Overloaded,
     PayloadError,
     ScheduleConflict,
+    SessionBusy,
+    SessionConflict,
     StoreUnavailable,
 )
 from agentray.ids import new_id
@@ -89,9 +91,12 @@ CONFLICT = Kind(409, "idempotency-conflict", "The idempotency key was used for a
 NOT_RETRYABLE = Kind(409, "not-retryable", "It cannot be tried once more")
 NOT_WAITING = Kind(409, "not-waiting", "The run does not wait for this answer")
 TAKEN = Kind(409, "taken", "The id is in use")
+SESSION_BUSY = Kind(409, "session-busy", "The session has a run under way")
+VERSION_MISMATCH = Kind(412, "version-mismatch", "It was changed since it was read")
 TOO_LARGE = Kind(413, "too-large", "The request body is too large")
 MISDIRECTED = Kind(421, "misdirected", "This gateway does not serve the host that was asked for")
 INVALID = Kind(422, "invalid-request", "The request has fields that are wrong")
+VERSION_REQUIRED = Kind(428, "version-required", "The version that was read is needed")
 OVERLOADED = Kind(429, "overloaded", "Too much is waiting already")
 INTERNAL = Kind(500, "internal-error", "Something went wrong here")
 UNAVAILABLE = Kind(503, "unavailable", "The service cannot take this request now")
@@ -196,8 +201,10 @@ def from_error(error: AgentrayError) -> HttpProblem:  # noqa: C901, PLR0911, PLR
             return HttpProblem(UNKNOWN, str(error))
         case NotRetryable():
             return HttpProblem(NOT_RETRYABLE, str(error))
-        case ScheduleConflict():
+        case ScheduleConflict() | SessionConflict():
             return HttpProblem(TAKEN, str(error))
+        case SessionBusy():
+            return HttpProblem(SESSION_BUSY, str(error), run_id=error.run_id)
         case IdempotencyConflict():
             return HttpProblem(CONFLICT, str(error), run_id=error.run_id)
         case Overloaded() | DeploymentStopped():

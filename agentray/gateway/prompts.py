@@ -14,7 +14,7 @@ from agentray.core.delays import begin_at
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import IdempotencyConflict
 from agentray.event_loop import time_of_day
-from agentray.gateway.admission import Admissions
+from agentray.gateway.admission import Admissions, Admitted
 from agentray.gateway.auth import INVOKE, Caller, KeyRing, RequireScope, caller
 from agentray.gateway.bodies import (
     PromptBody,
@@ -28,10 +28,13 @@ from agentray.gateway.openapi import EVENTS_CONTENT, KEY_HEADER, problems, run_c
 from agentray.gateway.runs import RunReader, run_response
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
-from agentray.ids import check_traceparent, new_id
+from agentray.ids import AgentId, check_traceparent, new_id
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.runs import Run
+from agentray.protocol.sessions import ACCESS, SESSION, Session
+from agentray.runtime.session_book import SessionBook, refusal
 from agentray.store.base import NewRun, run_input
+from agentray.store.sessions import Refusal
 
 _DESCRIPTION = """\
 Gives an agent a prompt. The run is stored before it starts; from then on it ends exactly once,
@@ -60,12 +63,14 @@ class Prompts:
         admissions: Admissions,
         reader: RunReader,
         streams: RunStreams,
+        sessions: SessionBook,
     ) -> None:
         self._services = services
         self._settings = services.settings
         self._admissions = admissions
         self._reader = reader
         self._streams = streams
+        self._sessions = sessions
         self.router = self._routes(keys)
 
     def _routes(self, keys: KeyRing) -> APIRouter:
@@ -104,17 +109,15 @@ class Prompts:
         Raises:
             HttpProblem: the request is wrong.
             UnknownAgentType, NoHandler: nobody takes the prompt.
+            UnknownSession, SessionBusy: its session does not.
             IdempotencyConflict: its key was used with another body.
             DeploymentStopped, StoreUnavailable, Overloaded, ChannelClosed: not now.
         """
         # The body is read and checked here, not by FastAPI: after the key, and within a limit.
         body = await read_body(request, self._settings.max_body_bytes)
         prompt = parse_prompt(body, self._settings.max_wait_s)
-        run = self._new_run(prompt, caller(request), request)
-        admitted = await self._admissions.admit(run)
+        admitted = await self._admit(prompt, caller(request), request)
         admission = admitted.admission
-        if admission.conflict:
-            raise IdempotencyConflict(run.idempotency_key or "", admission.run.id)
 
         location = {"Location": f"/v1/runs/{admission.run.id}"}
         if prompt.stream or "text/event-stream" in request.headers.get("accept", ""):
@@ -127,33 +130,55 @@ class Prompts:
             ended = await admitted.ended(wait_s) or admission.run
         return _answer(ended, location)
 
-    def _new_run(self, prompt: PromptBody, asks: Caller, request: Request) -> NewRun:
+    async def _admit(self, prompt: PromptBody, asks: Caller, request: Request) -> Admitted:
+        session = None
+        while True:
+            if prompt.session is not None:
+                session = await self._sessions.get(prompt.session, asks.tenant or None)
+            run = self._new_run(prompt, asks, request, session)
+            admitted = await self._admissions.admit(run)
+            admission = admitted.admission
+            if admission.conflict:
+                raise IdempotencyConflict(run.idempotency_key or "", admission.run.id)
+            if admission.refused is None:
+                return admitted
+            if admission.refused is not Refusal.CHANGED:
+                raise refusal(run.session or "", admission)
+
+    def _new_run(
+        self, prompt: PromptBody, asks: Caller, request: Request, session: Session | None
+    ) -> NewRun:
         idempotency_key = request.headers.get("idempotency-key")
         traceparent = check_traceparent(request.headers.get("traceparent"))
         run_id = new_id("run")
         # Before anything is stored: a prompt that nobody takes leaves no run behind.
-        place = self._services.dispatcher.place(*prompt.address(), fresh_key=run_id)
+        address = prompt.address() if session is None else AgentId.parse(session.agent)
+        place = self._services.dispatcher.place(*address, fresh_key=run_id)
         now = time_of_day()
+        given = run_input(
+            prompt.prompt,
+            telemetry.current_traceparent() or traceparent,
+            timeout_s=prompt.timeout_s,
+            budget=prompt.budget,
+            max_attempts=prompt.max_attempts,
+            durability=prompt.durability,
+            user=asks.user,
+        )
+        if session is not None:
+            given |= {SESSION: session.id, ACCESS: session.access_level.value}
         return NewRun(
             id=run_id,
             agent=place.agent,
             pool=place.pool,
             slot=place.slot,
-            input=run_input(
-                prompt.prompt,
-                telemetry.current_traceparent() or traceparent,
-                timeout_s=prompt.timeout_s,
-                budget=prompt.budget,
-                max_attempts=prompt.max_attempts,
-                durability=prompt.durability,
-                user=asks.user,
-            ),
+            input=given,
             correlation_id=run_id,
             created_at=now,
             not_before=begin_at(prompt.delay_s, prompt.at, now),
             owner=asks.owner,
             idempotency_key=check_idempotency_key(idempotency_key),
             digest="" if idempotency_key is None else _digest(prompt),
+            policy=prompt.policy,
         )
 
 
@@ -167,6 +192,7 @@ def _digest(prompt: PromptBody) -> str:
     """Return a hash of what is asked of whom; how the answer is awaited is no part of it."""
     asked: list[Any] = [prompt.prompt, prompt.agent]
     shown = {"timeout_s", "budget", "max_attempts", "durability", "delay_s", "at"}
+    shown |= {"session", "policy"}
     if options := prompt.model_dump(mode="json", include=shown, exclude_defaults=True):
         asked.append(options)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -104,6 +104,11 @@ class Run(BaseModel):
         default=None,
         description="The schedule that it is a firing of; only in runs of schedules.",
     )
+    session: str | None = Field(
+        exclude_if=_is_none,
+        default=None,
+        description="The session that it was given in; only in runs of sessions.",
+    )
     errors: tuple[RunError, ...] = Field(
         exclude_if=_is_empty,
         default=(),

@@ -445,6 +445,8 @@ class ActiveRun:
         joined, self._joined = self._joined, []
         for callback in joined:
             callback(run)
+        if self.run.session is not None:
+            self._book.host.sessions.look(self.run.session)  # it is the next one's turn
 
     def _effects(
         self,

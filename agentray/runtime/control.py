@@ -11,10 +11,11 @@ from agentray.events import Prompt
 from agentray.protocol.codec import decode, encode, encode_error
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.envelope import Kind, ReplyKind, RunMode
-from agentray.protocol.runs import Run
+from agentray.protocol.runs import Run, RunStatus
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.agent_stats import NO_COUNTERS
 from agentray.runtime.failures import told_of
+from agentray.runtime.session_book import refusal
 from agentray.runtime.state_changes import StateChanges
 from agentray.runtime.turn import Turn
 from agentray.schema import describe_agent_type
@@ -99,6 +100,13 @@ class Control:
         if mode == RunMode.ENSURE or answered:
             turn.reply(ReplyKind.VALUE)
         else:
+            self._answer_in_turn(turn, found)
+
+    def _answer_in_turn(self, turn: Turn, found: ActiveRun | Run) -> None:
+        """Answer with a run when it has ended, and before that its turn in its session has come."""
+        if isinstance(found, Run) and found.session and found.status == RunStatus.QUEUED:
+            self._host.sessions.wait(turn, found)
+        else:
             self.answer_at_end(turn, found)
 
     def answer_at_end(
@@ -128,16 +136,20 @@ class Control:
         admission = await self._host.runs.admit(new)
         if admission.conflict:
             raise IdempotencyConflict(new.idempotency_key or "", admission.run.id)
-        if new.not_before is not None:
+        if admission.refused is not None:
+            raise refusal(new.session or "", admission)
+        if admission.held:
+            self._host.sessions.wait(turn, admission.run)
+        elif new.not_before is not None:
             # The manager gives it to a host when it is to begin.
             turn.reply(ReplyKind.VALUE, admission.run.model_dump_json().encode())
         elif admission.created:
             self._begin(turn, StoredRun.fresh(new))
         else:
-            self.answer_at_end(turn, await self._host.runs.take_up(admission.run.id))
+            self._answer_in_turn(turn, await self._host.runs.take_up(admission.run.id))
 
     async def _join(self, turn: Turn) -> None:
-        self.answer_at_end(turn, await self._host.runs.find(decode(turn.envelope.payload)))
+        self._answer_in_turn(turn, await self._host.runs.find(decode(turn.envelope.payload)))
 
     async def _cancel_run(self, turn: Turn) -> None:
         self.answer_at_end(turn, await self._host.runs.cancel(decode(turn.envelope.payload)))

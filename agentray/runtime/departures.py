@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from agentray.ids import AgentId
 from agentray.protocol.codec import decode
 from agentray.protocol.envelope import Kind, RunMode
 from agentray.protocol.event_runs import RunKey
@@ -149,6 +150,10 @@ class Departures:
         if turn.envelope.kind != Kind.RUN or turn.envelope.name == RunMode.FRESH:
             return False
         return self._host.runs.get(decode(turn.envelope.payload)[0]) is not None
+
+    def closes(self, agent: AgentId) -> bool:
+        """Whether an agent's slot lets no new work in."""
+        return self._host.lease_of(agent) in self._closing
 
     @property
     def closing(self) -> bool:

@@ -77,8 +77,10 @@ class ChannelDispatcher:
             raise DeploymentStopped(name)
         return Place(agent, view.pool, slot_of(agent))
 
-    async def run(self, run: NewRun) -> Run:
+    async def run(self, run: NewRun, *, held: bool = False) -> Run:
         """Give an admitted run to its host and return it when it has ended."""
+        if held:
+            return await self._send(run.agent, RunMode.AGAIN, encode((run.id,)))
         # As a plain tuple: a dataclass takes five times as long to pickle.
         fields = tuple(getattr(run, field) for field in FRESH_RUN)
         return await self._send(run.agent, RunMode.FRESH, encode(fields))

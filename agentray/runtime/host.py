@@ -71,6 +71,7 @@ from agentray.runtime.run_book import RunBook
 from agentray.runtime.run_parts import RunParts
 from agentray.runtime.run_roots import RunRoots
 from agentray.runtime.scope import scope_of
+from agentray.runtime.session_turns import SessionTurns
 from agentray.runtime.steps import Steps
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.telling import Telling
@@ -154,9 +155,9 @@ class Host:
         self.channel = Channel(connector, local=self, batch=batch)
         self.link.channel = self.channel
         self._dispatches = Dispatches(self.channel)
-        self.roots = RunRoots(self)
-        self.parts = RunParts(self)
+        self.roots, self.parts = RunRoots(self), RunParts(self)
         self.runs = RunBook(self, self._make_commits(), limit=max_runs, max_attempts=max_attempts)
+        self.sessions = SessionTurns(self)
         self.code = AppCode()
         self.types = self.code.types
         self.held = HeldLeases()
@@ -340,6 +341,7 @@ class Host:
         await self._until_passed_on(end)
         await self._until_fetched()
         self._close_surroundings()
+        await self.sessions.close()
         await self.runs.write_rows()
         await self.runs.traces.close()
         await self.runs.close()
@@ -383,6 +385,7 @@ class Host:
         """End all tasks at once, as the end of the process would; nothing more is written."""
         self.held.clear()
         self._close_surroundings()
+        await self.sessions.close()
         await self.runs.close()
         await self._dispatches.close()
         await self.channel.close()
@@ -544,6 +547,7 @@ class Host:
         """Let what is known of agents be looked up anew."""
         self.launching.leases_changed()
         self.failures.leases_changed()
+        self.sessions.leases_changed()
 
     def leases(self, agent_id: AgentId) -> bool:
         """Whether an agent belongs to this host."""
@@ -614,6 +618,7 @@ class Host:
             await asyncio.sleep(_SWEEP_S)
             self.residents.evict_idle()
             self.steps.sweep(self.now())
+            self.sessions.sweep(self.now())
             self._sweep_outboxes(self.now())
 
     def _sweep_outboxes(self, now: float) -> None:

@@ -18,6 +18,7 @@ from agentray.ids import AgentId, new_id, slot_of
 from agentray.protocol.event_runs import RETRY, RETRY_OF, RunOptions, is_root, root_of
 from agentray.protocol.letters import LetterKind, LetterReason
 from agentray.protocol.runs import Run, RunStatus
+from agentray.protocol.sessions import SESSION
 from agentray.runtime.ports import RunDispatcher
 from agentray.runtime.tasks import TaskSet
 from agentray.store.base import NewRun, Store
@@ -99,7 +100,8 @@ class LetterRetries:
         dead = await self._store.get_run(letter.run_id or "")
         if dead is None:
             raise NotRetryable(letter.id, f"the run {letter.run_id} is not kept any more")
-        run_id, given = new_id("run"), {**dead.input, RETRY_OF: dead.run.id}
+        given = {name: value for name, value in dead.input.items() if name != SESSION}
+        run_id, given = new_id("run"), {**given, RETRY_OF: dead.run.id}
         if is_root(dead.agent.type):
             return self._of_root(stored, run_id, given, owner=dead.owner)
         return self._made(run_id, dead.agent, stored.pool, given, dead.owner)

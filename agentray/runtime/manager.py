@@ -72,6 +72,8 @@ from agentray.runtime.run_ends import RunEnder
 from agentray.runtime.schedule_book import ScheduleBook
 from agentray.runtime.scheduler import Scheduler
 from agentray.runtime.seats import Seats, is_seat
+from agentray.runtime.session_book import SessionBook
+from agentray.runtime.session_pruner import session_brooms
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.topic_book import TopicBook
 from agentray.runtime.trace_reader import read_trace
@@ -165,8 +167,15 @@ class Manager:
         self._orphans = Orphanage(store, factory, lead, self._hosts.keys())
         self._drivers = DriverLeases(store, redriver.channel)
         self._scheduler = Scheduler(store, redriver.channel)
-        self._schedules = ScheduleBook(store, ChannelDispatcher(redriver.channel))
-        self._pruner = Pruner(brooms(store, retention or Retention()))
+        dispatcher = ChannelDispatcher(redriver.channel)
+        self._schedules = ScheduleBook(store, dispatcher)
+        self._sessions = SessionBook(store, dispatcher)
+        self._pruner = Pruner(
+            [
+                *brooms(store, retention or Retention()),
+                *session_brooms(store, redriver.channel),
+            ]
+        )
         self._reconciling = asyncio.Lock()
         self._deploying = asyncio.Lock()
         self._deploying_app = ""
@@ -235,6 +244,7 @@ class Manager:
         """Stop the hosts and everything else."""
         self._ended = True
         await self._scheduler.close()
+        await self._sessions.close()
         await self._tasks.close()
         await self._drivers.close()
         await asyncio.gather(*(keeper.stop(grace_s) for keeper in self._hosts.values()))
@@ -246,6 +256,7 @@ class Manager:
         """End its own tasks, as the end of its process would; the hosts go on."""
         self._ended = True
         await self._scheduler.close()
+        await self._sessions.close()
         await self._tasks.close()
         await asyncio.gather(*(keeper.abandon() for keeper in self._hosts.values()))
         await self._letters.close()
@@ -861,6 +872,10 @@ class Manager:
     async def schedules(self, what: str, *args: Any) -> Any:
         """Do something with schedules: `what` is the name of a method of `ScheduleBook`."""
         return await getattr(self._schedules, what)(*args)
+
+    async def sessions(self, what: str, *args: Any) -> Any:
+        """Do something with sessions: `what` is the name of a method of `SessionBook`."""
+        return await getattr(self._sessions, what)(*args)
 
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """Return agents in memory of any host."""

@@ -301,11 +301,15 @@ class RunDispatcher(Protocol):
         """
         ...
 
-    async def run(self, run: NewRun) -> Run:
+    async def run(self, run: NewRun, *, held: bool = False) -> Run:
         """Give an admitted run to its host and return it when it has ended.
 
         Safe to repeat: a run that the host knows is joined, one that has ended is read. Cancelling
         this call leaves the run alone.
+
+        Args:
+            run: that was admitted.
+            held: it waits for its turn in its session: it begins when that has come.
 
         Raises:
             DeploymentStopped: nowhere to run now; the manager gives it to a host later.

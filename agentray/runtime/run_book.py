@@ -143,6 +143,8 @@ class RunBook:
             return known
         active = self._note(make_active(stored, self, durable=durable, lost=lost))
         self.begun += 1
+        if stored.run.session is not None:
+            self._host.sessions.begun(active)
         if (timeout_s := active.options.timeout_s) is not None:
             active.stop_in(_time_left(stored, timeout_s))
 
@@ -226,7 +228,7 @@ class RunBook:
         if last is not None and last.cancelled and last.run.status not in TERMINAL:
             return self._end_cancelled(last)  # its last host did not get to it
         if last is not None and last.delayed and last.run.status not in TERMINAL:
-            return await self._begin_delayed(run_id)
+            return await self._begin_delayed(last)
         if unbegun and last is not None and _was_never_begun(last.run):
             return self.begin(last)
         if last is not None and per_step(last.input):
@@ -245,8 +247,11 @@ class RunBook:
         idle = stored.run.status in TERMINAL or stored.run.status == RunStatus.WAITING
         return stored.run if idle else self.begin(stored, lost=lost)
 
-    async def _begin_delayed(self, run_id: str) -> ActiveRun | Run:
-        """Begin the first attempt of a run that was to begin later."""
+    async def _begin_delayed(self, stored: StoredRun) -> ActiveRun | Run:
+        """Begin the first attempt of a run that was to begin later, if it is its turn."""
+        if stored.run.session is not None:
+            return await self._host.sessions.take_up(stored)
+        run_id = stored.run.id
         begun = await self._store.retry_run(run_id)
         if begun is None:
             raise UnknownRun(run_id)

@@ -13,7 +13,7 @@ from typing import Any
 from agentray.agent import Agent
 from agentray.core.delays import begin_at
 from agentray.core.lifecycle import TERMINAL
-from agentray.errors import ConfigurationError, DeadlineExceeded
+from agentray.errors import ConfigurationError, DeadlineExceeded, SessionChanged
 from agentray.event_loop import time_of_day
 from agentray.event_run import DurabilityName, EventRun, OnErrorName, settle_run
 from agentray.events import Event
@@ -23,6 +23,14 @@ from agentray.protocol.codec import as_json, encode
 from agentray.protocol.envelope import Kind
 from agentray.protocol.event_runs import Durability, PromptDurability
 from agentray.protocol.runs import Run, RunStatus
+from agentray.protocol.sessions import (
+    ACCESS,
+    SESSION,
+    PolicyName,
+    Session,
+    SessionPolicy,
+    check_policy,
+)
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.dispatching import (
@@ -32,6 +40,7 @@ from agentray.runtime.dispatching import (
     check_timeout,
 )
 from agentray.runtime.schedule_client import ScheduleClient
+from agentray.runtime.session_client import SessionClient
 from agentray.runtime.spans import sending
 from agentray.runtime.watcher import ManagerPort
 from agentray.store.base import NewRun, run_input
@@ -162,6 +171,8 @@ class RunClient:
         durability: PromptDurability = "run",
         delay_s: float | None = None,
         at: datetime | None = None,
+        session: Session | str | None = None,
+        policy: SessionPolicy | PolicyName = "enqueue",
     ) -> Run:
         """Give an agent a prompt and return the run when it has ended, or waits for an answer.
 
@@ -184,16 +195,27 @@ class RunClient:
             delay_s: seconds after which the run begins. Then this returns as soon as it is kept,
                 with the run as `queued` and its `not_before`.
             at: when the run begins, an aware time; the same otherwise.
+            session: in which it is given: its agent takes it, after the session's earlier runs.
+            policy: what happens while one of these is under way: `enqueue`: it waits; `reject`: it
+                is refused; `interrupt`: that one is cancelled; `rollback`: the same, and the
+                agent's state goes back to what it was before it.
 
         Raises:
-            ConfigurationError: one of the limits is wrong, or the durability.
+            ConfigurationError: one of the limits is wrong, the durability, or the policy; or a
+                session is given with an agent or a time.
             UnknownAgentType, NoHandler, DeploymentStopped: there is nobody to take it.
+            UnknownSession: there is no such session.
+            SessionBusy: a run is under way in it, and the policy is `reject`.
             IdempotencyConflict: the key was used with another text.
             DeadlineExceeded: it has not ended yet; it goes on.
         """
         check_timeout("run_timeout_s", run_timeout_s)
         run_id, now = new_id("run"), time_of_day()
         not_before = begin_at(delay_s, at, now)
+        if session is not None and (agent is not None or not_before is not None):
+            raise ConfigurationError(
+                "A prompt in a session has no agent, delay_s or at of its own."
+            )
         later = "" if not_before is None else f"{delay_s}|{at}|"
         type_name, key = _prompt_target(agent)
         check_limits(budget, max_attempts)
@@ -206,12 +228,11 @@ class RunClient:
             max_attempts=max_attempts,
             durability=durability,
         )
-        place = self._dispatcher.place(type_name, key, run_id)
         new = NewRun(
             run_id,
-            place.agent,
-            place.pool,
-            place.slot,
+            AgentId("", ""),
+            "",
+            0,
             given,
             run_id,
             now,
@@ -220,9 +241,34 @@ class RunClient:
             digest=_digest(f"{later}{type_name}/{key}", given),
             not_before=not_before,
         )
-        with sending(place.agent, "prompt", run_id) as traceparent:
+        if session is None:
+            return await self._admit(new, type_name, key, timeout)
+        new = replace(new, policy=check_policy(policy))
+        return await self._admit_in(session, new, timeout)
+
+    async def _admit_in(self, session: Session | str, new: NewRun, timeout: float | None) -> Run:
+        """Give a session's agent a prompt."""
+        session_id = session if isinstance(session, str) else session.id
+        asked = {**new.input, SESSION: session_id, "policy": new.policy.value}
+        new = replace(new, digest=_digest("", asked))
+        while True:
+            found = await self.sessions.get(session_id)
+            given = {**new.input, SESSION: found.id, ACCESS: found.access_level.value}
+            try:
+                agent = AgentId.parse(found.agent)
+                return await self._admit(replace(new, input=given), *agent, timeout)
+            except SessionChanged:
+                continue  # its access level was changed in this very moment
+
+    async def _admit(
+        self, new: NewRun, type_name: str | None, key: str | None, timeout: float | None
+    ) -> Run:
+        """Hand a new run to the host of its agent, which admits it; return it when it has ended."""
+        place = self._dispatcher.place(type_name, key, new.id)
+        new = replace(new, agent=place.agent, pool=place.pool, slot=place.slot)
+        with sending(place.agent, "prompt", new.id) as traceparent:
             if traceparent is not None:
-                new = replace(new, input={**given, "traceparent": traceparent})
+                new = replace(new, input={**new.input, "traceparent": traceparent})
             ended = await self._channel.request(
                 Kind.ADMIT, place.agent, "", encode(new), timeout=timeout
             )
@@ -256,6 +302,11 @@ class RunClient:
         statuses = sorted(TERMINAL) if status is None else [RunStatus(status)]
         seconds = older_than.total_seconds()
         return await self._manager.call("prune_runs", seconds, statuses, dry_run)
+
+    @property
+    def sessions(self) -> SessionClient:
+        """Conversations: keyed agents, and the ordered runs of their prompts."""
+        return SessionClient(self._manager)
 
     @property
     def schedules(self) -> ScheduleClient:

@@ -91,6 +91,10 @@ class Scheduler:
 
     async def _begin(self, now: datetime) -> None:
         """Hand the runs that are due to their hosts."""
+        for stored in await self._store.due_in_sessions(limit=_PAGE):
+            # Their hosts begin them. This is for those whose host is another one by now.
+            if stored.run.id not in self._under_way and not self._waits(stored.run.id):
+                self._hand_over(stored)
         place = FIRST_DUE
         while len(self._under_way) < _MAX_UNDER_WAY:
             runs = await self._store.due_runs(now, after=place, limit=_PAGE)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -32,6 +34,8 @@ from agentray.store.base import CommitOutcome, Effects, SlotLease, StateWrite
 
 if TYPE_CHECKING:
     from agentray.runtime.host import Host
+
+T = TypeVar("T")
 
 LOAD, DELETE, CHECK = "load", "delete", "check"
 """The `name` of a `STATE` envelope."""
@@ -65,16 +69,26 @@ class StateChanges:
             write = checked(agent_id, kind, *decode(turn.envelope.payload))
             _check_size(write, self._host.max_state_bytes)
         try:
-            await self._between_handlers(agent_id, kind, write)
+            await self.between_handlers(agent_id, kind, partial(self._write, agent_id, write))
             await self._host.failures.forget(agent_id)  # it may have failed because of its state
         except Fenced:
             turn.reply(ReplyKind.MOVED)
         else:
             turn.reply(ReplyKind.VALUE)
 
-    async def _between_handlers(
-        self, agent_id: AgentId, kind: AgentType, write: StateWrite | None
-    ) -> None:
+    async def between_handlers(
+        self, agent_id: AgentId, kind: AgentType, change: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Change what is kept of an agent while none of it is in memory; its messages wait.
+
+        Args:
+            agent_id: which.
+            kind: its type.
+            change: what is done.
+
+        Raises:
+            Fenced: `change` says that the agent lives elsewhere.
+        """
         agent = await self._paused(agent_id, kind)
         try:
             await agent.until_quiet()
@@ -85,7 +99,7 @@ class StateChanges:
             background = self._host.background
             await background.ended(agent, background.cancel(agent))
             await agent.stop()
-            await self._write(agent_id, write)
+            return await change()
         finally:
             self._host.residents.succeed(agent)
 

@@ -12,10 +12,12 @@ from agentray.ids import AgentId, TopicId
 from agentray.protocol.budgets import Budget
 from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.runs import Run, RunStatus
+from agentray.protocol.sessions import PolicyName, Session, SessionPolicy
 from agentray.protocol.traces import RunTrace, TraceSummary
 from agentray.runtime.sync_event_run import SyncEventRun
 from agentray.runtime.sync_part import SyncPart
 from agentray.runtime.sync_schedules import SyncSchedules
+from agentray.runtime.sync_sessions import SyncSessions
 
 
 class SyncRuns(SyncPart):
@@ -84,6 +86,8 @@ class SyncRuns(SyncPart):
         durability: PromptDurability = "run",
         delay_s: float | None = None,
         at: datetime | None = None,
+        session: Session | str | None = None,
+        policy: SessionPolicy | PolicyName = "enqueue",
     ) -> Run:
         """Give an agent a prompt and return the run when it has ended."""
         return self._wait(
@@ -98,6 +102,8 @@ class SyncRuns(SyncPart):
                 durability=durability,
                 delay_s=delay_s,
                 at=at,
+                session=session,
+                policy=policy,
             )
         )
 
@@ -110,6 +116,11 @@ class SyncRuns(SyncPart):
     ) -> dict[RunStatus, int]:
         """Forget runs that ended longer ago, with their events and traces."""
         return self._wait(self._manager.prune_runs(older_than, status=status, dry_run=dry_run))
+
+    @property
+    def sessions(self) -> SyncSessions:
+        """Conversations: keyed agents, and the ordered runs of their prompts."""
+        return SyncSessions(self._manager.sessions, self._loop)
 
     @property
     def schedules(self) -> SyncSchedules:

@@ -24,6 +24,7 @@ from agentray.protocol.event_runs import Durability
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.questions import Answer, Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
+from agentray.protocol.sessions import ACCESS, SESSION, SessionPolicy
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
 from agentray.store.keys import KeyStore
@@ -34,6 +35,7 @@ from agentray.store.retention import RetentionStore
 from agentray.store.run_ends import RunEndStore
 from agentray.store.run_progress import RunProgressStore
 from agentray.store.schedules import ScheduleStore
+from agentray.store.sessions import Refusal, SessionStore
 from agentray.store.steps import Step, StepStore
 from agentray.store.supervision import SupervisionStore
 
@@ -55,6 +57,17 @@ class NewRun:
     not_before: datetime | None = None  # when it may begin; None: at once
     schedule: str | None = None  # whose firing it is
     in_turn: bool = False  # it begins after the earlier runs of its schedule have ended
+    policy: SessionPolicy = SessionPolicy.ENQUEUE  # while its session has a run under way
+
+    @property
+    def session(self) -> str | None:
+        """The session that it is given in; None: in none."""
+        return self.input.get(SESSION)
+
+    @property
+    def access(self) -> str | None:
+        """What the tools may touch that work on it; None: anything."""
+        return self.input.get(ACCESS)
 
     @property
     def deadline(self) -> datetime | None:
@@ -101,6 +114,8 @@ class Admission:
     run: Run  # the new run, or the earlier one of the same key
     created: bool
     conflict: bool = False  # the key is known with another digest; `run` is the earlier run
+    held: bool = False  # its session says when it begins
+    refused: Refusal | None = None  # by its session; `run` is the one in its way, if one is
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,7 @@ class StoredRun:
             created_at=new.created_at,
             not_before=new.not_before,
             schedule=new.schedule,
+            session=new.session,
         )
         return cls(run, new.agent, new.pool, new.slot, new.input, 0, new.owner)
 
@@ -286,6 +302,7 @@ class Store(
     RunEndStore,
     RunProgressStore,
     ScheduleStore,
+    SessionStore,
     StepStore,
     SupervisionStore,
     Protocol,
@@ -319,7 +336,8 @@ class Store(
         """Commit new runs as `queued`; repeats of an idempotency key find the earlier run.
 
         A repeat within one batch is found too, and so is a run whose id is known: the call may be
-        repeated after a lost answer. Keys older than 24 hours may be used anew.
+        repeated after a lost answer. Keys older than 24 hours may be used anew. Of a run in a
+        session, `Admission` tells whether it is its turn; it must not be one that begins later.
 
         Raises:
             PayloadError: an input has no JSON, or a text has a NUL; none of the runs is admitted.
@@ -364,7 +382,8 @@ class Store(
         """Add one to the attempt of an unfinished run, back to `queued`; return it as it is now.
 
         One that was to begin later, and has not, begins its first attempt instead. A terminal run,
-        and one that waits for an answer, is returned unchanged. None: no such run.
+        one that waits for an answer, and one whose turn in its session it is not, is returned
+        unchanged. None: no such run.
         """
         ...
 

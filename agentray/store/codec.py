@@ -20,6 +20,7 @@ from agentray.errors import PayloadError
 from agentray.protocol.budgets import Usage
 from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
+from agentray.protocol.sessions import Session
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace
 from agentray.store.base import (
@@ -94,6 +95,7 @@ def queued_run(run: NewRun) -> Run:
         created_at=run.created_at,
         not_before=run.not_before,
         schedule=run.schedule,
+        session=run.session,
     )
 
 
@@ -169,6 +171,22 @@ def check_run(run: NewRun) -> None:
     texts = {"agent key": run.agent.key, "correlation id": run.correlation_id, "owner": run.owner}
     for name, text in {**texts, "idempotency key": run.idempotency_key or ""}.items():
         check_text(name, text)
+
+
+def check_session(session: Session) -> None:
+    """Check the texts of a session.
+
+    Raises:
+        PayloadError: one cannot be stored, or its metadata have no JSON.
+    """
+    check_text("id", session.id)
+    check_text("agent key", session.agent)
+    check_text("title", session.title or "")
+    check_text("owner", session.owner)
+    for name, value in session.labels.items():
+        check_text("label", name)
+        check_text(f"label {name}", value)
+    encode(session.metadata)
 
 
 def check_leases(leases: Sequence[SlotLease]) -> None:

@@ -70,6 +70,7 @@ from agentray.store.memory_retention import MemoryRetention
 from agentray.store.memory_run_ends import MemoryRunEnds
 from agentray.store.memory_run_progress import MemoryRunProgress
 from agentray.store.memory_schedules import MemorySchedules
+from agentray.store.memory_sessions import MemorySessions
 from agentray.store.memory_steps import MemorySteps
 from agentray.store.memory_supervision import MemorySupervision
 from agentray.store.orders import Order, OrderKind
@@ -94,6 +95,11 @@ class RunRow:
     answers: str | None = None
     usage: Usage | None = None
     host: str = ""  # that moved it to running
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits for its turn in a session."""
+        return self.delayed and self.new.session is not None and self.end is None
 
     @property
     def run(self) -> Run:
@@ -140,6 +146,7 @@ class MemoryStore(
     MemoryRunEnds,
     MemoryRunProgress,
     MemorySchedules,
+    MemorySessions,
     MemorySupervision,
 ):
     """A `Store` that forgets everything when its process ends."""
@@ -179,11 +186,17 @@ class MemoryStore(
     def _admit(self, run: NewRun, text: str) -> Admission:
         known = self._runs.get(run.id) or self._run_of_key(run)
         if known is not None:
-            return Admission(known.run, created=False, conflict=known.new.digest != run.digest)
+            conflict = known.new.digest != run.digest
+            return Admission(known.run, created=False, conflict=conflict, held=known.held)
+        held, refusal = False, None
+        if run.session is not None:
+            held, refusal = self._turn_in_session(run, run.session)
+        if refusal is not None:
+            return refusal
         if run.idempotency_key is not None:
             self._keys[run.owner, run.idempotency_key] = run.id
-        self._runs[run.id] = RunRow(run, text, delayed=run.not_before is not None)
-        return Admission(queued_run(run), created=True)
+        self._runs[run.id] = RunRow(run, text, delayed=held or run.not_before is not None)
+        return Admission(queued_run(run), created=True, held=held)
 
     def _run_of_key(self, run: NewRun) -> RunRow | None:
         if run.idempotency_key is None:
@@ -236,7 +249,8 @@ class MemoryStore(
     async def retry_run(self, run_id: str) -> StoredRun | None:
         """Add one to the attempt of an unfinished run, back to `queued`; return it as it is now."""
         row = self._runs.get(run_id)
-        if row is not None and row.end is None and row.status is not RunStatus.WAITING:
+        idle = row is None or row.held or row.status is RunStatus.WAITING
+        if row is not None and row.end is None and not idle:
             attempt = row.attempt + (not row.delayed)
             row = replace(row, status=RunStatus.QUEUED, attempt=attempt, started_at=None)
             row = replace(row, delayed=False, host="")

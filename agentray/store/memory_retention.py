@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentray.store.retention import PruneQuery
@@ -17,6 +19,9 @@ class MemoryRetention:
     _keys: dict[tuple[str, str], str]
     _traces: dict[str, Any]
 
+    @abstractmethod
+    def _forget_history(self, run_ids: Sequence[str]) -> None: ...
+
     async def prune_runs(self, query: PruneQuery, *, limit: int) -> int:
         """Forget ended runs, with their events and traces; unfinished ones never."""
         pruned = self._prunable(query)[:limit]
@@ -27,6 +32,7 @@ class MemoryRetention:
                 key = (new.owner, new.idempotency_key)
                 if self._keys.get(key) == run_id:
                     del self._keys[key]
+        self._forget_history(pruned)
         return len(pruned)
 
     async def count_prunable(self, query: PruneQuery) -> int:

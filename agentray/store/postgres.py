@@ -58,6 +58,7 @@ from agentray.store.postgres_retention import PostgresRetention
 from agentray.store.postgres_run_ends import PostgresRunEnds
 from agentray.store.postgres_run_progress import PostgresRunProgress
 from agentray.store.postgres_schedules import PostgresSchedules
+from agentray.store.postgres_sessions import PostgresSessions
 from agentray.store.postgres_steps import PostgresSteps
 from agentray.store.postgres_supervision import PostgresSupervision
 
@@ -71,6 +72,7 @@ class PostgresStore(
     PostgresRunEnds,
     PostgresRunProgress,
     PostgresSchedules,
+    PostgresSessions,
     PostgresSteps,
     PostgresSupervision,
 ):
@@ -109,7 +111,7 @@ class PostgresStore(
     # Runs
 
     async def admit(self, runs: Sequence[NewRun]) -> list[Admission]:
-        """Commit new runs as `queued`; one statement unless some are known already."""
+        """Commit new runs as `queued`; one statement unless some are known, or in sessions."""
         for run in runs:
             check_run(run)
         admissions: dict[int, Admission] = {}
@@ -124,6 +126,15 @@ class PostgresStore(
         return [admissions[n] for n in range(len(runs))]
 
     async def _insert(self, runs: Mapping[int, NewRun]) -> dict[int, Admission]:
+        in_sessions = {n: run for n, run in runs.items() if run.session is not None}
+        if not in_sessions:
+            return await self._insert_plain(runs)
+        created = await self._admit_in_sessions(in_sessions)
+        if plain := {n: run for n, run in runs.items() if n not in in_sessions}:
+            created |= await self._insert_plain(plain)
+        return created
+
+    async def _insert_plain(self, runs: Mapping[int, NewRun]) -> dict[int, Admission]:
         inserted = await self._database.fetch("insert_runs", *rows.new_run_columns(runs.values()))
         new = {row["id"] for row in inserted}
         created: dict[int, Admission] = {}
@@ -413,4 +424,5 @@ class PostgresStore(
 
 
 def _repeated(row: Row, run: NewRun) -> Admission:
-    return Admission(rows.run_of(row), created=False, conflict=row["digest"] != run.digest)
+    conflict = row["digest"] != run.digest
+    return Admission(rows.run_of(row), created=False, conflict=conflict, held=rows.is_held(row))

@@ -175,9 +175,15 @@ def run_of(row: Row) -> Run:
         finished_at=row["finished_at"],
         not_before=row["not_before"],
         schedule=row["schedule"],
+        session=row["session"],
         **errors_of(RunStatus(row["status"]), row["error"]),
         **progress_of(RunStatus(row["status"]), row["questions"], usage_of(row)),
     )
+
+
+def is_held(row: Row) -> bool:
+    """Whether the run of a row waits for its turn in a session."""
+    return row["delayed"] and row["session"] is not None and row["finished_at"] is None
 
 
 def usage_of(row: Row) -> Usage | None:

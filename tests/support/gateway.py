@@ -97,7 +97,8 @@ class ScriptedDispatcher:
         name, _, key = (spec.agent or "").partition("/")
         return self.place(name, key or None, run_id)
 
-    async def run(self, run: NewRun) -> Run:
+    async def run(self, run: NewRun, *, held: bool = False) -> Run:
+        assert not held  # there are no sessions here
         self.started.append(run.id)
         if self.refuses:
             raise self.refuses

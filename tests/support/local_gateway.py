@@ -76,6 +76,7 @@ class Replica:
             server, self._server = self._server, None
             server.force_exit = True
             await server.shutdown(sockets=[self._listener])
+            await server.lifespan.shutdown()  # a forced exit leaves it waiting
 
     def client(self, **options: Any) -> AsyncAgentClient:
         return AsyncAgentClient(self.url, KEY, **options)

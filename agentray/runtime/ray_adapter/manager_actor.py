@@ -258,6 +258,10 @@ class ManagerActor:
         """See `Manager.schedules`."""
         return await (await self._running()).schedules(what, *args)
 
+    async def sessions(self, what: str, *args: Any) -> Any:
+        """See `Manager.sessions`."""
+        return await (await self._running()).sessions(what, *args)
+
     async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
         """See `Manager.agents`."""
         return await (await self._running()).agents(agent_type, limit)

@@ -18,6 +18,8 @@ WITH beyond AS MATERIALIZED (  -- the newest of those that are too many
     DELETE FROM run_events WHERE run_id IN (SELECT id FROM pruned)
 ), of_traces AS (
     DELETE FROM traces WHERE run_id IN (SELECT id FROM pruned)
+), of_sessions AS (
+    DELETE FROM session_runs WHERE run_id IN (SELECT id FROM pruned)
 ), of_runs AS (
     DELETE FROM runs WHERE id IN (SELECT id FROM pruned) RETURNING 1
 )

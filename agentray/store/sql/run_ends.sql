@@ -3,14 +3,14 @@
 UPDATE runs SET cancel_requested = coalesce(cancel_requested, $2)
 WHERE id = $1 AND finished_at IS NULL
 RETURNING id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-          started_at, finished_at, usage, questions, not_before, schedule,
+          started_at, finished_at, usage, questions, not_before, schedule, session,
        pool, slot, input, events, owner,
        cancel_requested, answers, delayed;
 
 -- name: overdue_runs
 -- Return unfinished runs whose deadline has passed, the first ones first.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, usage, questions, not_before, schedule,
+       started_at, finished_at, usage, questions, not_before, schedule, session,
        pool, slot, input, events, owner,
        cancel_requested, answers, delayed
 FROM runs
@@ -20,7 +20,7 @@ ORDER BY deadline LIMIT $3;
 -- name: uncancelled_runs
 -- Return unfinished runs that somebody wanted ended before a time.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, usage, questions, not_before, schedule,
+       started_at, finished_at, usage, questions, not_before, schedule, session,
        pool, slot, input, events, owner,
        cancel_requested, answers, delayed
 FROM runs
@@ -50,4 +50,4 @@ UPDATE runs SET status = ending.status, error = ending.error, finished_at = endi
 FROM ending WHERE runs.id = ending.id
 RETURNING runs.id, runs.status, agent_type, agent_key, result, runs.error, attempt,
           correlation_id, created_at, started_at, finished_at, usage, questions, not_before,
-          schedule;
+          schedule, session;

@@ -42,13 +42,13 @@ SELECT id, 0, chunk FROM ended JOIN inserted USING (id) WHERE ended.events > 0;
 -- name: find_admitted
 -- Return the runs that have one of the ids, or the same owner and idempotency key.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, usage, questions, not_before, schedule,
-       owner, idempotency_key, digest
+       started_at, finished_at, usage, questions, not_before, schedule, session,
+       owner, idempotency_key, digest, delayed
 FROM runs WHERE id = ANY ($1::text[])
 UNION ALL
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, usage, questions, not_before, schedule,
-       owner, idempotency_key, digest
+       started_at, finished_at, usage, questions, not_before, schedule, session,
+       owner, idempotency_key, digest, delayed
 FROM runs JOIN unnest($2::text[], $3::text[]) AS wanted (owner, idempotency_key)
     USING (owner, idempotency_key)
 WHERE idempotency_key IS NOT NULL;
@@ -60,7 +60,7 @@ UPDATE runs SET idempotency_key = NULL WHERE id = ANY ($1::text[]);
 -- name: get_run
 -- Return a run with what a host needs.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, usage, questions, not_before, schedule,
+       started_at, finished_at, usage, questions, not_before, schedule, session,
        pool, slot, input, events, owner,
        cancel_requested, answers, delayed
 FROM runs WHERE id = $1;
@@ -68,7 +68,7 @@ FROM runs WHERE id = $1;
 -- name: list_runs
 -- Return runs, newest first.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, usage, questions, not_before, schedule
+       started_at, finished_at, usage, questions, not_before, schedule, session
 FROM runs
 WHERE ($1::text IS NULL OR id < $1)
   AND ($2::text IS NULL OR status = $2)
@@ -79,7 +79,7 @@ ORDER BY id DESC LIMIT $5;
 -- name: list_tenant_runs
 -- Return a tenant's runs, newest first, along an index of its own.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, usage, questions, not_before, schedule
+       started_at, finished_at, usage, questions, not_before, schedule, session
 FROM runs
 WHERE split_part(owner, '@', 2) = $6 AND split_part(owner, '@', 2) <> ''
   AND ($1::text IS NULL OR id < $1)
@@ -92,7 +92,7 @@ ORDER BY id DESC LIMIT $5;
 -- Return unfinished runs, newest first, without passing a million ended ones on the way.
 WITH unfinished AS MATERIALIZED (  -- or the order would make it walk along the primary key
     SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-           started_at, finished_at, usage, questions, not_before, schedule
+           started_at, finished_at, usage, questions, not_before, schedule, session
     FROM runs
     WHERE finished_at IS NULL
       AND ($1::text IS NULL OR id < $1)
@@ -125,14 +125,15 @@ FROM queued WHERE runs.id = queued.id;
 UPDATE runs SET status = 'queued', attempt = attempt + CASE WHEN delayed THEN 0 ELSE 1 END,
     delayed = false, started_at = NULL, host = NULL
 WHERE id = $1 AND finished_at IS NULL AND status <> 'waiting'
+  AND NOT (delayed AND session IS NOT NULL)  -- its session says when it begins
 RETURNING id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-          started_at, finished_at, usage, questions, not_before, schedule,
+          started_at, finished_at, usage, questions, not_before, schedule, session,
           pool, slot, input, events, owner, cancel_requested, answers, delayed;
 
 -- name: unfinished_runs
 -- Return unfinished runs that may have begun, oldest first.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, usage, questions, not_before, schedule,
+       started_at, finished_at, usage, questions, not_before, schedule, session,
        pool, slot, input, events, owner,
        cancel_requested, answers, delayed
 FROM runs

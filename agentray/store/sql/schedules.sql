@@ -70,7 +70,7 @@ SELECT count(*) FROM runs WHERE schedule = $1 AND finished_at IS NULL;
 -- name: due_runs
 -- Return runs that are to begin now and that no host has begun.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, usage, questions, not_before, schedule,
+       started_at, finished_at, usage, questions, not_before, schedule, session,
        pool, slot, input, events, owner, cancel_requested, answers, delayed
 FROM runs
 WHERE delayed AND finished_at IS NULL AND not_before <= $1 AND (not_before, id) > ($2, $3)

@@ -29,7 +29,7 @@ RETURNING message.run_id, message.number, message.attempts;
 -- name: ended_runs
 -- Return those of some runs that have ended, with what a host needs.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
-       started_at, finished_at, usage, questions, not_before, schedule,
+       started_at, finished_at, usage, questions, not_before, schedule, session,
        pool, slot, input, events, owner,
        cancel_requested, answers, delayed
 FROM runs WHERE id = ANY ($1::text[]) AND finished_at IS NOT NULL;
