@@ -38,7 +38,7 @@ from agentray.errors import (
 )
 from agentray.event_loop import run
 from agentray.event_run import EventRun
-from agentray.events import Answered, Ask, Event, Prompt, TerminateEvent
+from agentray.events import Answered, Ask, Event, Prompt, Request, TerminateEvent
 from agentray.handle import Handle, RemoteAction
 from agentray.ids import AgentId, TopicId
 from agentray.launching import AgentRecord, Launch
@@ -102,6 +102,7 @@ __all__ = [
     "Prompt",
     "RemoteAction",
     "RemoteError",
+    "Request",
     "RestartPolicy",
     "Run",
     "RunEvent",

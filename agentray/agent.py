@@ -36,13 +36,14 @@ from agentray.background import BackgroundSpec, background_of
 from agentray.context import Context
 from agentray.errors import ConfigurationError
 from agentray.event_run import DurabilityName, EventRun, OnErrorName
-from agentray.events import Event, Prompt
+from agentray.events import Event, Prompt, Request
 from agentray.handle import Handle
 from agentray.handlers import EventHandler, Key, declare
 from agentray.ids import AgentId, TopicId, check_key, check_type_name
 from agentray.launching import LAUNCH_TIMEOUT_S, Launch, start
 from agentray.middleware import Hooks
 from agentray.protocol.budgets import Budget
+from agentray.protocol.chat import Accepts
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -115,6 +116,11 @@ class AgentOptions(BaseModel):
         description="What a run of a prompt to such an agent may use, where the prompt does not "
         "say it; None: there is no limit.",
     )
+    accepts: frozenset[Accepts] = Field(
+        default=frozenset(),
+        description="What its prompts may bring beside text: `tools` of the caller's, a "
+        "`json_schema` for the answer, `images`, `files`, `audio`. Others are refused.",
+    )
     restart: RestartPolicy = RestartPolicy()
 
 
@@ -141,6 +147,12 @@ class AgentType:
     def prompts(self) -> bool:
         """Whether it can be prompted."""
         return Prompt.event_type in self.handlers
+
+    @property
+    def requests(self) -> list[type[Request]]:
+        """The requests that it answers beside prompts."""
+        each = [handler.event for handler in self.handlers.values()]
+        return [e for e in each if issubclass(e, Request) and e not in {Request, Prompt}]
 
     def handler_of(self, event: Event) -> EventHandler | None:
         """Return what handles an event: of its own class, else of the nearest one above it."""

@@ -142,6 +142,10 @@ class Settings(BaseSettings):
     max_wait_s: PositiveFloat = Field(
         default=60.0, description="Longest time that a prompt request waits for its run's end."
     )
+    openai_wait_s: PositiveFloat = Field(
+        default=600.0,
+        description="Longest time that a request in OpenAI's form waits for its answer.",
+    )
     url: str | None = Field(default=None, description="Gateway that the CLI and clients talk to.")
     api_key: str | None = Field(default=None, description="Key that the CLI and clients send.")
     threads: PositiveInt | None = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from inspect import get_annotations
@@ -19,7 +20,8 @@ from pydantic import (
 )
 
 from agentray.errors import ConfigurationError, PayloadError, UnknownEventType
-from agentray.ids import TopicId, new_id
+from agentray.ids import TopicId, check_type_name, new_id
+from agentray.protocol.chat import Chat
 from agentray.protocol.codec import as_json, as_json_text
 
 if TYPE_CHECKING:
@@ -171,6 +173,10 @@ class Event(BaseModel, metaclass=_Named):
 _BASE_FIELDS = set(Event.model_fields)
 
 
+def _kebab_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()
+
+
 def _check_fields(cls: type[Event]) -> None:
     """Refuse a field that every event has already: the runtime would write over it."""
     taken = {*_BASE_FIELDS, _NAME, "event_lineage"}.intersection(get_annotations(cls))
@@ -211,10 +217,32 @@ class TerminateEvent(Event):
     end_grace_s: ClassVar[float | None] = 2.0
 
 
-class Prompt(Event):
-    """What a person or program asks an agent: the root of a run."""
+class Request(Event):
+    """What somebody asks one agent: the root of a run. Subclass it with the fields that are asked.
+
+    An agent that handles it answers with what its handler returns and is no event: that is the
+    run's result. Clients ask with it by its name, over HTTP too, which is the class's name in kebab
+    case, or what is given: `class MakeReport(Request, name="reports.make")`.
+    """
+
+    request_type: ClassVar[str] = "request"
+    """Name under which clients know the class."""
+
+    def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.request_type = check_type_name(name or _kebab_case(cls.__name__), "a request type")
+
+
+class Prompt(Request):
+    """What a person or program asks an agent in words.
+
+    Attributes:
+        text: what is asked; of a conversation, the last message of the user.
+        chat: the whole conversation, where it came through an interface that has it.
+    """
 
     text: str
+    chat: Chat | None = None
 
 
 class Ask(Event):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
@@ -10,6 +11,8 @@ from pydantic import PydanticUserError, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from agentray.agent import Agent
+from agentray.events import Event, Request
+from agentray.protocol.requests import RequestView
 
 if TYPE_CHECKING:
     from agentray.agent import ActionSpec, AgentType
@@ -36,6 +39,18 @@ def describe_agent_type(agent_type: AgentType) -> dict[str, Any]:
         "events": sorted(agent_type.handlers),
         "state": None if model is None else _schema(model),
     }
+
+
+def request_view(request: type[Request]) -> RequestView:
+    """Return what others need to know of a type of requests."""
+    schema = _schema(request)
+    known: dict[str, Any] = schema.get("properties", {})
+    schema["properties"] = {k: v for k, v in known.items() if k not in Event.model_fields}
+    # What nobody reads was meant otherwise, unless the class says that it takes anything.
+    schema.setdefault("additionalProperties", False)
+    schema.pop("title", None)
+    doc = _doc(request) if "__doc__" in vars(request) else ""
+    return RequestView(request.request_type, request.event_type, json.dumps(schema), doc)
 
 
 def _describe_action(cls: type[Any], spec: ActionSpec) -> dict[str, Any]:

@@ -22,9 +22,12 @@ from agentray.errors import AgentrayError
 from agentray.gateway.admission import Admissions
 from agentray.gateway.auth import KeyRing
 from agentray.gateway.capacity import Capacity
+from agentray.gateway.fronts import FrontDesk
 from agentray.gateway.health import HealthChecks
 from agentray.gateway.keys import ApiKeys
 from agentray.gateway.letters import DeadLetters
+from agentray.gateway.openai import OpenAi
+from agentray.gateway.openai_errors import OpenAiErrors
 from agentray.gateway.openapi import TAGS, GatewayApp
 from agentray.gateway.problems import (
     MISDIRECTED,
@@ -68,6 +71,7 @@ def build_app(services: Services) -> FastAPI:
     ends = RunEnds(services)
     letters = DeadLetters(services, keys)
     sessions = Sessions(services, keys)
+    desk = FrontDesk(services, admissions, reader, streams, ends)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
@@ -88,6 +92,7 @@ def build_app(services: Services) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
         middleware=[
+            Middleware(OpenAiErrors),
             Middleware(Guard, hosts=allowed_hosts(services)),
             Middleware(Capacity, limit=services.settings.gateway_requests),
             *_tracing(),
@@ -106,6 +111,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(sessions.router)
     app.include_router(Schedules(services, keys).router)
     app.include_router(ApiKeys(services, keys).router)
+    app.include_router(OpenAi(desk, keys).router)
     app.include_router(HealthChecks(services).router)
     return app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,7 @@ TAGS: list[dict[str, Any]] = [
     {"name": "sessions", "description": "Conversations: an agent of its own, and its runs."},
     {"name": "schedules", "description": "Give work to agents again and again."},
     {"name": "keys", "description": "Who may do what."},
+    {"name": "openai", "description": "Agents as models: OpenAI's Chat Completions and Responses."},
     {"name": "health", "description": "For probes and load balancers."},
 ]
 
@@ -149,6 +151,15 @@ def _bodies(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield content["schema"]
 
 
+def _drop_their_422(document: dict[str, Any]) -> None:
+    """Drop FastAPI's own 422 where a route describes none: it answers otherwise."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            told = json.dumps(operation["responses"].get("422", {}))
+            if "/HTTPValidationError" in told:
+                del operation["responses"]["422"]
+
+
 class GatewayApp(FastAPI):
     """A FastAPI app whose document also has the shapes that its routes write themselves."""
 
@@ -161,6 +172,7 @@ class GatewayApp(FastAPI):
                 schema = model.model_json_schema(ref_template=REFERENCE)
                 schemas.update(schema.pop("$defs", {}))
                 schemas[model.__name__] = schema
+            _drop_their_422(document)
             for body in _bodies(document):
                 schemas.update(body.pop("$defs", {}))
             # FastAPI adds its own form of a 422 to routes with parameters; ours replaces it.

@@ -99,6 +99,8 @@ class TypeSpec(NamedTuple):
         handles: the event types that it has handlers for, and whether also for their subclasses.
         description: what `describe_agent_type` says of it, as JSON text, where it may have no host
             that could say so; "": ask one.
+        accepts: what its prompts may bring beside text.
+        requests: the fields of a `RequestView` for each request that it answers beside prompts.
     """
 
     name: str
@@ -110,6 +112,8 @@ class TypeSpec(NamedTuple):
     digest: str = ""
     handles: tuple[tuple[str, bool], ...] = ()
     description: str = ""
+    accepts: tuple[str, ...] = ()
+    requests: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

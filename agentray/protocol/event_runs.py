@@ -115,7 +115,7 @@ class RunOptions(NamedTuple):
 
 PROMPT = RunOptions()
 
-_OF_PROMPTS = ("timeout_s", "budget", "max_attempts", "durability")
+_OF_PROMPTS = ("on_error", "timeout_s", "budget", "max_attempts", "durability")
 """Options that a prompt may have, too."""
 
 

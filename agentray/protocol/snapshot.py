@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from agentray.errors import PoolPending
 from agentray.ids import SLOTS, AgentId, slot_of
+from agentray.protocol.requests import RequestView
 
 CALLABLE = "callable"
 """The `key` of a subscription whose instances a function of the user's chooses."""
@@ -58,6 +59,9 @@ class TypeView:
     actions: frozenset[str] = frozenset()  # all that can be called
     isolated: bool = False  # each of its agents has a host of its own, see `Snapshot.seats`
     digest: str = ""  # of the source of its class; "": unknown
+    accepts: frozenset[str] = frozenset()  # what its prompts may bring beside text
+    requests: tuple[RequestView, ...] = ()  # that it answers beside prompts
+    since: float = 0.0  # when its app was deployed, in seconds since 1970
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from itertools import chain
 from agentray.errors import ConfigurationError
 from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
 from agentray.protocol.event_runs import root_type
+from agentray.protocol.requests import RequestView
 from agentray.protocol.snapshot import Subscription, TypeView
 from agentray.runtime.pool_book import DEFAULT, PoolBook
 from agentray.runtime.rollout import Rollouts, routed_of
@@ -267,6 +268,9 @@ class Catalog:
                 streams=frozenset(spec.streams),
                 actions=frozenset(spec.actions),
                 digest=spec.digest,
+                accepts=frozenset(spec.accepts),
+                requests=tuple(RequestView(*fields) for fields in spec.requests),
+                since=app.row.deployed_at.timestamp(),
             )
             for app in self._apps.values()
             for spec in (TypeSpec(*fields) for fields in app.spec.types)

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from agentray.errors import AgentMoved, IdempotencyConflict, NoHandler
-from agentray.events import Prompt
 from agentray.protocol.codec import decode, encode, encode_error
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.envelope import Kind, ReplyKind, RunMode
@@ -15,6 +14,7 @@ from agentray.protocol.runs import Run, RunStatus
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.agent_stats import NO_COUNTERS
 from agentray.runtime.failures import told_of
+from agentray.runtime.requests import asked_type
 from agentray.runtime.session_book import refusal
 from agentray.runtime.state_changes import StateChanges
 from agentray.runtime.turn import Turn
@@ -130,9 +130,9 @@ class Control:
 
     async def _admit(self, turn: Turn) -> None:
         new: NewRun = decode(turn.envelope.payload)
-        loaded = self._host.types.get(new.agent.type)
-        if loaded is None or not loaded.type.prompts:
-            raise NoHandler(str(new.agent), Prompt.event_type)
+        loaded, wanted = self._host.types.get(new.agent.type), asked_type(new.input)
+        if loaded is None or wanted not in loaded.type.handlers:
+            raise NoHandler(str(new.agent), wanted)
         admission = await self._host.runs.admit(new)
         if admission.conflict:
             raise IdempotencyConflict(new.idempotency_key or "", admission.run.id)

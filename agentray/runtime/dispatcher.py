@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from agentray.errors import DeploymentStopped, NoHandler, UnknownAgentType
 from agentray.event_run import cancel_run, join_run
@@ -14,6 +15,7 @@ from agentray.protocol.envelope import Kind, Reply, ReplyKind, RunMode
 from agentray.protocol.event_runs import root_of
 from agentray.protocol.runs import Run, RunEvent
 from agentray.protocol.schedules import ScheduleSpec
+from agentray.protocol.snapshot import TypeView
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatching import check_running, pool_for
 from agentray.runtime.message import Post
@@ -57,6 +59,10 @@ class ChannelDispatcher:
             nobody = DeploymentStopped(name, why="has no host at the moment")
             raise snapshot.pending(agent) or nobody
         return Place(agent, view.pool, slot_of(agent))
+
+    def agent_types(self) -> Mapping[str, TypeView]:
+        """Return what is known of all agent types; see `ports.RunDispatcher`."""
+        return self._channel.snapshot.types
 
     def place_scheduled(self, spec: ScheduleSpec, run_id: str) -> Place:
         """Find out where a schedule's run goes; see `ports.RunDispatcher`."""

@@ -26,7 +26,7 @@ from agentray.errors import (
     PayloadError,
     UnknownAction,
 )
-from agentray.events import Answered, Event, Prompt
+from agentray.events import Answered, Event, Request
 from agentray.ids import new_span_id
 from agentray.protocol.buffers import encode_result
 from agentray.protocol.codec import (
@@ -382,7 +382,7 @@ async def _emit_all(agent: Incarnation, result: Any, context: Context) -> None:
 def _emit(agent: Incarnation, item: Any, context: Context) -> None:
     if isinstance(item, Event):
         context.publish(item)
-    elif isinstance(context.event, Prompt | Answered):
+    elif isinstance(context.event, Request | Answered):
         # Asked directly, an agent may answer directly.
         scope_of(context).answer(as_json(item, "answer"))
     elif item is not None:

@@ -19,7 +19,7 @@ from agentray.protocol import by_value
 from agentray.protocol.codec import encode
 from agentray.protocol.deployment import AppSpec, PoolSpec, TypeSpec
 from agentray.runtime.pool_packing import pack_pool
-from agentray.schema import describe_agent_type
+from agentray.schema import describe_agent_type, request_view
 
 
 def pack_app(app: App, import_string: str = "") -> AppSpec:
@@ -56,6 +56,8 @@ def pack_app(app: App, import_string: str = "") -> AppSpec:
                 digest=class_digest(t),
                 handles=tuple((name, h.subclasses) for name, h in t.handlers.items()),
                 description=_description(app, t),
+                accepts=tuple(sorted(t.options.accepts)),
+                requests=tuple(tuple(request_view(request)) for request in t.requests),
             )
             for t in types
         ),

@@ -21,7 +21,7 @@ from agentray.errors import (
     Fenced,
     MessageDropped,
 )
-from agentray.events import Event, Prompt
+from agentray.events import Event, Request
 from agentray.middleware import DROP, Hooks, MessageKind, MessageReply, Middleware, SentMessage
 from agentray.protocol.codec import decode
 from agentray.protocol.envelope import Kind
@@ -288,7 +288,7 @@ async def event(
     """
     given = cast("Event", context.event)
     envelope = turn.envelope
-    prompted = isinstance(given, Prompt)
+    prompted = isinstance(given, Request)
     kind: MessageKind = "prompt" if prompted else "event"
     message = SentMessage(
         kind, agent.id, given.event_type, (given,), sender=envelope.sender,

@@ -15,7 +15,7 @@ from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.envelope import Packet
 from agentray.protocol.runs import Run, RunEvent
 from agentray.protocol.schedules import ScheduleSpec
-from agentray.protocol.snapshot import HostRef, Snapshot
+from agentray.protocol.snapshot import HostRef, Snapshot, TypeView
 from agentray.runtime.flight_record import Flight
 from agentray.store.base import NewRun
 
@@ -287,6 +287,10 @@ class RunDispatcher(Protocol):
             NoHandler: the type takes no prompts.
             DeploymentStopped: its app is stopped, or no host of its pool is up.
         """
+        ...
+
+    def agent_types(self) -> Mapping[str, TypeView]:
+        """Return what is known of the agent types of all apps, by name."""
         ...
 
     def place_scheduled(self, spec: ScheduleSpec, run_id: str) -> Place:

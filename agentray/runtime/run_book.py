@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from agentray.config import MAX_ATTEMPTS
 from agentray.core.lifecycle import TERMINAL
 from agentray.core.run_gate import RunGate
-from agentray.errors import Fenced, StoreUnavailable, UnknownRun
-from agentray.events import Event, Prompt
+from agentray.errors import Fenced, PayloadError, StoreUnavailable, UnknownEventType, UnknownRun
+from agentray.events import Event
 from agentray.ids import AgentId
 from agentray.protocol.budgets import Budget
 from agentray.protocol.cursors import Cursor
@@ -25,6 +25,7 @@ from agentray.protocol.snapshot import PoolView
 from agentray.runtime.active_run import CONSEQUENCES, ActiveRun
 from agentray.runtime.group_commit import GroupCommit
 from agentray.runtime.late_rows import LateRows
+from agentray.runtime.requests import request_of
 from agentray.runtime.run_cursor import events_after
 from agentray.runtime.step_run import StepRun, make_active, per_step
 from agentray.runtime.tasks import TaskSet
@@ -159,7 +160,8 @@ class RunBook:
                 active.begin_prompt()
             else:
                 prompt = _prompt(active)
-                self._host.deliver_turn(Turn(prompt, active, self._host.now(), run=active))
+                if prompt is not None:
+                    self._host.deliver_turn(Turn(prompt, active, self._host.now(), run=active))
 
         if self._gate.enter(active, start):
             start()
@@ -690,21 +692,21 @@ def _time_left(stored: StoredRun, timeout_s: float) -> float:
     return max(0.0, timeout_s - gone.total_seconds())
 
 
-def _prompt(active: ActiveRun) -> Envelope:
-    run, correlation_id = active.run, active.conversation
-    event = Prompt(
-        text=active.stored.input.get("prompt", ""),
-        correlation_id=correlation_id,
-        source=f"run/{run.id}",
-        time=datetime.now(UTC),
-    )
+def _prompt(active: ActiveRun) -> Envelope | None:
+    """Return the message that asks the agent; None: it cannot be made, which ends the run."""
+    correlation_id = active.conversation
+    try:
+        event = request_of(active.run, active.stored.input, correlation_id)
+    except (PayloadError, UnknownEventType) as error:
+        active.settled(Outcome(errors=(Failure(type(error).__name__, str(error), "", ()),)))
+        return None
     agent = AgentId(*active.agent)
     return Envelope(
         id=1,
         kind=Kind.EVENT,
         type=agent.type,
         key=agent.key,
-        name=Prompt.event_type,
+        name=event.event_type,
         payload=event,
         correlation_id=correlation_id,
         root=agent,

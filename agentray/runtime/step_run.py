@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from agentray.core.lifecycle import TERMINAL
-from agentray.errors import Fenced
-from agentray.events import Prompt
+from agentray.errors import Fenced, PayloadError, UnknownEventType
 from agentray.ids import AgentId
-from agentray.protocol.envelope import Outcome
+from agentray.protocol.envelope import Failure, Outcome
 from agentray.protocol.event_runs import step_key
 from agentray.protocol.runs import Run, RunError, RunStatus, why_stopped
 from agentray.runtime.active_run import ANSWERED_CANCEL_S, CANCEL_GRACE_S, ActiveRun
 from agentray.runtime.message import Origin
+from agentray.runtime.requests import request_of
 from agentray.runtime.scope import MAX_SPANS
 from agentray.runtime.step_emissions import Emissions, errors_of
 from agentray.store.base import CommitOutcome, Effects, StoredRun
@@ -59,12 +59,11 @@ class StepRun(ActiveRun):
     def begin_prompt(self) -> None:
         """Begin with the prompt of an agent."""
         run = self.run
-        prompt = Prompt(
-            text=self.stored.input.get("prompt", ""),
-            correlation_id=run.correlation_id,
-            source=f"run/{run.id}",
-            time=datetime.now(UTC),
-        )
+        try:
+            prompt = request_of(run, self.stored.input, run.correlation_id)
+        except (PayloadError, UnknownEventType) as error:
+            self.settled(Outcome(errors=(Failure(type(error).__name__, str(error), "", ()),)))
+            return
         origin = Origin(
             run.correlation_id, None, None, (), self.agent, self.trace_context, self.key
         )

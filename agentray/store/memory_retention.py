@@ -26,14 +26,26 @@ class MemoryRetention:
         """Forget ended runs, with their events and traces; unfinished ones never."""
         pruned = self._prunable(query)[:limit]
         for run_id in pruned:
-            new = self._runs.pop(run_id).new
-            self._traces.pop(run_id, None)
-            if new.idempotency_key is not None:
-                key = (new.owner, new.idempotency_key)
-                if self._keys.get(key) == run_id:
-                    del self._keys[key]
+            self._forget_one(run_id)
         self._forget_history(pruned)
         return len(pruned)
+
+    async def forget_run(self, run_id: str) -> bool:
+        """Forget one ended run, with its events and traces; False: there is no such run."""
+        row = self._runs.get(run_id)
+        if row is None or row.end is None:
+            return False
+        self._forget_one(run_id)
+        self._forget_history([run_id])
+        return True
+
+    def _forget_one(self, run_id: str) -> None:
+        new = self._runs.pop(run_id).new
+        self._traces.pop(run_id, None)
+        if new.idempotency_key is not None:
+            key = (new.owner, new.idempotency_key)
+            if self._keys.get(key) == run_id:
+                del self._keys[key]
 
     async def count_prunable(self, query: PruneQuery) -> int:
         """Return how many runs `prune_runs` would forget."""

@@ -41,6 +41,10 @@ class RetentionStore(Protocol):
         """
         ...
 
+    async def forget_run(self, run_id: str) -> bool:
+        """Forget one ended run, with its events and traces; False: there is no such run."""
+        ...
+
     async def count_prunable(self, query: PruneQuery) -> int:
         """Return how many runs `prune_runs` would forget."""
         ...

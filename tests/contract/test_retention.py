@@ -130,3 +130,18 @@ async def test_pruning_reads_a_range_of_an_index(
     plan = "\n".join(row[0] for row in found)
     assert "Seq Scan on runs" not in plan, plan
     assert "ROW(finished_at, id) <=" in plan.split("Filter")[0] or "Index Cond" in plan, plan
+
+
+async def test_one_ended_run_is_forgotten_and_an_unfinished_one_is_not(store: Store):
+    await serve(store)
+    old, other = await ended(store, 10), await ended(store, 10)
+    queued = await admit_one(store)
+
+    assert not await store.forget_run(queued)
+    assert not await store.forget_run("run_0")
+    assert await store.forget_run(old)
+    assert not await store.forget_run(old)
+
+    assert await left(store) == sorted([other, queued])
+    assert await store.run_events(old) == []
+    assert await store.get_trace(old) is None

@@ -26,6 +26,7 @@ from agentray.protocol.event_runs import root_of
 from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 from agentray.protocol.schedules import ScheduleSpec
+from agentray.protocol.snapshot import TypeView
 from agentray.protocol.traces import summarise
 from agentray.runtime.ports import Place
 from agentray.runtime.run_cursor import events_after
@@ -51,6 +52,7 @@ KEY, READ_KEY, INVOKE_KEY, REVOKED_KEY = (
     "secret-old",
 )
 HOST = "host-1"
+OPENAI = ("/v1/models", "/v1/chat/", "/v1/responses")
 POOL = "default"
 
 
@@ -89,6 +91,9 @@ class ScriptedDispatcher:
             raise UnknownAgentType(agent_type or "", ("greeter",))
         agent = AgentId("greeter", key or fresh_key)
         return Place(agent, POOL, slot_of(agent))
+
+    def agent_types(self) -> dict[str, TypeView]:
+        return {"greeter": TypeView("greeter", "greetings", POOL, prompts=True)}
 
     def place_scheduled(self, spec: ScheduleSpec, run_id: str) -> Place:
         if spec.event is not None:
@@ -324,7 +329,9 @@ class Http:
             content: Any = {}
             if answer.status != 204:
                 content = await answer.json(content_type=None)
-            if answer.status >= 400:
+            if answer.status >= 400 and path.startswith(OPENAI):
+                assert content["error"].keys() == {"message", "type", "param", "code"}
+            elif answer.status >= 400:
                 assert answer.content_type == "application/problem+json"
                 assert content["status"] == answer.status
                 assert {"type", "title", "detail"} <= content.keys()

@@ -25,6 +25,19 @@ WITH beyond AS MATERIALIZED (  -- the newest of those that are too many
 )
 SELECT count(*) FROM of_runs;
 
+-- name: forget_run
+-- Delete one ended run, with what is kept of it; return its id.
+WITH gone AS MATERIALIZED (
+    SELECT id FROM runs WHERE id = $1 AND finished_at IS NOT NULL FOR UPDATE
+), of_events AS (
+    DELETE FROM run_events WHERE run_id IN (SELECT id FROM gone)
+), of_traces AS (
+    DELETE FROM traces WHERE run_id IN (SELECT id FROM gone)
+), of_sessions AS (
+    DELETE FROM session_runs WHERE run_id IN (SELECT id FROM gone)
+)
+DELETE FROM runs WHERE id IN (SELECT id FROM gone) RETURNING id;
+
 -- name: count_prunable
 -- Count the runs that `prune_runs` would delete.
 WITH beyond AS MATERIALIZED (

@@ -1,0 +1,1 @@
+"""Other systems' interfaces, translated: pure functions over what the gateway reads and writes."""

@@ -1,0 +1,1 @@
+"""OpenAI's Chat Completions and Responses: their requests, answers, streams and errors."""
