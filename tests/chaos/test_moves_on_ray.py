@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from agentray import Handle, ManagerClient, RunStatus
-from tests.support.cluster import RIVER, live_hosts, until_complete
+from tests.support.cluster import RIVER, Cluster, live_hosts, until_complete
 from tests.support.eventually import eventually_async
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("helper_app")]
@@ -26,6 +26,7 @@ class Work:
         self.name = name
         self.done = 0
         self.problems: list[str] = []
+        self.repeated: list[str] = []  # runs; their events tell why
         self.ended = False
 
     async def count(self, number: int) -> None:
@@ -42,13 +43,15 @@ class Work:
         """Run the example: two agents side by side, and one that gathers what they found."""
         while not self.ended:
             run = await self.manager.prompt(RIVER, timeout=120)
-            # What has not ended within the grace is tried again: a slow machine may come to that.
-            if run.status is not RunStatus.SUCCEEDED:
+            if run.status is not RunStatus.SUCCEEDED or run.attempt != 1:
                 self.problems.append(f"{run.id}: {run.status}, attempt {run.attempt}, {run.error}")
+                self.repeated.append(run.id)
             self.done += 1
 
 
-async def test_hosts_leave_and_come_and_no_work_is_lost_or_repeated(manager: ManagerClient) -> None:
+async def test_hosts_leave_and_come_and_no_work_is_lost_or_repeated(
+    cluster: Cluster, manager: ManagerClient
+) -> None:
     before = await until_complete(manager)
     work = Work(manager, "moves")
     async with asyncio.TaskGroup() as group:
@@ -68,7 +71,9 @@ async def test_hosts_leave_and_come_and_no_work_is_lost_or_repeated(manager: Man
         pool = await manager.scale_pool("default", None)
         assert (pool["hosts"], pool["scaled_to"]) == (2, None)
         work.ended = True
-    assert work.problems == []
+    async with cluster.client() as client:
+        why = [[str(e) async for e in client.events(run)] for run in work.repeated]
+    assert work.problems == [], why
     assert work.done > 50
     await until_complete(manager, without=[before[victim]])
 
