@@ -37,6 +37,9 @@ from agentray.runtime.local_cluster import LocalCluster, driver_environment, is_
 from agentray.runtime.marked_processes import new_mark
 from agentray.store.embedded import EmbeddedPostgres
 
+logger = logging.getLogger(__name__)
+
+_PORT_LOST = "cannot bind"  # HAProxy's words
 _READY_S = 60.0
 _DRAIN_S = 5.0
 
@@ -127,20 +130,31 @@ class Stack:
     async def _start(
         self, app: str, name: str, mark: str, report: Report, address: str | None
     ) -> tuple[ClusterRecord, bool]:
-        """Start everything and record it; where a part fails, what was started is stopped."""
+        """Start everything and record it; where a part fails, what was started is stopped.
+
+        It is started once more where a port was taken that Ray has chosen, and not the user.
+        """
         try:
-            async with AsyncExitStack() as undo:
-                bases = await self._start_bases(report, undo, mark, address)
-                url = await self._start_services(bases, app, name, report, undo)
-                await self._until_ready(url, report)
-                if bases.ray is not None:
-                    await bases.ray.finish()
-                record = self._record(url, bases, app)
-                record.write(self._settings)
-                undo.pop_all()
-        except StartFailed:
+            return await self._start_once(app, name, mark, report, address)
+        except StartFailed as error:
             self._check_ports(local=address is None)  # one that was lost meanwhile says more
-            raise
+            if _PORT_LOST not in str(error) or address is not None:
+                raise
+            logger.warning("%s Trying again.", error, extra={"action": "start_again"})
+        return await self._start_once(app, name, mark, report, address)
+
+    async def _start_once(
+        self, app: str, name: str, mark: str, report: Report, address: str | None
+    ) -> tuple[ClusterRecord, bool]:
+        async with AsyncExitStack() as undo:
+            bases = await self._start_bases(report, undo, mark, address)
+            url = await self._start_services(bases, app, name, report, undo)
+            await self._until_ready(url, report)
+            if bases.ray is not None:
+                await bases.ray.finish()
+            record = self._record(url, bases, app)
+            record.write(self._settings)
+            undo.pop_all()
         return record, bases.new_key
 
     def _record(self, url: str, bases: _Bases, app: str) -> ClusterRecord:

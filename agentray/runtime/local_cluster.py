@@ -15,6 +15,7 @@ Three rules:
 import json
 import logging
 import os
+import random
 import secrets
 import shlex
 import shutil
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,6 +47,11 @@ _log = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 _METRICS_PORTS = ("DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT")  # fixed ones by default
 _POLL_INTERVAL_S = 0.1
+_NAMED_PORTS = range(20_000, 30_000)
+"""Between those of Ray's workers and those of Serve's replicas, and below those that Linux gives to
+connections."""
+
+_PORT_ATTEMPTS = 50
 # What Serve appends to our directory: "/<node id, 56 digits>/admin.sock.<pid>.tmp".
 _SOCKET_NAME_BYTES = 80
 _SOCKET_PATH_MAX_BYTES = 107
@@ -417,6 +424,16 @@ def _write_token(path: Path) -> None:
 
 
 def _free_port() -> int:
+    """Return a port of loopback that is free, and that the system gives nobody by itself.
+
+    It is bound seconds later. One of the range that connections get theirs from might be taken by
+    then; who names a port, as this does, is not likely to name the same one.
+    """
+    for _ in range(_PORT_ATTEMPTS):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((_LOOPBACK, random.choice(_NAMED_PORTS)))  # noqa: S311 - no secret
+            return probe.getsockname()[1]
     with socket.socket() as probe:
         probe.bind((_LOOPBACK, 0))
         return probe.getsockname()[1]
+
