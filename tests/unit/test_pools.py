@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import pickle
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from pydantic import BaseModel
 
 from agentray import (
     Agent,
@@ -226,6 +227,50 @@ async def test_a_pool_that_takes_over_runs_the_agents_of_a_removed_one() -> None
         await manager.add_pool("gpu", hosts=1)
         assert await manager.handle(OnGpu, "x").work() == "worked"
         assert (await pool(manager, "gpu"))["agents"] == ["on_gpu"]
+
+
+class Noted(BaseModel):
+    lines: list[str] = []
+
+
+class Scribe(Agent):
+    """Writes when the test lets it."""
+
+    state: Noted
+    gate: ClassVar[asyncio.Event]
+
+    @action
+    async def write(self, line: str, *, wait: bool) -> list[str]:
+        if wait:
+            await self.gate.wait()
+        self.state.lines.append(line)
+        return self.state.lines
+
+
+def test_a_host_of_a_pool_that_was_taken_over_writes_nothing_any_more() -> None:
+    async def story() -> None:
+        Scribe.gate = asyncio.Event()
+        runtime = LocalRuntime(hosts=1)
+        async with runtime as manager:
+            await manager.add_pool("other", hosts=1)
+            await manager.deploy(App("scribes", [Scribe]))
+            scribe = manager.handle(Scribe, "s").with_timeout(None)
+            assert await scribe.write("first", wait=False) == ["first"]
+            late = asyncio.create_task(scribe.write("late", wait=True))
+            await asyncio.sleep(0.1)
+            lost = runtime.host_of(scribe.id)
+            assert lost is not None
+            runtime.cut_off(lost)  # it does not hear of what comes, and goes on working
+            await manager.set_default_pool("other")
+            assert await scribe.write("second", wait=False) == ["first", "second"]
+            assert lost in runtime.hosts
+            Scribe.gate.set()
+            # Nothing of it was written, so the next host does it.
+            assert await late == ["first", "second", "late"]
+            kept = (await manager.save_state(scribe.id)).state
+            assert kept == {"lines": ["first", "second", "late"]}
+
+    virtual_time.run(story())
 
 
 async def test_a_run_that_was_accepted_for_the_old_pool_ends_in_the_new_one() -> None:
