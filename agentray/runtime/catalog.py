@@ -62,6 +62,7 @@ class Catalog:
         self._seats = seats
         self._apps: dict[str, Deployed] = {}
         self._rollouts = Rollouts()
+        self._moving: dict[str, AppSpec] = {}  # by app: where its agents live until they have moved
 
     async def load(self) -> None:
         """Read what was deployed before."""
@@ -120,7 +121,20 @@ class Catalog:
         self._apps[spec.name] = Deployed(spec, row)
         if known is not None:
             self._rollouts.begin(known.spec, spec)
+            self._moving.setdefault(spec.name, known.spec)
         return "added" if known is None else "replaced"
+
+    def leaving(self, name: str) -> tuple[set[str], set[str]]:
+        """Return the agent types of an app that get another pool, and the pools that they leave."""
+        old = self._moving.get(name)
+        before = {} if old is None else self._pools_of(old)
+        after = self._pools_of(self._apps[name].spec)
+        types = {t for t, pool in before.items() if after.get(t, pool) != pool}
+        return types, {before[t] for t in types}
+
+    def moved(self, name: str) -> None:
+        """Let the agents of an app live where its newest code says."""
+        self._moving.pop(name, None)
 
     async def settle(self, name: str) -> None:
         """Note that a deployment has succeeded: it is not taken back any more."""
@@ -187,6 +201,7 @@ class Catalog:
         before = list(self._apps)
         known = self._apps.pop(name)
         self._rollouts.end(name)
+        self._moving.pop(name, None)
 
         def put_back() -> None:
             self._apps[name] = known
@@ -210,6 +225,7 @@ class Catalog:
 
     async def restore(self, name: str, before: Deployed | None) -> None:
         """Take back a deployment; an app that is new with it stays known as stopped."""
+        self._moving.pop(name, None)
         if before is None:
             await self.set_status(name, STOPPED)
         else:
@@ -233,7 +249,8 @@ class Catalog:
     def declared(self) -> dict[str, PoolSpec]:
         """Return the pools that apps declare, those of running apps before others."""
         apps = sorted(self._apps.values(), key=lambda app: not app.stopped)
-        return {pool.name: pool for app in apps for pool in app.spec.pools}
+        left = {pool.name: pool for old in self._moving.values() for pool in old.pools}
+        return left | {pool.name: pool for app in apps for pool in app.spec.pools}
 
     def dormant(self, name: str) -> bool:
         """Whether only stopped apps want a pool: no host is started for them alone."""
@@ -256,15 +273,20 @@ class Catalog:
     def types(self) -> dict[str, TypeView]:
         """Return all agent types."""
         isolated = {name for name, pool in self.pools().items() if pool.isolated}
+        places: dict[str, str] = {}
+        for app in self._apps.values():
+            places |= self._pools_of(app.spec)
+            if app.spec.name in self._moving:
+                places |= self._pools_of(self._moving[app.spec.name])
         return {
             spec.name: TypeView(
                 spec.name,
                 app.spec.name,
-                self._book.resolve(spec.pool),
+                places[spec.name],
                 spec.prompts,
                 frozenset(spec.idempotent),
                 stopped=app.stopped,
-                isolated=self._book.resolve(spec.pool) in isolated,
+                isolated=places[spec.name] in isolated,
                 streams=frozenset(spec.streams),
                 actions=frozenset(spec.actions),
                 digest=spec.digest,
@@ -321,8 +343,13 @@ class Catalog:
         )
 
     def named(self, spec: AppSpec) -> set[str]:
-        """Return the pools in which an app's agents live."""
-        return {self._book.resolve(pool) for _, pool, *_ in spec.types}
+        """Return the pools in which an app's agents live, or will when they have moved."""
+        specs = [spec, self._moving.get(spec.name, spec)]
+        return {pool for each in specs for pool in self._pools_of(each).values()}
+
+    def _pools_of(self, spec: AppSpec) -> dict[str, str]:
+        """Return the pool in which each agent type lives by a spec."""
+        return {name: self._book.resolve(pool) for name, pool, *_ in spec.types}
 
     def digests(self, pool: str) -> dict[str, str]:
         """Return the digests of the code that hosts of a pool must have, by app."""

@@ -67,6 +67,7 @@ from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
 from agentray.runtime.pruner import Pruner, Retention, brooms, prune_by_hand
 from agentray.runtime.quarantine import Quarantine
 from agentray.runtime.redrive import Redriver, post_run
+from agentray.runtime.resettling import resettle
 from agentray.runtime.run_answers import RunAnswers
 from agentray.runtime.run_ends import RunEnder
 from agentray.runtime.schedule_book import ScheduleBook
@@ -572,8 +573,12 @@ class Manager:
             if before is not None:
                 await self._try_out.until_back(pools)
             raise
+        moved = await resettle(
+            spec.name, self._catalog, self._placements, self._redriver, self._reconciling
+        )
         await self._catalog.settle(spec.name)
         await self._placements.announce()
+        moved()
         return done, self._placements.snapshot
 
     async def _try_code(self, spec: AppSpec, pools: AbstractSet[str]) -> None:

@@ -102,7 +102,9 @@ def _digest(app: App, pools: tuple[PoolSpec, ...]) -> str:
     Of the sources, because pickled classes differ from one process to the next. What the modules
     import in turn is not looked at, but for the classes' bases and states.
     """
-    digest = hashlib.sha256(repr((app.name, app.entry, pools, sorted(app.types))).encode())
+    # Options need not be what the source says: they may be computed, or come from elsewhere.
+    options = sorted((name, t.options.model_dump_json()) for name, t in app.types.items())
+    digest = hashlib.sha256(repr((app.name, app.entry, pools, options)).encode())
     for agent_type in app.types.values():
         if not (own := class_digest(agent_type)).startswith(_UNKNOWN):
             digest.update(own.encode())

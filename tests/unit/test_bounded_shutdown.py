@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 from pydantic import BaseModel
 
-from agentray import Agent, AgentOptions, App, Event, Pool, action, on
+from agentray import Agent, AgentOptions, App, Event, Handle, Pool, action, on
 from agentray.errors import AgentrayError, AgentStopped
 from agentray.testing import LocalRuntime
 from tests.support import virtual_time
@@ -136,6 +136,44 @@ def test_the_host_of_an_isolated_agent_that_does_not_answer_is_killed_after_the_
             assert "blocks its host" in caplog.text
             await manager.launch(Cell, name="c", timeout=10)
             await cell.work(0)
+
+    virtual_time.run(scenario())
+
+
+def test_an_isolated_agent_that_blocks_its_process_ends_with_its_owner() -> None:
+    class Cell(Agent):
+        options = AgentOptions(pool="cells")
+
+        @action
+        async def work(self, seconds: float) -> None:
+            await asyncio.sleep(seconds)
+
+    class Boss(Agent):
+        @action
+        async def hire(self) -> Handle[Cell]:
+            return await self.launch(Cell, name="c")
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        runtime = LocalRuntime()
+        async with runtime as manager:
+            cells = Pool("cells", hosts=2, isolation="actor")
+            await manager.deploy(App("a", [Cell, Boss], pools=[cells]))
+            boss = await manager.launch(Boss, name="b")
+            cell = await boss.hire()
+            working = asyncio.create_task(cell.work(60))
+            await asyncio.sleep(0.1)
+            host = runtime.host_of(cell.id)
+            assert host is not None
+            runtime.cut_off(host)  # as one whose event loop is blocked
+            begun = loop.time()
+            await manager.shutdown(boss, grace_s=0)  # nobody but its heartbeats finds it out
+            assert loop.time() - begun < 10
+            with pytest.raises(AgentrayError):
+                await working
+            assert host not in runtime.hosts
+            with pytest.raises(AgentStopped):
+                await cell.work(0)
 
     virtual_time.run(scenario())
 

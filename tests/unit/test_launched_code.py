@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import BaseModel
 
-from agentray import Agent, App, ConfigurationError, Launch, ManagerClient, action
+from agentray import Agent, AgentOptions, App, ConfigurationError, Launch, ManagerClient, action
 from agentray.testing import LocalRuntime
 
 
@@ -124,3 +124,20 @@ async def test_an_app_of_the_types_name_with_more_types_is_not_replaced(
     await manager.deploy(App("mine", [first(), Derived]))
     with pytest.raises(ConfigurationError, match="other code"):
         await manager.launch(second(), name="b")
+
+
+def of_mailbox(room: int) -> type[Agent]:
+    class Computed(Agent):
+        options = AgentOptions(mailbox=room)
+
+        @action
+        async def here(self) -> bool:
+            return True
+
+    return Computed
+
+
+async def test_options_that_are_computed_are_a_part_of_the_code(manager: ManagerClient) -> None:
+    assert await manager.deploy(App("computed", [of_mailbox(1)])) == "added"
+    assert await manager.deploy(App("computed", [of_mailbox(1)])) == "unchanged"
+    assert await manager.deploy(App("computed", [of_mailbox(2)])) == "replaced"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -34,6 +36,8 @@ from agentray.store.memory import MemoryStore
 from agentray.testing import LocalRuntime
 from tests.support import virtual_time
 from tests.support.eventually import eventually_async
+
+Move = Callable[[ManagerClient], Coroutine[Any, Any, None]]
 
 
 class Where(TerminateEvent):
@@ -238,37 +242,137 @@ class Scribe(Agent):
 
     state: Noted
     gate: ClassVar[asyncio.Event]
+    handled: ClassVar[list[str]]
 
     @action
-    async def write(self, line: str, *, wait: bool) -> list[str]:
+    async def write(self, line: str, *, wait: bool = False) -> list[str]:
+        self.handled.append(line)
         if wait:
             await self.gate.wait()
         self.state.lines.append(line)
         return self.state.lines
 
 
-def test_a_host_of_a_pool_that_was_taken_over_writes_nothing_any_more() -> None:
+class MovedScribe(Scribe):
+    """The same agents, whose class was edited: they live in another pool."""
+
+    options = AgentOptions(name="scribe", pool="other")
+
+
+class Neighbour(Agent):
+    state: Noted
+
+    @action
+    async def write(self, line: str) -> list[str]:
+        self.state.lines.append(line)
+        return self.state.lines
+
+
+@asynccontextmanager
+async def writing() -> AsyncGenerator[tuple[LocalRuntime, ManagerClient, asyncio.Task[Any]]]:
+    """Give a scribe that has written one line and is at another, and a pool that is empty."""
+    Scribe.gate, Scribe.handled = asyncio.Event(), []
+    runtime = LocalRuntime(hosts=1)
+    async with runtime as manager:
+        await manager.add_pool("other", hosts=1)
+        await manager.deploy(App("scribes", [Scribe]))
+        scribe = manager.handle(Scribe, "s").with_timeout(None)
+        assert await scribe.write("first") == ["first"]
+        late = asyncio.create_task(scribe.write("late", wait=True))
+        await asyncio.sleep(0.1)
+        yield runtime, manager, late
+
+
+async def to_another_default(manager: ManagerClient) -> None:
+    await manager.set_default_pool("other")
+
+
+async def to_another_pool_of_its_class(manager: ManagerClient) -> None:
+    await manager.deploy(App("scribes", [MovedScribe], pools=["other"]))
+
+
+moves = pytest.mark.parametrize("move", [to_another_default, to_another_pool_of_its_class])
+
+
+@moves
+def test_a_host_of_the_pool_that_agents_have_left_writes_nothing_any_more(move: Move) -> None:
     async def story() -> None:
-        Scribe.gate = asyncio.Event()
-        runtime = LocalRuntime(hosts=1)
-        async with runtime as manager:
-            await manager.add_pool("other", hosts=1)
-            await manager.deploy(App("scribes", [Scribe]))
-            scribe = manager.handle(Scribe, "s").with_timeout(None)
-            assert await scribe.write("first", wait=False) == ["first"]
-            late = asyncio.create_task(scribe.write("late", wait=True))
-            await asyncio.sleep(0.1)
+        async with writing() as (runtime, manager, late):
+            scribe = manager.handle(Scribe, "s")
             lost = runtime.host_of(scribe.id)
             assert lost is not None
             runtime.cut_off(lost)  # it does not hear of what comes, and goes on working
-            await manager.set_default_pool("other")
-            assert await scribe.write("second", wait=False) == ["first", "second"]
+            await move(manager)
+            assert await scribe.write("second") == ["first", "second"]
             assert lost in runtime.hosts
             Scribe.gate.set()
             # Nothing of it was written, so the next host does it.
             assert await late == ["first", "second", "late"]
             kept = (await manager.save_state(scribe.id)).state
             assert kept == {"lines": ["first", "second", "late"]}
+
+    virtual_time.run(story())
+
+
+@moves
+def test_agents_that_get_another_pool_finish_what_they_do(move: Move) -> None:
+    async def story() -> None:
+        async with writing() as (runtime, manager, late):
+            await manager.deploy(App("neighbours", [Neighbour]))
+            neighbour = manager.handle(Neighbour, "n")
+            assert await neighbour.write("first") == ["first"]
+            scribe = manager.handle(Scribe, "s")
+            before = runtime.host_of(scribe.id)
+            moving = asyncio.create_task(move(manager))
+            await asyncio.sleep(5.0)
+            assert not moving.done()
+            Scribe.gate.set()
+            assert await late == ["first", "late"]
+            await moving
+            assert await scribe.write("last") == ["first", "late", "last"]
+            assert Scribe.handled == ["first", "late", "last"], "nothing was done twice"
+            assert runtime.host_of(scribe.id) != before
+            assert await neighbour.write("last") == ["first", "last"]
+
+    virtual_time.run(story())
+
+
+def test_an_isolated_agent_whose_class_gets_a_shared_pool_moves_there_and_back() -> None:
+    async def story() -> None:
+        Scribe.gate, Scribe.handled = asyncio.Event(), []
+        runtime = LocalRuntime(hosts=1)
+        async with runtime as manager:
+            await manager.add_pool("other", hosts=2, isolation="actor")
+            await manager.deploy(App("scribes", [MovedScribe], pools=["other"]))
+            scribe = manager.handle(Scribe, "s")
+            alone = (await scribe.write("alone"), runtime.host_of(scribe.id))
+            await manager.deploy(App("scribes", [Scribe]))
+            shared = (await scribe.write("shared"), runtime.host_of(scribe.id))
+            await manager.deploy(App("scribes", [MovedScribe], pools=["other"]))
+            again = (await scribe.write("again"), runtime.host_of(scribe.id))
+            assert again[0] == ["alone", "shared", "again"]
+            assert len({alone[1], shared[1], again[1]}) == 3
+
+    virtual_time.run(story())
+
+
+def test_a_pool_that_an_app_does_not_declare_any_more_stays_until_its_agents_have_left() -> None:
+    async def story() -> None:
+        Scribe.gate, Scribe.handled = asyncio.Event(), []
+        runtime = LocalRuntime(hosts=1)
+        async with runtime as manager:
+            pool = Pool("other", hosts=1)
+            await manager.deploy(App("scribes", [MovedScribe], pools=[pool]))
+            scribe = manager.handle(Scribe, "s")
+            late = asyncio.create_task(scribe.write("late", wait=True))
+            await asyncio.sleep(0.1)
+            moving = asyncio.create_task(manager.deploy(App("scribes", [Scribe])))
+            await asyncio.sleep(5.0)
+            Scribe.gate.set()
+            assert await late == ["late"]
+            assert await moving == "replaced"
+            assert await scribe.write("last") == ["late", "last"]
+            assert [row["name"] for row in await manager.pools()] == ["default"]
 
     virtual_time.run(story())
 
