@@ -7,8 +7,9 @@ is made, never at import.
 from __future__ import annotations
 
 from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -22,7 +23,7 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MAX_STATE_BYTES = 16 * 1024 * 1024
 """Largest state of one agent, where nothing else is set."""
@@ -56,6 +57,13 @@ RUN_RETENTION = RunRetention()
 
 DEAD_LETTERS = 10_000
 """Dead letters that are kept, where nothing else is set."""
+
+
+def parse_list(value: object) -> object:
+    """Return the items of a text in which commas divide them; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    return [item for each in value.split(",") if (item := each.strip())]
 
 
 class BatchLimits(NamedTuple):
@@ -221,6 +229,16 @@ class Settings(BaseSettings):
     gateway_runs_per_key: PositiveInt | None = Field(
         default=None, description="The same for each API key. Unset: no limit of its own."
     )
+    webhook_networks: Annotated[tuple[IPv4Network | IPv6Network, ...] | None, NoDecode] = Field(
+        default=None,
+        description="Networks to which webhooks may go although they are not public, also without "
+        "TLS, such as `10.1.0.0/16,fd00::/8`. Unset: public addresses only, by https.",
+    )
+    webhook_attempts: PositiveInt = Field(
+        default=10,
+        description="Times that a webhook is sent before it is given up; with the default, over "
+        "about a day.",
+    )
     quarantine_after: NonNegativeInt = Field(
         default=QUARANTINE_AFTER,
         description="Deaths of hosts after which the agent that is blamed for them is quarantined; "
@@ -235,6 +253,11 @@ class Settings(BaseSettings):
         if not home.is_absolute():  # it would be another one in each directory
             raise ValueError("it must be an absolute path, or begin with ~")
         return home
+
+    @field_validator("webhook_networks", mode="before")
+    @classmethod
+    def _split_networks(cls, networks: object) -> object:
+        return parse_list(networks)
 
     @field_validator("database_url")
     @classmethod

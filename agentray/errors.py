@@ -22,6 +22,7 @@
     │   ├── UnknownSession
     │   ├── UnknownState
     │   ├── UnknownSubscription
+    │   ├── UnknownWebhook              also of a secret that signs them
     │   └── UnknownDeadLetter
     ├── NotRetryable                        a dead letter whose content is not kept any more
     ├── CallError                           a message that was sent and got no value back
@@ -304,6 +305,14 @@ class UnknownDeadLetter(AddressError):
             f"There is no dead letter {letter_id!r}: it was purged, or made room for newer ones."
         )
         self.letter_id = letter_id
+
+
+class UnknownWebhook(AddressError):
+    """There is no webhook of this id, or no secret of this name."""
+
+    def __init__(self, webhook_id: str, what: str = "webhook") -> None:
+        super().__init__(f"There is no {what} {webhook_id!r}.")
+        self.webhook_id, self.what = webhook_id, what
 
 
 class NotRetryable(AgentrayError):

@@ -27,6 +27,7 @@ from agentray.cli import (
     schedules,
     states,
     traces,
+    webhooks,
 )
 from agentray.cli.command import Command, CommandGroup
 
@@ -71,6 +72,7 @@ app.add_typer(moves.host)
 app.add_typer(moves.node)
 app.add_typer(events.group)
 app.add_typer(letters.group)
+app.add_typer(webhooks.group)
 
 app.add_typer(states.group, name="state")
 

@@ -14,6 +14,7 @@ from agentray.cli.console import visible
 from agentray.core.room import amounts
 from agentray.ids import SLOTS
 from agentray.protocol.runs import Run, RunStatus
+from agentray.protocol.webhooks import Webhook, WebhookState
 
 if TYPE_CHECKING:
     from agentray.cli.stack import Started
@@ -285,6 +286,24 @@ def dead_letters(rows: Sequence[DeadLetter]) -> RenderableType:
             text(row.reason.value.replace("_", " "), "red"),
             text(row.error and f"{row.error.type}: {row.error.message}"),
             text(row.retried_as),
+        )
+    return table
+
+
+def webhooks(rows: Sequence[Webhook]) -> RenderableType:
+    """Return webhooks as a table."""
+    if not rows:
+        return Text("There are no webhooks.")
+    table = _table("Webhook", "Time", "Run", "State", "Tries", "Next", "Last error")
+    for row in rows:
+        table.add_row(
+            text(row.id),
+            text(moment(row.created_at)),
+            text(row.run_id),
+            text(row.state.value, "red" if row.state is WebhookState.DEAD else ""),
+            text(row.attempts),
+            text(row.due_at and moment(row.due_at)),
+            text(row.last_error),
         )
     return table
 

@@ -15,6 +15,7 @@ from agentray.client.letters import AsyncLetters
 from agentray.client.runs import AsyncRuns
 from agentray.client.schedules import AsyncSchedules
 from agentray.client.transport import Transport
+from agentray.client.webhooks import AsyncWebhooks
 
 
 class AsyncAgentClient(AsyncRuns, AsyncLetters):
@@ -74,6 +75,11 @@ class AsyncAgentClient(AsyncRuns, AsyncLetters):
     def keys(self) -> AsyncKeys:
         """API keys: who may do what."""
         return AsyncKeys(self._connection)
+
+    @property
+    def webhooks(self) -> AsyncWebhooks:
+        """Who is told of the ends of runs."""
+        return AsyncWebhooks(self._connection)
 
     async def __aenter__(self) -> Self:
         return self

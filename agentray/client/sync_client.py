@@ -13,6 +13,7 @@ from agentray.client.blocking import Blocking, blocking, iterating
 from agentray.client.keys import AsyncKeys
 from agentray.client.loop_thread import LoopThread
 from agentray.client.schedules import AsyncSchedules
+from agentray.client.webhooks import AsyncWebhooks
 
 
 class Schedules(Blocking[AsyncSchedules]):
@@ -35,6 +36,17 @@ class Keys(Blocking[AsyncKeys]):
     get = blocking(AsyncKeys.get)
     list = blocking(AsyncKeys.list)
     revoke = blocking(AsyncKeys.revoke)
+
+
+class Webhooks(Blocking[AsyncWebhooks]):
+    """Looks after webhooks, and the secrets that sign them. Every method raises `ClientError`."""
+
+    list = blocking(AsyncWebhooks.list)
+    get = blocking(AsyncWebhooks.get)
+    resend = blocking(AsyncWebhooks.resend)
+    make_secret = blocking(AsyncWebhooks.make_secret)
+    list_secrets = blocking(AsyncWebhooks.list_secrets)
+    forget_secret = blocking(AsyncWebhooks.forget_secret)
 
 
 class AgentClient(Blocking[AsyncAgentClient]):
@@ -103,6 +115,11 @@ class AgentClient(Blocking[AsyncAgentClient]):
     def keys(self) -> Keys:
         """API keys: who may do what."""
         return Keys(self._target.keys, self._loop)
+
+    @property
+    def webhooks(self) -> Webhooks:
+        """Who is told of the ends of runs."""
+        return Webhooks(self._target.webhooks, self._loop)
 
     def __enter__(self) -> Self:
         return self

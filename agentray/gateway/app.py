@@ -45,6 +45,8 @@ from agentray.gateway.services import Services
 from agentray.gateway.sessions import Sessions
 from agentray.gateway.streaming import RunStreams
 from agentray.gateway.tracing import HttpSpans
+from agentray.gateway.webhook_sender import WebhookSender
+from agentray.gateway.webhooks import PromptWebhooks, Webhooks
 
 _API_VERSION = "1"
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -72,10 +74,18 @@ def build_app(services: Services) -> FastAPI:
     letters = DeadLetters(services, keys)
     sessions = Sessions(services, keys)
     desk = FrontDesk(services, admissions, reader, streams, ends)
+    sender = WebhookSender(
+        services.store,
+        allowed=services.settings.webhook_networks or (),
+        attempts=services.settings.webhook_attempts,
+    )
+    hooks = PromptWebhooks(services, sender)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
+        sender.start()
         yield
+        await sender.close()
         await admissions.close()
         await ends.close()
         await letters.close()
@@ -104,7 +114,8 @@ def build_app(services: Services) -> FastAPI:
             405: on_unroutable,
         },
     )
-    app.include_router(Prompts(services, keys, admissions, reader, streams, sessions.book).router)
+    prompts = Prompts(services, keys, admissions, reader, streams, sessions.book, hooks)
+    app.include_router(prompts.router)
     app.include_router(Runs(services, keys, reader, streams).router)
     app.include_router(RunActions(services, keys, reader, ends).router)
     app.include_router(letters.router)
@@ -112,6 +123,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(Schedules(services, keys).router)
     app.include_router(ApiKeys(services, keys).router)
     app.include_router(OpenAi(desk, keys).router)
+    app.include_router(Webhooks(services, keys, sender).router)
     app.include_router(HealthChecks(services).router)
     return app
 

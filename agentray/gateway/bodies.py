@@ -22,6 +22,7 @@ from agentray.ids import AgentId, check_type_name
 from agentray.protocol.budgets import Budget
 from agentray.protocol.event_runs import Durability, PromptDurability
 from agentray.protocol.sessions import SessionPolicy
+from agentray.protocol.webhooks import WebhookSpec
 
 DEFAULT_WAIT_S = 30.0
 
@@ -112,6 +113,10 @@ class PromptBody(BaseModel):
     )
     at: AwareDatetime | None = Field(
         default=None, description="When the run begins, with its offset from UTC; as `delay_s`."
+    )
+
+    webhook: WebhookSpec | None = Field(
+        default=None, description="Whom to tell when the run has ended, with a signed POST."
     )
 
     @field_validator("prompt", "agent", "session")

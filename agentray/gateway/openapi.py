@@ -38,6 +38,7 @@ TAGS: list[dict[str, Any]] = [
     {"name": "schedules", "description": "Give work to agents again and again."},
     {"name": "keys", "description": "Who may do what."},
     {"name": "openai", "description": "Agents as models: OpenAI's Chat Completions and Responses."},
+    {"name": "webhooks", "description": "Be told when a run has ended."},
     {"name": "health", "description": "For probes and load balancers."},
 ]
 

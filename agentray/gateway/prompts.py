@@ -28,6 +28,7 @@ from agentray.gateway.openapi import EVENTS_CONTENT, KEY_HEADER, problems, run_c
 from agentray.gateway.runs import RunReader, run_response
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
+from agentray.gateway.webhooks import PromptWebhooks
 from agentray.ids import AgentId, check_traceparent, new_id
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.runs import Run
@@ -64,6 +65,7 @@ class Prompts:
         reader: RunReader,
         streams: RunStreams,
         sessions: SessionBook,
+        hooks: PromptWebhooks,
     ) -> None:
         self._services = services
         self._settings = services.settings
@@ -71,6 +73,7 @@ class Prompts:
         self._reader = reader
         self._streams = streams
         self._sessions = sessions
+        self._hooks = hooks
         self.router = self._routes(keys)
 
     def _routes(self, keys: KeyRing) -> APIRouter:
@@ -116,8 +119,14 @@ class Prompts:
         # The body is read and checked here, not by FastAPI: after the key, and within a limit.
         body = await read_body(request, self._settings.max_body_bytes)
         prompt = parse_prompt(body, self._settings.max_wait_s)
+        if prompt.webhook is not None:
+            await self._hooks.check(prompt.webhook, caller(request))
         admitted = await self._admit(prompt, caller(request), request)
         admission = admitted.admission
+        if prompt.webhook is not None:
+            await self._hooks.keep(prompt.webhook, admission.run, caller(request))
+            if admitted.driving is not None:
+                admitted.driving.add_done_callback(self._hooks.run_ended)
 
         location = {"Location": f"/v1/runs/{admission.run.id}"}
         if prompt.stream or "text/event-stream" in request.headers.get("accept", ""):
@@ -192,7 +201,7 @@ def _digest(prompt: PromptBody) -> str:
     """Return a hash of what is asked of whom; how the answer is awaited is no part of it."""
     asked: list[Any] = [prompt.prompt, prompt.agent]
     shown = {"timeout_s", "budget", "max_attempts", "durability", "delay_s", "at"}
-    shown |= {"session", "policy"}
+    shown |= {"session", "policy", "webhook"}
     if options := prompt.model_dump(mode="json", include=shown, exclude_defaults=True):
         asked.append(options)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -38,6 +38,7 @@ from agentray.store.schedules import ScheduleStore
 from agentray.store.sessions import Refusal, SessionStore
 from agentray.store.steps import Step, StepStore
 from agentray.store.supervision import SupervisionStore
+from agentray.store.webhooks import WebhookStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +306,7 @@ class Store(
     SessionStore,
     StepStore,
     SupervisionStore,
+    WebhookStore,
     Protocol,
 ):
     """Durable memory of a cluster. Raises `StoreUnavailable` when it cannot be reached."""

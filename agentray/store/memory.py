@@ -73,6 +73,7 @@ from agentray.store.memory_schedules import MemorySchedules
 from agentray.store.memory_sessions import MemorySessions
 from agentray.store.memory_steps import MemorySteps
 from agentray.store.memory_supervision import MemorySupervision
+from agentray.store.memory_webhooks import MemoryWebhooks
 from agentray.store.orders import Order, OrderKind
 
 _T = TypeVar("_T")
@@ -148,6 +149,7 @@ class MemoryStore(
     MemorySchedules,
     MemorySessions,
     MemorySupervision,
+    MemoryWebhooks,
 ):
     """A `Store` that forgets everything when its process ends."""
 

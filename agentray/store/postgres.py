@@ -61,6 +61,7 @@ from agentray.store.postgres_schedules import PostgresSchedules
 from agentray.store.postgres_sessions import PostgresSessions
 from agentray.store.postgres_steps import PostgresSteps
 from agentray.store.postgres_supervision import PostgresSupervision
+from agentray.store.postgres_webhooks import PostgresWebhooks
 
 
 class PostgresStore(
@@ -75,6 +76,7 @@ class PostgresStore(
     PostgresSessions,
     PostgresSteps,
     PostgresSupervision,
+    PostgresWebhooks,
 ):
     """A `Store` in the schema `agentray` of a PostgreSQL database.
 

@@ -30,6 +30,7 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.InvalidSchedule: ("cron", "wrong minute"),
     errors.UnknownSubscription: ("sub_1",),
     errors.UnknownDeadLetter: ("dead_1",),
+    errors.UnknownWebhook: ("wh_1",),
     errors.NotRetryable: ("dead_1", "its content was too large to be kept"),
     errors.UnknownEventType: ("shop.OrderPlaced",),
     errors.DeadlineExceeded: ("greeter/ada.greet", 1.5),

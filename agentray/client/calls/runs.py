@@ -23,6 +23,7 @@ from agentray.protocol.budgets import Budget
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.runs import Run, RunStatus, Span
+from agentray.protocol.webhooks import WebhookSpec
 
 
 class PromptOptions(TypedDict, total=False):
@@ -37,6 +38,7 @@ class PromptOptions(TypedDict, total=False):
             commit; it has no budget then, and cannot wait for an answer.
         delay_s: seconds after which the run begins; it is accepted at once.
         at: when it begins, an aware time.
+        webhook: whom to tell when it has ended.
     """
 
     run_timeout_s: float | None
@@ -45,6 +47,7 @@ class PromptOptions(TypedDict, total=False):
     durability: PromptDurability
     delay_s: float | None
     at: datetime | None
+    webhook: WebhookSpec | None
 
 
 def begins_later(options: PromptOptions) -> bool:
@@ -108,6 +111,7 @@ def _said(options: PromptOptions) -> dict[str, Any]:
     if unknown := given.keys() - PromptOptions.__annotations__.keys():
         raise TypeError(f"A prompt has no option {min(unknown)!r}.")
     budget, at = options.get("budget"), options.get("at")
+    webhook = options.get("webhook")
     durability = options.get("durability", "run")
     return {
         "timeout_s": options.get("run_timeout_s"),
@@ -116,6 +120,7 @@ def _said(options: PromptOptions) -> dict[str, Any]:
         "durability": None if durability == "run" else durability,
         "delay_s": options.get("delay_s"),
         "at": None if at is None else at.isoformat(),
+        "webhook": None if webhook is None else webhook.model_dump(mode="json", exclude_none=True),
     }
 
 
