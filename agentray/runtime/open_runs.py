@@ -7,6 +7,7 @@ asks when it wants to know, many at once.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 ASK_ABOVE = 20_000
 """Runs that are remembered before their hosts are asked which of them have ended."""
 
+NEWS_S = 10.0
+"""How long a host that is not in the snapshot may be newer than that; then it is gone."""
+
+_ASK_AGAIN_S = 0.1
+_UNHEARD_OF = 1000  # hosts that are remembered
 _ANYBODY = root_of("default", "")
 
 
@@ -36,6 +42,7 @@ class OpenRuns:
         self._followed: set[str] = set()  # whose hosts will tell of their ends
         self._ask_above = ASK_ABOVE
         self._on_end: Callable[[], None] = _nothing
+        self._unheard_of: dict[str, float] = {}  # hosts, and since when
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -127,6 +134,10 @@ class OpenRuns:
             parts.when_ended(run, lambda: self._ended([run]))
 
     def _ask_host(self, host_id: str, runs: list[str], *, follow: bool) -> None:
+        if self._is_news(host_id):
+            self._host.tasks.spawn(self._ask_later(host_id, runs, follow), name="ask a new host")
+            return
+
         def told(reply: Reply) -> None:
             # A host that is gone works on no run any more.
             failed = reply.kind != ReplyKind.VALUE
@@ -139,6 +150,25 @@ class OpenRuns:
                 self._ask_above = max(ASK_ABOVE, 2 * len(self._agents))
 
         self._host.channel.post_to(host_id, _about(PartsCall.OPEN, runs, told))
+
+    def _is_news(self, host_id: str) -> bool:
+        """Whether a host may have come up a moment ago, so that this one has not heard of it.
+
+        What its runs send may be here before the snapshot that has it.
+        """
+        snapshot = self._host.channel.snapshot
+        if host_id in snapshot.hosts or host_id in snapshot.deaths:
+            self._unheard_of.pop(host_id, None)
+            return False
+        now = self._host.now()
+        since = self._unheard_of.setdefault(host_id, now)
+        if len(self._unheard_of) > _UNHEARD_OF:
+            del self._unheard_of[next(iter(self._unheard_of))]
+        return now - since < NEWS_S
+
+    async def _ask_later(self, host_id: str, runs: list[str], follow: bool) -> None:
+        await asyncio.sleep(_ASK_AGAIN_S)
+        self._ask_host(host_id, runs, follow=follow)
 
     def _await(self, host_id: str, run: str) -> None:
         def ended(reply: Reply) -> None:

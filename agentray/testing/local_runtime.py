@@ -100,6 +100,11 @@ class _LocalHost:
         self.flight: Flight | None = None  # when it died
 
     @property
+    def host(self) -> Host | None:
+        """What runs in it, once it was started."""
+        return self._host
+
+    @property
     def alive(self) -> bool:
         """Whether it has not been killed."""
         return not self._dead.done()
@@ -471,6 +476,11 @@ class LocalRuntime(SyncContext):
     def hosts(self) -> list[str]:
         """Ids of the hosts that live."""
         return [host_id for host_id, host in self.network.hosts.items() if host.alive]
+
+    @property
+    def running(self) -> list[Host]:
+        """The hosts that live, themselves: for tests of what agents cannot see."""
+        return [host.host for host in self.network.hosts.values() if host.alive and host.host]
 
     def events(self, kind: type[E]) -> list[E]:
         """Return the events of a class that agents published so far, in this order."""

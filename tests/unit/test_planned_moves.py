@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -27,6 +28,8 @@ from agentray import (
 from agentray.errors import StartFailed
 from agentray.event_run import DurabilityName
 from agentray.patterns import AggregatorAgent, Gathered
+from agentray.protocol.event_runs import Recording, RunKey
+from agentray.runtime.open_runs import NEWS_S
 from agentray.testing import LocalRuntime
 from agentray.testing import run as run_virtual
 
@@ -310,5 +313,27 @@ def test_no_work_under_way_is_lost_or_tried_again(name: str) -> None:
             assert set(load.done) >= {"call", "nested call", "prompt", "note", "run, step"}
             notes = sum([await manager.handle(Tally, str(n)).total() for n in range(8)])
             assert notes == load.done["note"], "each event was handled once"
+
+    run_virtual(scenario())
+
+
+def test_a_run_of_a_host_that_is_newer_than_the_snapshot_keeps_its_slots_here() -> None:
+    async def scenario() -> None:
+        async with (runtime := LocalRuntime(hosts=2)) as manager:
+            await manager.deploy(App("tallies", [Tally]))
+            tally = manager.handle(Tally, "t")
+            await tally.add()
+            [host] = [h for h in runtime.running if h.host_id == runtime.host_of(tally.id)]
+            slot = host.lease_of(tally.id)[1]
+            # An event of such a run was handled here before anybody has told of its host.
+            run = RunKey(Recording.TRACE, "host_new", "run_1#1", time.time_ns() // 1000)
+            host.parts.taken.note(str(run), tally.id)
+            begun = host.now()
+            assert await host.release("default", [slot], grace_s=60.0) == []
+            assert await host.release("default", [slot], grace_s=60.0) == [], "it may be under way"
+            left: list[int] = []
+            while not left:
+                left = await host.release("default", [slot], grace_s=60.0)
+            assert NEWS_S <= host.now() - begun < NEWS_S + 5, "nobody is there of whom nobody hears"
 
     run_virtual(scenario())
