@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from agentray.agent import Agent, AgentType, Factory
 from agentray.errors import ConfigurationError
-from agentray.ids import check_type_name
+from agentray.ids import DEFAULT_POOL, check_type_name
 from agentray.middleware import Middleware, check_middleware
 from agentray.pool import Pool
 from agentray.protocol.snapshot import Subscription
@@ -26,6 +26,7 @@ class App:
         entry: the type that gets prompts which name no agent; None: there is none.
         pools: the pools that it declares.
         shared_pools: names of pools that it uses and the operator adds.
+        pool: where agents live whose classes name none; None: in the default pool.
         middleware: what its agents' messages pass, in this order.
     """
 
@@ -36,6 +37,7 @@ class App:
         *,
         entry: type[Agent] | None = None,
         pools: Sequence[Pool | str] = (),
+        pool: str | None = None,
         factories: Mapping[type[Agent], Factory] | None = None,
         middleware: Sequence[type[Middleware] | Middleware | Callable[[], Middleware]] = (),
         health: Callable[[], Any] | None = None,
@@ -49,6 +51,8 @@ class App:
                 prompts, if there is just one.
             pools: that the app declares; a name stands for one that the operator adds to the
                 cluster (`manager.add_pool`).
+            pool: where the agents live whose classes name no pool; one that is not among `pools`
+                is added by the operator. None: in the cluster's default pool.
             factories: what makes the agents of a class instead of its constructor: a function,
                 also an asynchronous one, that takes the `AgentId` and the arguments of the launch.
             middleware: what looks at the messages, events and replies of its agents, in this
@@ -63,7 +67,9 @@ class App:
                 handles no prompts, a factory of none of them, or middleware that is none.
         """
         self.name = check_type_name(name)
-        self.types = _with_factories(name, _by_name(name, agents), factories or {})
+        types = _with_factories(name, _by_name(name, agents), factories or {})
+        self.types = types if pool is None else _in_pool(types, pool)
+        self.pool = pool
         self.entry = _entry(name, self.types, entry)
         self.middleware = check_middleware(name, middleware)
         if health is not None and not callable(health):
@@ -72,9 +78,12 @@ class App:
         self.pools = tuple(pool for pool in pools if isinstance(pool, Pool))
         self.shared_pools = tuple(pool for pool in pools if isinstance(pool, str))
         names = [*(pool.name for pool in self.pools), *self.shared_pools]
+        if pool not in {None, DEFAULT_POOL, *names}:
+            self.shared_pools += (cast("str", pool),)
+            names.append(self.shared_pools[-1])
         if len(set(names)) < len(names):
             raise ConfigurationError(f"The app {name!r} declares two pools of the same name.")
-        known = {"default", *names}
+        known = {DEFAULT_POOL, *names}
         for agent_type in self.types.values():
             if agent_type.options.pool not in known:
                 raise ConfigurationError(
@@ -106,6 +115,8 @@ class App:
         more: tuple[Any, ...] = (self.middleware,) if self.middleware else ()
         if self.health is not None:
             more = (self.middleware, self.health)
+        if self.pool is not None:
+            more = (self.middleware, self.health, self.pool)
         return _rebuild, (self.name, classes, entry, pools, factories, *more)
 
     def __repr__(self) -> str:
@@ -120,12 +131,14 @@ def _rebuild(
     factories: Mapping[type[Agent], Factory] | None = None,  # kept apps may be without
     middleware: Sequence[Any] = (),
     health: Callable[[], Any] | None = None,
+    pool: str | None = None,
 ) -> App:
     app = App(
         name,
         agents,
         entry=entry,
         pools=pools,
+        pool=pool,
         factories=factories,
         middleware=middleware,
         health=health,
@@ -163,6 +176,16 @@ def _with_factories(
             raise ConfigurationError(f"The factory of {cls.__name__} is no function: {factory!r}.")
         made[known.name] = replace(known, factory=factory)
     return made
+
+
+def _in_pool(types: dict[str, AgentType], pool: str) -> dict[str, AgentType]:
+    """Return types that live in a pool, unless they name another one than the default."""
+    moved = {
+        name: replace(known, options=known.options.model_copy(update={"pool": pool}))
+        for name, known in types.items()
+        if known.options.pool == DEFAULT_POOL
+    }
+    return types | moved
 
 
 def _entry(app: str, types: dict[str, AgentType], entry: type[Agent] | None) -> str | None:

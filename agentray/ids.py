@@ -14,6 +14,9 @@ from zlib import crc32
 
 from agentray.errors import ConfigurationError
 
+DEFAULT_POOL = "default"
+"""The pool of agent types that name none."""
+
 SLOTS = 256
 """Slots of a pool's key space; each is leased to one host."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from agentray.errors import ConfigurationError, DeadlineExceeded
 from agentray.handle import Handle
-from agentray.ids import AgentId, check_key, new_id
+from agentray.ids import DEFAULT_POOL, AgentId, check_key, new_id
 from agentray.protocol.codec import encode, encode_arguments
 from agentray.protocol.envelope import Kind
 from agentray.protocol.launching import AgentStatus, LaunchOrder, LifeCall
@@ -48,7 +48,8 @@ class Launch(Generic[A]):
         kwargs: for the constructor, kept for re-activation.
         name: its key; None: a new unique one.
         labels: to find it by; None: as before, else none.
-        pool: must be the type's own: hosts are assigned to types, by `AgentOptions(pool=...)`.
+        pool: where agents of its type live: decided by the first launch of a class that names no
+            pool and that no app has; from then on it can only be named again.
         options: what differs from its type's options: concurrency, mailbox, idle_timeout_s,
             restart. Only the fields that are given count.
         max_retries: how often a start that fails is tried again, in all; None: as the restart
@@ -98,6 +99,17 @@ class Launch(Generic[A]):
             return None
         return self.agent if isinstance(self.agent, type) else type(self.agent)
 
+    @property
+    def wanted_pool(self) -> str | None:
+        """The pool in which it shall live; None: nothing was said.
+
+        Raises:
+            ConfigurationError: two of them were named.
+        """
+        options = self.options
+        named = options.pool if options is not None and self._sets("pool") else None
+        return one_pool(self.id.type, {self.pool, named})
+
     def order(self, *, driver: str = "", owner: AgentId | None = None) -> LaunchOrder:
         """Return what its host is told.
 
@@ -136,16 +148,9 @@ class Launch(Generic[A]):
             )
 
     def _check(self) -> None:
-        cls = self.cls
-        options = self.options
-        named = options.pool if options is not None and self._sets("pool") else None
-        wanted = {self.pool, named} - {None}
-        if wanted and (cls is None or wanted != {cls.agent_type.options.pool}):
-            raise ConfigurationError(
-                f"{self.id} cannot be launched in another pool: an agent type has one pool, so "
-                "that everybody finds its agents. Write options = AgentOptions(pool=...) into the "
-                "class, or a subclass of it."
-            )
+        cls, wanted = self.cls, self.wanted_pool
+        if cls is not None and wanted and cls.agent_type.options.pool not in {DEFAULT_POOL, wanted}:
+            raise elsewhere(self.id, wanted, cls.agent_type.options.pool)
         if self._sets("name"):
             raise ConfigurationError("An agent type is named in its class, not at a launch.")
         if self.max_retries is not None and self.max_retries < 0:
@@ -178,6 +183,29 @@ class Launch(Generic[A]):
         if self.options is None:
             return None
         return json.loads(self.options.model_dump_json(exclude_unset=True, exclude={"pool"}))
+
+
+def one_pool(agent_type: str, pools: set[str | None]) -> str | None:
+    """Return the pool that was named for agents of a type; None: none was.
+
+    Raises:
+        ConfigurationError: two of them were.
+    """
+    one, *others = sorted(pool for pool in pools if pool is not None) or [None]
+    if others:
+        raise ConfigurationError(
+            f"Agents of the type {agent_type!r} live in one pool, not in {one!r} and {others[0]!r}."
+        )
+    return one
+
+
+def elsewhere(agent: AgentId, wanted: str, pool: str) -> ConfigurationError:
+    """Return the error of a launch into another pool than that of an agent's type."""
+    return ConfigurationError(
+        f"{agent} cannot be launched in the pool {wanted!r}: all agents of a type live in one "
+        f"pool, so that everybody finds them, and {agent.type!r} lives in {pool!r}. For agents in "
+        f"another pool launch a subclass with options = AgentOptions(pool={wanted!r})."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,20 @@ from agentray.app import App
 from agentray.errors import ConfigurationError, UnknownAgent
 from agentray.handle import Handle
 from agentray.ids import (
+    DEFAULT_POOL,
     AgentId,
     check_key,
     check_type_name,
 )
-from agentray.launching import LAUNCH_TIMEOUT_S, AgentRecord, Launch, Lifetime
+from agentray.launching import (
+    LAUNCH_TIMEOUT_S,
+    AgentRecord,
+    Launch,
+    Lifetime,
+    elsewhere,
+    one_pool,
+)
+from agentray.protocol.event_runs import root_type
 from agentray.protocol.launching import AgentStatus, ShutdownOrder
 from agentray.runtime.app_client import AppClient
 from agentray.runtime.launcher import AnyAgent, Launcher, ReturnWhen, id_of
@@ -71,7 +80,8 @@ class LaunchClient(AppClient):
             kwargs: for its constructor.
             name: its key; None: a new unique one.
             labels: to find it by.
-            pool: only the pool of its type: write `AgentOptions(pool=...)` into the class.
+            pool: where agents of its type live: decided by the first launch of a class that names
+                no pool and that no app has; from then on it can only be named again.
             options: what differs from its type's: concurrency, mailbox, idle_timeout_s, restart.
                 Only the fields that are given count.
             max_retries: how often a start that fails is tried again, in all; None: as the restart
@@ -82,14 +92,16 @@ class LaunchClient(AppClient):
 
         Raises:
             ConfigurationError: an agent of this name runs with other arguments or options, an app
-                has a class of this name and other code, or one of the arguments above is wrong.
+                has a class of this name and other code, agents of its type live in another pool,
+                or one of the arguments above is wrong.
+            PoolPending: its pool has no room yet.
             AgentFailed: it could not be started, and its retries are used up.
             DeadlineExceeded: it has not started yet; it goes on trying.
             ChannelClosed: this manager was closed.
         """
         launch = Launch(agent, args, kwargs, name, labels, pool, options, max_retries, lifetime)
         launch.order()  # what is wrong with it is told before anything is deployed
-        await self._deploy_classes([launch])
+        await self._deploy_classes([launch], timeout)
         await self._launcher.launch(launch, timeout)
         return Handle(launch.id, self._channel)
 
@@ -112,11 +124,11 @@ class LaunchClient(AppClient):
         """
         for launch in launches:
             launch.order()
-        await self._deploy_classes(launches)
+        await self._deploy_classes(launches, timeout)
         await self._launcher.launch_batch(launches, timeout)
         return [Handle(launch.id, self._channel) for launch in launches]
 
-    async def register(
+    async def register(  # noqa: PLR0913 - all that there is to say of one
         self,
         agent: type[A] | A,
         *,
@@ -124,6 +136,7 @@ class LaunchClient(AppClient):
         kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
+        pool: str | None = None,
         options: AgentOptions | None = None,
         max_retries: int | None = None,
         lifetime: Lifetime | None = None,
@@ -135,7 +148,7 @@ class LaunchClient(AppClient):
         Raises:
             ConfigurationError: an agent of this name is known with other arguments.
         """
-        launch = Launch(agent, args, kwargs, name, labels, None, options, max_retries, lifetime)
+        launch = Launch(agent, args, kwargs, name, labels, pool, options, max_retries, lifetime)
         await self.register_many([launch])
         return Handle(launch.id, self._channel)
 
@@ -147,21 +160,48 @@ class LaunchClient(AppClient):
         await self._launcher.register(launches)
         return [Handle(launch.id, self._channel) for launch in launches]
 
-    async def _deploy_classes(self, launches: Sequence[Launch[Any]]) -> None:
+    async def _deploy_classes(
+        self, launches: Sequence[Launch[Any]], timeout: float | None = LAUNCH_TIMEOUT_S
+    ) -> None:
         """Deploy the classes that no app has, or that were launched with other code.
 
-        Each becomes an app of its own.
+        Each becomes an app of its own, in the pool that a launch names.
 
         Raises:
-            ConfigurationError: another app has a class of this name and other code.
+            ConfigurationError: another app has a class of this name and other code, or agents of
+                the type live in another pool than was named.
+            PoolPending: that pool has no room.
         """
         self._launcher.check_open()
+        named: dict[str, set[str | None]] = {}
         for launch in launches:
-            cls = launch.cls
-            if cls is not None and self._to_deploy(launch.id.type, cls):
-                pool = cls.agent_type.options.pool
-                shared = () if pool == "default" else (pool,)
-                await self.deploy(App(launch.id.type, [cls], pools=shared))
+            named.setdefault(launch.id.type, set()).add(launch.wanted_pool)
+        wanted = {name: one_pool(name, pools) for name, pools in named.items()}
+        for launch in launches:
+            name, cls = launch.id.type, launch.cls
+            self._check_pool(launch, wanted[name])
+            if cls is not None and self._to_deploy(name, cls):
+                own = cls.agent_type.options.pool
+                shared = () if own == DEFAULT_POOL else (own,)
+                app = App(name, [cls], pools=shared, pool=wanted[name] or self._pool_of(name))
+                await self.deploy(app, pending_timeout=timeout)
+
+    def _check_pool(self, launch: Launch[Any], wanted: str | None) -> None:
+        view = self._channel.snapshot.types.get(launch.id.type)
+        if wanted is None or view is None:
+            return
+        if view.pool != self._resolved(wanted):
+            raise elsewhere(launch.id, wanted, view.pool)
+
+    def _pool_of(self, type_name: str) -> str | None:
+        """Return the pool in which agents of a type live; None: in the default, whichever it is."""
+        view = self._channel.snapshot.types.get(type_name)
+        return None if view is None or view.pool == self._resolved(DEFAULT_POOL) else view.pool
+
+    def _resolved(self, pool: str) -> str:
+        """Return the pool that has taken over from one, if one has."""
+        root = self._channel.snapshot.roots.get(root_type(pool))
+        return pool if root is None else root.pool
 
     def _to_deploy(self, name: str, cls: type[Agent]) -> bool:
         types = self._channel.snapshot.types

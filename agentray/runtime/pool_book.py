@@ -5,11 +5,11 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 
+from agentray.ids import DEFAULT_POOL
 from agentray.protocol.deployment import PoolSpec
 from agentray.store.base import PoolRow, Store
 
-DEFAULT = "default"
-"""The pool of agent types that name none."""
+DEFAULT = DEFAULT_POOL
 
 
 class PoolBook:

@@ -61,7 +61,7 @@ class SyncAgents(SyncPart):
         """Start several agents, all or none."""
         return self._wait(self._manager.launch_batch(launches, timeout=timeout))
 
-    def register(
+    def register(  # noqa: PLR0913 - all that there is to say of one
         self,
         agent: type[A] | A,
         *,
@@ -69,6 +69,7 @@ class SyncAgents(SyncPart):
         kwargs: Mapping[str, Any] | None = None,
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
+        pool: str | None = None,
         options: AgentOptions | None = None,
         max_retries: int | None = None,
         lifetime: Lifetime | None = None,
@@ -81,6 +82,7 @@ class SyncAgents(SyncPart):
                 kwargs=kwargs,
                 name=name,
                 labels=labels,
+                pool=pool,
                 options=options,
                 max_retries=max_retries,
                 lifetime=lifetime,

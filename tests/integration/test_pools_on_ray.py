@@ -51,6 +51,14 @@ class Aside(Agent):
         return os.getpid()
 
 
+class Placed(Agent):
+    """Lives where it is launched."""
+
+    @action
+    async def process(self) -> int:
+        return os.getpid()
+
+
 class OnGpu(Agent):
     options = AgentOptions(pool="gpu")
 
@@ -105,8 +113,12 @@ async def test_an_added_pool_has_a_process_and_resources_of_its_own_until_it_is_
     processes = {await manager.handle(Aside, f"{n}").process() for n in range(8)}
     (process,) = processes
     assert process not in others.values()
+    # A class that names no pool is launched into it.
+    assert await (await manager.launch(Placed, pool="aside")).process() == process
+    assert await manager.handle(Placed, "another").process() == process
 
-    await manager.stop("aside_app")
+    for app in ("aside_app", "placed"):
+        await manager.stop(app)
     await manager.remove_pool("aside")
     eventually(lambda: not psutil.pid_exists(process))
     eventually(lambda: ray.available_resources()["memory"] == free)
