@@ -14,6 +14,7 @@
     │   └── StateTooNew                     what is kept was written by newer code
     ├── AddressError (LookupError)          the message has nowhere to go
     │   ├── UnknownAgentType
+    │   ├── UnknownRequestType              no agent answers requests of this name
     │   ├── UnknownAction
     │   ├── NoHandler
     │   ├── UnknownAgent
@@ -213,6 +214,15 @@ class UnknownAgentType(AddressError):
             )
         super().__init__(f"{missing}{hint}")
         self.type_name = type_name
+
+
+class UnknownRequestType(AddressError):
+    """No agent answers requests of this name."""
+
+    def __init__(self, name: str, known: tuple[str, ...] = ()) -> None:
+        names = ", ".join(known) or "none"
+        super().__init__(f"No agent answers requests of the type {name!r}. There are: {names}.")
+        self.name, self.known = name, known
 
 
 class UnknownAction(AddressError):

@@ -1,6 +1,7 @@
 """Talks to a gateway over HTTP; needs neither Ray nor a cluster."""
 
 from agentray.client.async_client import AsyncAgentClient
+from agentray.client.calls.jobs import JobOptions
 from agentray.client.calls.keys import KeyPage
 from agentray.client.calls.letters import DeadLetterPage, LetterMatch
 from agentray.client.calls.runs import PromptOptions, RunPage
@@ -33,6 +34,7 @@ __all__ = [
     "DeadLetterPage",
     "Forbidden",
     "InvalidRequest",
+    "JobOptions",
     "KeyPage",
     "LetterMatch",
     "LogLost",

@@ -12,6 +12,7 @@ from agentray.client.calls import health
 from agentray.client.connection import Connection
 from agentray.client.keys import AsyncKeys
 from agentray.client.letters import AsyncLetters
+from agentray.client.requests import AsyncRequests
 from agentray.client.runs import AsyncRuns
 from agentray.client.schedules import AsyncSchedules
 from agentray.client.transport import Transport
@@ -70,6 +71,11 @@ class AsyncAgentClient(AsyncRuns, AsyncLetters):
     def schedules(self) -> AsyncSchedules:
         """Prompts that are given again and again."""
         return AsyncSchedules(self._connection)
+
+    @property
+    def requests(self) -> AsyncRequests:
+        """The jobs of typed requests."""
+        return AsyncRequests(self._connection)
 
     @property
     def keys(self) -> AsyncKeys:

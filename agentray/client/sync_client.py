@@ -12,6 +12,7 @@ from agentray.client.async_client import AsyncAgentClient
 from agentray.client.blocking import Blocking, blocking, iterating
 from agentray.client.keys import AsyncKeys
 from agentray.client.loop_thread import LoopThread
+from agentray.client.requests import AsyncRequests
 from agentray.client.schedules import AsyncSchedules
 from agentray.client.webhooks import AsyncWebhooks
 
@@ -47,6 +48,15 @@ class Webhooks(Blocking[AsyncWebhooks]):
     make_secret = blocking(AsyncWebhooks.make_secret)
     list_secrets = blocking(AsyncWebhooks.list_secrets)
     forget_secret = blocking(AsyncWebhooks.forget_secret)
+
+
+class Requests(Blocking[AsyncRequests]):
+    """Starts typed requests, and looks after their jobs. Every method raises `ClientError`."""
+
+    types = blocking(AsyncRequests.types)
+    start = blocking(AsyncRequests.start)
+    get = blocking(AsyncRequests.get)
+    cancel = blocking(AsyncRequests.cancel)
 
 
 class AgentClient(Blocking[AsyncAgentClient]):
@@ -110,6 +120,11 @@ class AgentClient(Blocking[AsyncAgentClient]):
     def schedules(self) -> Schedules:
         """Prompts that are given again and again."""
         return Schedules(self._target.schedules, self._loop)
+
+    @property
+    def requests(self) -> Requests:
+        """The jobs of typed requests."""
+        return Requests(self._target.requests, self._loop)
 
     @property
     def keys(self) -> Keys:

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from agentray import telemetry
 from agentray.errors import AgentrayError
 from agentray.gateway.admission import Admissions
+from agentray.gateway.async_jobs import AsyncJobs
 from agentray.gateway.auth import KeyRing
 from agentray.gateway.capacity import Capacity
 from agentray.gateway.fronts import FrontDesk
@@ -27,8 +28,8 @@ from agentray.gateway.health import HealthChecks
 from agentray.gateway.keys import ApiKeys
 from agentray.gateway.letters import DeadLetters
 from agentray.gateway.openai import OpenAi
-from agentray.gateway.openai_errors import OpenAiErrors
 from agentray.gateway.openapi import TAGS, GatewayApp
+from agentray.gateway.other_errors import OtherErrors
 from agentray.gateway.problems import (
     MISDIRECTED,
     HttpProblem,
@@ -44,6 +45,7 @@ from agentray.gateway.schedules import Schedules
 from agentray.gateway.services import Services
 from agentray.gateway.sessions import Sessions
 from agentray.gateway.streaming import RunStreams
+from agentray.gateway.synapse import SynapseAgents
 from agentray.gateway.tracing import HttpSpans
 from agentray.gateway.webhook_sender import WebhookSender
 from agentray.gateway.webhooks import PromptWebhooks, Webhooks
@@ -73,13 +75,13 @@ def build_app(services: Services) -> FastAPI:
     ends = RunEnds(services)
     letters = DeadLetters(services, keys)
     sessions = Sessions(services, keys)
-    desk = FrontDesk(services, admissions, reader, streams, ends)
     sender = WebhookSender(
         services.store,
         allowed=services.settings.webhook_networks or (),
         attempts=services.settings.webhook_attempts,
     )
     hooks = PromptWebhooks(services, sender)
+    desk = FrontDesk(services, admissions, reader, streams, ends, sessions.book)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
@@ -102,7 +104,7 @@ def build_app(services: Services) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
         middleware=[
-            Middleware(OpenAiErrors),
+            Middleware(OtherErrors),
             Middleware(Guard, hosts=allowed_hosts(services)),
             Middleware(Capacity, limit=services.settings.gateway_requests),
             *_tracing(),
@@ -122,8 +124,10 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(sessions.router)
     app.include_router(Schedules(services, keys).router)
     app.include_router(ApiKeys(services, keys).router)
+    app.include_router(AsyncJobs(desk, keys).router)
     app.include_router(OpenAi(desk, keys).router)
     app.include_router(Webhooks(services, keys, sender).router)
+    app.include_router(SynapseAgents(desk, keys).router)
     app.include_router(HealthChecks(services).router)
     return app
 

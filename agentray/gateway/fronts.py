@@ -9,7 +9,8 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
 from fastapi import Request
 
@@ -24,9 +25,12 @@ from agentray.gateway.run_actions import RunEnds
 from agentray.gateway.runs import RunReader
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
-from agentray.ids import check_traceparent, new_id
+from agentray.ids import AgentId, check_traceparent, new_id
 from agentray.protocol.runs import Run
+from agentray.protocol.sessions import ACCESS, SESSION
+from agentray.runtime.session_book import SessionBook, refusal
 from agentray.store.base import NewRun, StoredRun, run_input
+from agentray.store.sessions import Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Order:
         more: what else the run is given: see `agentray.protocol.requests`.
         asked: JSON by which a repetition under the same key is known.
         options: how the run is treated: see `run_input`.
+        prompted: it is a prompt; else a request that the agent type is known to take.
+        session: in which it is given, instead of to an agent; None: in none.
     """
 
     agent_type: str | None
@@ -48,6 +54,8 @@ class Order:
     more: Mapping[str, Any]
     asked: str
     options: Mapping[str, Any]
+    prompted: bool = True
+    session: str | None = None
 
 
 class FrontDesk:
@@ -60,12 +68,14 @@ class FrontDesk:
         reader: RunReader,
         streams: RunStreams,
         ends: RunEnds,
+        sessions: SessionBook,
     ) -> None:
         self.services = services
         self.settings = services.settings
         self.reader = reader
         self.streams = streams
         self.ends = ends
+        self.sessions = sessions
         self._admissions = admissions
 
     async def admit(self, order: Order, request: Request) -> Admitted:
@@ -74,6 +84,7 @@ class FrontDesk:
         Raises:
             HttpProblem: the key is malformed.
             UnknownAgentType, NoHandler: nobody takes it.
+            UnknownSession: there is no such session.
             IdempotencyConflict: its key was used for something else.
             DeploymentStopped, StoreUnavailable, Overloaded, ChannelClosed: not now.
         """
@@ -81,7 +92,12 @@ class FrontDesk:
         traceparent = check_traceparent(request.headers.get("traceparent"))
         asks = caller(request)
         run_id = new_id("run")
-        place = self.services.dispatcher.place(order.agent_type, order.key, fresh_key=run_id)
+        address, own = (order.agent_type, order.key), {}
+        if order.session is not None:
+            session = await self.sessions.get(order.session, asks.tenant or None)
+            address = AgentId.parse(session.agent)
+            own = {SESSION: session.id, ACCESS: session.access_level.value}
+        place = self.services.dispatcher.place(*address, fresh_key=run_id, prompted=order.prompted)
         given = run_input(
             order.prompt,
             telemetry.current_traceparent() or traceparent,
@@ -93,7 +109,7 @@ class FrontDesk:
             agent=place.agent,
             pool=place.pool,
             slot=place.slot,
-            input={**given, **order.more},
+            input={**given, **order.more, **own},
             correlation_id=run_id,
             created_at=time_of_day(),
             owner=asks.owner,
@@ -101,6 +117,11 @@ class FrontDesk:
             digest="" if key is None else hashlib.sha256(order.asked.encode()).hexdigest(),
         )
         admitted = await self._admissions.admit(new)
+        refused = admitted.admission.refused
+        if refused is Refusal.CHANGED:
+            return await self.admit(order, request)  # the session says something else by now
+        if refused is not None:
+            raise refusal(order.session or "", admitted.admission)
         if admitted.admission.conflict:
             raise IdempotencyConflict(key or "", admitted.admission.run.id)
         return admitted
@@ -124,3 +145,12 @@ class FrontDesk:
         if stored is None or not asks.sees(stored.owner):
             raise UnknownRun(run_id or "")
         return stored
+
+
+def has_nul(told: Any) -> bool:
+    """Whether there is a NUL character somewhere in JSON: the database keeps none."""
+    if isinstance(told, str):
+        return "\0" in told
+    if isinstance(told, dict):
+        return any(map(has_nul, chain.from_iterable(cast("dict[str, Any]", told).items())))
+    return isinstance(told, list) and any(map(has_nul, cast("list[Any]", told)))

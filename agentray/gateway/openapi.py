@@ -37,8 +37,10 @@ TAGS: list[dict[str, Any]] = [
     {"name": "sessions", "description": "Conversations: an agent of its own, and its runs."},
     {"name": "schedules", "description": "Give work to agents again and again."},
     {"name": "keys", "description": "Who may do what."},
+    {"name": "async jobs", "description": "Typed requests: start, then get, follow or cancel."},
     {"name": "openai", "description": "Agents as models: OpenAI's Chat Completions and Responses."},
     {"name": "webhooks", "description": "Be told when a run has ended."},
+    {"name": "synapse", "description": "Agents, sessions and chats as `synapseclient` asks for."},
     {"name": "health", "description": "For probes and load balancers."},
 ]
 

@@ -36,7 +36,9 @@ class ChannelDispatcher:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
 
-    def place(self, agent_type: str | None, key: str | None, fresh_key: str) -> Place:
+    def place(
+        self, agent_type: str | None, key: str | None, fresh_key: str, *, prompted: bool = True
+    ) -> Place:
         """Find out where a prompt goes; see `ports.RunDispatcher`."""
         snapshot = self._channel.snapshot
         name = agent_type
@@ -50,7 +52,7 @@ class ChannelDispatcher:
         if view is None:
             raise UnknownAgentType(name, tuple(sorted(snapshot.types)))
         agent = AgentId(name, key or fresh_key)
-        if not view.prompts:
+        if prompted and not view.prompts:
             raise NoHandler(str(agent), Prompt.event_type)
         if view.stopped:
             raise DeploymentStopped(name)

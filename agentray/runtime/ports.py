@@ -274,13 +274,16 @@ class Place:
 class RunDispatcher(Protocol):
     """Hands admitted runs to the hosts that lease their agents, and looks at running ones."""
 
-    def place(self, agent_type: str | None, key: str | None, fresh_key: str) -> Place:
-        """Find out where a prompt goes.
+    def place(
+        self, agent_type: str | None, key: str | None, fresh_key: str, *, prompted: bool = True
+    ) -> Place:
+        """Find out where a prompt goes, or a request.
 
         Args:
             agent_type: its agent type; None: the entry of the deployed app.
             key: its key; None: `fresh_key`, an instance of its own for this run.
             fresh_key: the key used when there is none.
+            prompted: it is a prompt; else a request of which it is known that the type takes it.
 
         Raises:
             UnknownAgentType: no such type; or None was given and no app has an entry.

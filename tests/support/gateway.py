@@ -84,7 +84,10 @@ class ScriptedDispatcher:
         self.refuses: Exception | None = None
         self.away: Exception | None = None
 
-    def place(self, agent_type: str | None, key: str | None, fresh_key: str) -> Place:
+    def place(
+        self, agent_type: str | None, key: str | None, fresh_key: str, *, prompted: bool = True
+    ) -> Place:
+        del prompted
         if self.stopped:
             raise self.stopped
         if agent_type not in {None, "greeter"}:

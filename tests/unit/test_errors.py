@@ -16,6 +16,7 @@ from agentray.errors import AgentrayError
 
 SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.UnknownAgentType: ("greter", ("greeter", "auditor")),
+    errors.UnknownRequestType: ("report", ("make-report",)),
     errors.UnknownAction: ("greeter/ada", "sing", ("greet",)),
     errors.NoHandler: ("greeter/ada", "shop.OrderPlaced"),
     errors.UnknownAgent: ("greeter/ada",),

@@ -43,15 +43,6 @@ class RequestRefused(AgentrayError):
         self.message, self.param, self.code = message, param, code
         self.status, self.retryable = status, retryable
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _refused, (self.message, self.param, self.code, self.status, self.retryable)
-
-
-def _refused(
-    message: str, param: str | None, code: str | None, status: int, retryable: bool
-) -> RequestRefused:
-    return RequestRefused(message, param=param, code=code, status=status, retryable=retryable)
-
 
 def unsupported(param: str, why: str) -> RequestRefused:
     """Return the error of a parameter whose value this server cannot honour."""

@@ -1,22 +1,33 @@
-"""Errors on OpenAI's routes have OpenAI's shape, wherever they come from."""
+"""Errors on the routes of other systems have those systems' shape, wherever they come from."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from agentray.compat.openai.errors import from_problem
+from agentray.compat import synapse
+from agentray.compat.openai import errors as openai
 from agentray.gateway.problems import MEDIA_TYPE
 
-PREFIXES = ("/v1/models", "/v1/chat/", "/v1/responses")
+_Translate = Callable[[bytes], tuple[int, dict[str, Any]]]
+
+_TRANSLATE: tuple[tuple[str, _Translate], ...] = (
+    ("/v1/models", openai.from_problem),
+    ("/v1/chat/", openai.from_problem),
+    ("/v1/responses", openai.from_problem),
+    ("/repo/v1/", synapse.from_problem),
+)
 
 
-class OpenAiErrors:
+class OtherErrors:
     """Translates problem documents on these routes: of auth, limits, missing routes and all else.
 
-    Their SDK repeats what was refused with 409 and 5xx, unless it is told that this is of no use.
+    OpenAI's SDK repeats what was refused with 409 and 5xx, unless it is told that this is of no
+    use.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -24,7 +35,8 @@ class OpenAiErrors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, as ASGI has it."""
-        if scope["type"] != "http" or not _path(scope).startswith(PREFIXES):
+        translate = _translation(scope) if scope["type"] == "http" else None
+        if translate is None:
             await self._app(scope, receive, send)
             return
         held: Message | None = None
@@ -39,16 +51,16 @@ class OpenAiErrors:
             else:
                 body += message.get("body", b"")
                 if not message.get("more_body", False):
-                    for each in _translate(held, body):
+                    for each in _translated(held, *translate(body)):
                         await send(each)
 
         await self._app(scope, receive, translated)
 
 
-def _path(scope: Scope) -> str:
-    """Return the path below the prefix under which the gateway is mounted, if it is."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+def _translation(scope: Scope) -> _Translate | None:
+    """Return how errors of a path are told; it is below the prefix at which the gateway is."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return next((how for prefix, how in _TRANSLATE if path.startswith(prefix)), None)
 
 
 def _is_problem(message: Message) -> bool:
@@ -56,8 +68,7 @@ def _is_problem(message: Message) -> bool:
     return headers.get("content-type", "").startswith(MEDIA_TYPE)
 
 
-def _translate(start: Message, body: bytes) -> tuple[Message, Message]:
-    status, told = from_problem(body)
+def _translated(start: Message, status: int, told: dict[str, Any]) -> tuple[Message, Message]:
     data = json.dumps(told).encode()
     headers = MutableHeaders(raw=list(start["headers"]))
     headers["content-type"] = "application/json"
