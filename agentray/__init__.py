@@ -4,12 +4,14 @@ Everything that user code needs is here. Importing this package imports neither 
 driver nor a web framework; `connect` does when it is used.
 """
 
+from agentray.access import tool
 from agentray.agent import Agent, AgentOptions, RestartPolicy, action, on
 from agentray.app import App
 from agentray.background import loop, timer
 from agentray.config import Settings
 from agentray.context import Context
 from agentray.errors import (
+    AccessDenied,
     AgentFailed,
     AgentMoved,
     AgentQuarantined,
@@ -26,15 +28,21 @@ from agentray.errors import (
     MessageDropped,
     NoHandler,
     NotWaiting,
+    OutputInvalid,
+    OutputSchemaInvalid,
     Overloaded,
     PayloadError,
     PoolPending,
     RemoteError,
     RunFailed,
+    SessionBusy,
+    SessionChanged,
+    SessionConflict,
     StateError,
     UnknownAction,
     UnknownAgent,
     UnknownAgentType,
+    UnknownSession,
 )
 from agentray.event_loop import run
 from agentray.event_run import EventRun
@@ -44,10 +52,13 @@ from agentray.ids import AgentId, TopicId
 from agentray.launching import AgentRecord, Launch
 from agentray.middleware import DROP, Drop, MessageReply, Middleware, SentMessage
 from agentray.pool import Pool
+from agentray.protocol.access import AccessLevel
+from agentray.protocol.attachments import Attachment
 from agentray.protocol.budgets import Budget
 from agentray.protocol.launching import AgentStatus
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
 from agentray.protocol.runs import Run, RunEvent, RunStatus
+from agentray.protocol.sessions import Session, SessionPolicy, SessionRun
 from agentray.protocol.states import StateRecord
 from agentray.protocol.topics import TopicSubscription
 from agentray.runtime.connection import connect
@@ -58,6 +69,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DROP",
+    "AccessDenied",
+    "AccessLevel",
     "Agent",
     "AgentFailed",
     "AgentId",
@@ -72,6 +85,7 @@ __all__ = [
     "Answered",
     "App",
     "Ask",
+    "Attachment",
     "Budget",
     "ChannelClosed",
     "ClusterNotRunning",
@@ -95,6 +109,8 @@ __all__ = [
     "Middleware",
     "NoHandler",
     "NotWaiting",
+    "OutputInvalid",
+    "OutputSchemaInvalid",
     "Overloaded",
     "PayloadError",
     "Pool",
@@ -109,6 +125,12 @@ __all__ = [
     "RunFailed",
     "RunStatus",
     "SentMessage",
+    "Session",
+    "SessionBusy",
+    "SessionChanged",
+    "SessionConflict",
+    "SessionPolicy",
+    "SessionRun",
     "Settings",
     "StateError",
     "StateRecord",
@@ -119,10 +141,12 @@ __all__ = [
     "UnknownAction",
     "UnknownAgent",
     "UnknownAgentType",
+    "UnknownSession",
     "action",
     "connect",
     "loop",
     "on",
     "run",
     "timer",
+    "tool",
 ]

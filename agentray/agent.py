@@ -32,6 +32,7 @@ from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, cast, get_type_hi
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from agentray import context as contexts
+from agentray.access import check_level
 from agentray.background import BackgroundSpec, background_of
 from agentray.context import Context
 from agentray.errors import ConfigurationError
@@ -42,6 +43,7 @@ from agentray.handlers import EventHandler, Key, declare
 from agentray.ids import AgentId, TopicId, check_key, check_type_name
 from agentray.launching import LAUNCH_TIMEOUT_S, Launch, start
 from agentray.middleware import Hooks
+from agentray.protocol.access import AccessLevel
 from agentray.protocol.budgets import Budget
 from agentray.protocol.chat import Accepts
 
@@ -170,13 +172,18 @@ class ActionSpec:
     name: str
     idempotent: bool = False
     streams: bool = False  # it is a generator
+    access: AccessLevel | None = None  # what it touches; None: it says nothing
 
 
 @overload
 def action(method: F, /) -> F: ...
 @overload
-def action(*, idempotent: bool = False) -> Callable[[F], F]: ...
-def action(method: Any = None, /, *, idempotent: bool = False) -> Any:
+def action(
+    *, idempotent: bool = False, access: AccessLevel | str | None = None
+) -> Callable[[F], F]: ...
+def action(
+    method: Any = None, /, *, idempotent: bool = False, access: AccessLevel | str | None = None
+) -> Any:
     """Make a method callable through a handle.
 
     A method that yields is a stream: `async for value in handle.method(...)`. It is the agent's
@@ -186,7 +193,13 @@ def action(method: Any = None, /, *, idempotent: bool = False) -> Any:
         method: the method, where the decorator is used without parentheses.
         idempotent: running it twice does no harm. A call whose host dies is then sent again to the
             agent's next host; otherwise the caller gets `HostDied`.
+        access: what it touches: `public`, `read` or `write`. A run whose session has a lower level
+            gets `AccessDenied`, and the method is not run.
+
+    Raises:
+        ConfigurationError: its name is taken, or the level is none.
     """
+    level = None if access is None else check_level(access)
 
     def mark(function: F) -> F:
         if function.__name__.startswith("_"):
@@ -197,7 +210,7 @@ def action(method: Any = None, /, *, idempotent: bool = False) -> Any:
                 "give it another one."
             )
         streams = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
-        setattr(function, _ACTION, ActionSpec(function.__name__, idempotent, streams))
+        setattr(function, _ACTION, ActionSpec(function.__name__, idempotent, streams, level))
         return function
 
     return mark if method is None else mark(method)
@@ -211,6 +224,7 @@ def on(
     where: Callable[[Any], bool] | None = None,
     own: bool = False,
     subscribe: bool = True,
+    access: AccessLevel | str | None = None,
 ) -> Callable[[F], F]:
     """Make a method handle events; what it returns or yields is published.
 
@@ -231,6 +245,8 @@ def on(
         where: a function of the event that says whether it is wanted.
         own: also what the agent published itself.
         subscribe: False: only what `manager.subscribe` has sent here.
+        access: what the handler touches: `public`, `read` or `write`. An event of a run whose
+            session has a lower level is refused with `AccessDenied`, an error of that branch.
 
     Raises:
         ConfigurationError: no event class, another form of one of the arguments, or a key by a
@@ -244,6 +260,7 @@ def on(
         where=where,
         own=own,
         subscribe=subscribe,
+        access=None if access is None else check_level(access),
     )
 
     def mark(function: F) -> F:

@@ -144,6 +144,14 @@ class Settings(BaseSettings):
     max_body_bytes: PositiveInt = Field(
         default=1_048_576, description="Largest request body that the gateway reads."
     )
+    max_attachment_bytes: PositiveInt = Field(
+        default=5_242_880, description="Largest file that a prompt may bring."
+    )
+    max_attachments_bytes: PositiveInt = Field(
+        default=10_485_760,
+        description="Bytes of all files of a prompt together; they come on top of "
+        "`max_body_bytes`, in base64.",
+    )
     max_state_bytes: PositiveInt = Field(
         default=MAX_STATE_BYTES, description="Largest state of one agent, in bytes of JSON."
     )

@@ -11,10 +11,11 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, TypeVar, Unpack
 
 from agentray import telemetry
-from agentray.errors import ConfigurationError
+from agentray.errors import AccessDenied, ConfigurationError
 from agentray.event_run import DispatchOptions, EventRun
 from agentray.events import Event, check_event
 from agentray.ids import AgentId, TopicId, child_of, new_id
+from agentray.protocol.access import AccessLevel, allows
 from agentray.protocol.budgets import Usage
 from agentray.protocol.codec import as_json_text
 from agentray.protocol.envelope import NO_MESSAGE, Envelope
@@ -214,6 +215,29 @@ class Context:
         return self._envelope.run
 
     @property
+    def access(self) -> AccessLevel | None:
+        """What tools may touch that work on this message; None: everything.
+
+        It is that of the session whose prompt has led to it, when that was accepted.
+        """
+        level = self._envelope.access
+        return None if level is None else AccessLevel(level)
+
+    def require_access(self, needed: AccessLevel | str, what: str = "") -> None:
+        """Refuse to go on where the run may not touch so much.
+
+        Args:
+            needed: `public`, `read` or `write`.
+            what: wants to touch it, for the error.
+
+        Raises:
+            AccessDenied: the run has a lower level.
+        """
+        given = self._envelope.access
+        if not allows(given, needed):
+            raise AccessDenied(what or str(self.agent), AccessLevel(needed).value, given or "")
+
+    @property
     def idempotency_id(self) -> str | None:
         """What a handler of an event can pass on, so that who gets it twice does it once.
 
@@ -287,6 +311,7 @@ class Context:
             envelope.root,
             None if envelope.trace_context is None else self.traceparent,
             envelope.run,
+            envelope.access,
         )
 
     def join_trace(self, span_id: str, traceparent: str) -> None:

@@ -4,6 +4,7 @@
 
     AgentrayError
     ├── ConfigurationError (ValueError)     the user's app, settings or import string are wrong
+    │   ├── OutputSchemaInvalid             results cannot be checked against a schema
     │   ├── InvalidSchedule                 a field of a schedule is wrong
     │   └── UnknownEventType                no event class of this name is defined here
     ├── PayloadError (TypeError)            a value that cannot cross a process boundary
@@ -25,6 +26,8 @@
     │   ├── UnknownSubscription
     │   ├── UnknownWebhook              also of a secret that signs them
     │   └── UnknownDeadLetter
+    ├── OutputInvalid (ValueError)          a result that is not what its prompt wants
+    ├── AccessDenied (PermissionError)      a run may not touch what its tool or action does
     ├── NotRetryable                        a dead letter whose content is not kept any more
     ├── CallError                           a message that was sent and got no value back
     │   ├── DeadlineExceeded (TimeoutError)
@@ -120,6 +123,21 @@ class InvalidSchedule(ConfigurationError):
         """
         super().__init__(f"The schedule's {field}: {problem}.")
         self.field, self.problem = field, problem
+
+
+class OutputSchemaInvalid(ConfigurationError):
+    """Results cannot be checked against this JSON Schema."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        """Make one.
+
+        Args:
+            field: the part of the schema that is wrong; "": all of it.
+            reason: what is wrong with it.
+        """
+        where = f" at {field}" if field else ""
+        super().__init__(f"The output schema is wrong{where}: {reason}.")
+        self.field, self.reason = field, reason
 
 
 class UnknownEventType(ConfigurationError):
@@ -323,6 +341,35 @@ class UnknownWebhook(AddressError):
     def __init__(self, webhook_id: str, what: str = "webhook") -> None:
         super().__init__(f"There is no {what} {webhook_id!r}.")
         self.webhook_id, self.what = webhook_id, what
+
+
+class OutputInvalid(AgentrayError, ValueError):
+    """The result does not fit the output schema of its prompt."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        """Make one.
+
+        Args:
+            field: the part of the result that does not, such as `result.items.0`.
+            reason: what is wrong with it.
+        """
+        super().__init__(f"The result does not fit the output schema: {field}: {reason}.")
+        self.field, self.reason = field, reason
+
+
+class AccessDenied(AgentrayError, PermissionError):
+    """The access level of the run's session is too low for this."""
+
+    def __init__(self, what: str, needed: str, given: str) -> None:
+        """Make one.
+
+        Args:
+            what: was refused: a tool, or an action as type/key.action.
+            needed: the level that it needs.
+            given: the level of the run.
+        """
+        super().__init__(f"{what} needs the access level {needed!r}; the session has {given!r}.")
+        self.what, self.needed, self.given = what, needed, given
 
 
 class NotRetryable(AgentrayError):

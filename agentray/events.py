@@ -21,6 +21,7 @@ from pydantic import (
 
 from agentray.errors import ConfigurationError, PayloadError, UnknownEventType
 from agentray.ids import TopicId, check_type_name, new_id
+from agentray.protocol.attachments import Attachment
 from agentray.protocol.chat import Chat
 from agentray.protocol.codec import as_json, as_json_text
 
@@ -239,10 +240,15 @@ class Prompt(Request):
     Attributes:
         text: what is asked; of a conversation, the last message of the user.
         chat: the whole conversation, where it came through an interface that has it.
+        attachments: files that came with it.
+        output_schema: JSON Schema of the result; a result that does not fit it ends the run as
+            failed. None: whatever the agent answers.
     """
 
     text: str
     chat: Chat | None = None
+    attachments: tuple[Attachment, ...] = ()
+    output_schema: dict[str, Any] | None = None
 
 
 class Ask(Event):

@@ -11,6 +11,7 @@ from typing import Any
 from agentray.errors import ConfigurationError
 from agentray.events import Event
 from agentray.ids import check_key, check_topic_pattern
+from agentray.protocol.access import AccessLevel
 from agentray.protocol.codec import encode
 from agentray.protocol.snapshot import CALLABLE, Subscription
 
@@ -32,6 +33,7 @@ class EventHandler:
     where: Callable[[Any], bool] | None = None
     own: bool = False
     subscribe: bool = True
+    access: AccessLevel | None = None
 
     def subscription(self, agent_type: str) -> Subscription:
         """Return what a publisher needs to know of it.

@@ -25,6 +25,7 @@ from agentray.cli import (
     run_pruning,
     runs,
     schedules,
+    sessions,
     states,
     traces,
     webhooks,
@@ -66,6 +67,7 @@ _runs.command(cls=Command)(run_pruning.prune)
 for _command in COMMANDS:
     app.command(cls=Command)(_command)
 app.add_typer(_runs, name="runs")
+app.add_typer(sessions.group)
 app.add_typer(schedules.group)
 app.add_typer(pools.group)
 app.add_typer(moves.host)

@@ -28,9 +28,11 @@ from agentray.cli.times import read_seconds, read_time
 from agentray.core.lifecycle import TERMINAL, is_settled
 from agentray.errors import ConfigurationError, RunFailed
 from agentray.ids import new_id
+from agentray.protocol.attachments import Attachment
 from agentray.protocol.budgets import Budget
 from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.runs import EventKind, Run, RunEvent, RunStatus
+from agentray.protocol.sessions import SessionPolicy
 
 if TYPE_CHECKING:
     from agentray.client import AsyncAgentClient, PromptOptions, RunPage
@@ -110,6 +112,25 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
         str | None,
         typer.Option(metavar="TIME", help="Begin at a time, as 2026-01-31T12:00; prints the id."),
     ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="In a session: its agent is asked, in its turn."),
+    ] = None,
+    policy: Annotated[
+        SessionPolicy,
+        typer.Option(
+            help="While the session has a run under way: wait, or be refused, or cancel "
+            "that run; `rollback` undoes it, too."
+        ),
+    ] = SessionPolicy.ENQUEUE,
+    attach: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Give it a file, too; may be repeated."),
+    ] = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON Schema that the answer must fit."),
+    ] = None,
     url: UrlOption = None,
     key: KeyOption = None,
     timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
@@ -125,6 +146,10 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
         "durability": durability,
         "delay_s": None if delay is None else read_seconds("--in", delay),
         "at": None if at is None else read_time("--at", at),
+        "session": session,
+        "policy": policy,
+        "attachments": [Attachment.of_file(file) for file in attach or ()],
+        "output_schema": None if schema is None else _schema(schema),
     }
     _check(options, stream=stream)
     wait_s = (0.0 if delay or at else inf) if wait is None else wait
@@ -133,6 +158,23 @@ def prompt(  # noqa: PLR0913 - the options are read from the signature
     code = asyncio.run(_prompt(Target(url, key, timeout), asking))
     if code is not ExitCode.OK:
         raise typer.Exit(code)
+
+
+def _schema(file: Path) -> dict[str, Any]:
+    """Read a JSON Schema.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is no JSON object.
+    """
+    try:
+        value: object = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigurationError(f"{file} is no JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{file} is no JSON Schema: it must be a JSON object.")
+    return cast("dict[str, Any]", value)
 
 
 def _check(options: PromptOptions, *, stream: bool) -> None:

@@ -6,6 +6,7 @@ from agentray.client.calls.keys import KeyPage
 from agentray.client.calls.letters import DeadLetterPage, LetterMatch
 from agentray.client.calls.runs import PromptOptions, RunPage
 from agentray.client.calls.schedules import ScheduleOptions, SchedulePage
+from agentray.client.calls.sessions import HistoryPage, SessionOptions, SessionPage
 from agentray.client.errors import (
     ClientError,
     Conflict,
@@ -33,6 +34,7 @@ __all__ = [
     "ConnectionFailed",
     "DeadLetterPage",
     "Forbidden",
+    "HistoryPage",
     "InvalidRequest",
     "JobOptions",
     "KeyPage",
@@ -46,6 +48,8 @@ __all__ = [
     "ScheduleOptions",
     "SchedulePage",
     "ServerError",
+    "SessionOptions",
+    "SessionPage",
     "StreamLimitExceeded",
     "TimedOut",
     "TooManyRequests",

@@ -15,6 +15,7 @@ from agentray.client.letters import AsyncLetters
 from agentray.client.requests import AsyncRequests
 from agentray.client.runs import AsyncRuns
 from agentray.client.schedules import AsyncSchedules
+from agentray.client.sessions import AsyncSessions
 from agentray.client.transport import Transport
 from agentray.client.webhooks import AsyncWebhooks
 
@@ -66,6 +67,11 @@ class AsyncAgentClient(AsyncRuns, AsyncLetters):
         """
         access = Access.find(base_url, agent_token, user_token=user_token, tenant=tenant)
         super().__init__(Connection(access, Transport.read(access.url, timeout, proxy, ca)))
+
+    @property
+    def sessions(self) -> AsyncSessions:
+        """Conversations: an agent of its own for each, and its ordered runs."""
+        return AsyncSessions(self._connection)
 
     @property
     def schedules(self) -> AsyncSchedules:

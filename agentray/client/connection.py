@@ -190,7 +190,7 @@ class Connection:
 
     def address(self, request: Request) -> URL:
         """Return where a request goes to, exactly as it is written: ids stay within their part."""
-        query = f"?{urlencode(request.query)}" if request.query else ""
+        query = f"?{urlencode(request.query, doseq=True)}" if request.query else ""
         return URL(f"{self._access.url}{request.path}{query}", encoded=True)
 
 

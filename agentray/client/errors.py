@@ -154,6 +154,7 @@ _BY_STATUS: dict[int, type[ClientError]] = {
     403: Forbidden,
     404: NotFound,
     409: Conflict,
+    412: Conflict,
     413: PayloadTooLarge,
     422: InvalidRequest,
     429: TooManyRequests,

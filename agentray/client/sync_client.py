@@ -14,6 +14,7 @@ from agentray.client.keys import AsyncKeys
 from agentray.client.loop_thread import LoopThread
 from agentray.client.requests import AsyncRequests
 from agentray.client.schedules import AsyncSchedules
+from agentray.client.sessions import AsyncSessions
 from agentray.client.webhooks import AsyncWebhooks
 
 
@@ -28,6 +29,19 @@ class Schedules(Blocking[AsyncSchedules]):
     resume = blocking(AsyncSchedules.resume)
     delete = blocking(AsyncSchedules.delete)
     trigger = blocking(AsyncSchedules.trigger)
+
+
+class Sessions(Blocking[AsyncSessions]):
+    """Makes sessions and looks after them. Every method raises `ClientError`."""
+
+    create = blocking(AsyncSessions.create)
+    get = blocking(AsyncSessions.get)
+    list = blocking(AsyncSessions.list)
+    update = blocking(AsyncSessions.update)
+    delete = blocking(AsyncSessions.delete)
+    copy = blocking(AsyncSessions.copy)
+    runs = blocking(AsyncSessions.runs)
+    history = iterating(AsyncSessions.history)
 
 
 class Keys(Blocking[AsyncKeys]):
@@ -115,6 +129,11 @@ class AgentClient(Blocking[AsyncAgentClient]):
         super().__init__(client, loop)
         # A client that nobody closes closes itself when it is gone, or the program ends.
         self._close = weakref.finalize(self, loop.close, client.close)
+
+    @property
+    def sessions(self) -> Sessions:
+        """Conversations: an agent of its own for each, and its ordered runs."""
+        return Sessions(self._target.sessions, self._loop)
 
     @property
     def schedules(self) -> Schedules:

@@ -18,7 +18,9 @@ from pydantic import (
 
 from agentray.core.delays import MAX_DELAY_S
 from agentray.gateway.problems import TOO_LARGE, HttpProblem, from_validation, invalid
+from agentray.gateway.prompt_extras import AttachmentBody, check_output_schema
 from agentray.ids import AgentId, check_type_name
+from agentray.protocol.attachments import MAX_ATTACHMENTS
 from agentray.protocol.budgets import Budget
 from agentray.protocol.event_runs import Durability, PromptDurability
 from agentray.protocol.sessions import SessionPolicy
@@ -87,6 +89,17 @@ class PromptBody(BaseModel):
         description="`run`: the run begins again when a host dies. `step`: each event of it is "
         "kept until it is handled, and it goes on after the last commit; it has no `budget` then, "
         "and cannot wait for an answer.",
+    )
+    attachments: tuple[AttachmentBody, ...] = Field(
+        default=(),
+        max_length=MAX_ATTACHMENTS,
+        description="Files that the agent is given with the prompt.",
+    )
+    output_schema: dict[str, Any] | None = Field(
+        default=None,
+        description="JSON Schema (2020-12) of the result. The agent is told, and a result that "
+        "does not fit it ends the run as `failed`, with the error `OutputInvalid`. References "
+        "within it only; no `patternProperties`; patterns without look-around.",
     )
     session: str | None = Field(
         default=None,
@@ -191,6 +204,10 @@ def parse_prompt(body: bytes, max_wait_s: float) -> PromptBody:
         raise from_validation(error.errors(), "body") from error
     check_wait(prompt.wait_s, max_wait_s)
     _check_session(prompt)
+    check_output_schema(prompt.output_schema)
+    if prompt.output_schema is not None and prompt.durability == Durability.STEP:
+        told = "The result of a run that is durable per step is not checked: leave it out"
+        raise invalid("output_schema", "body", told)
     return prompt
 
 

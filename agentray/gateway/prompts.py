@@ -25,11 +25,13 @@ from agentray.gateway.bodies import (
     read_body,
 )
 from agentray.gateway.openapi import EVENTS_CONTENT, KEY_HEADER, problems, run_content
+from agentray.gateway.prompt_extras import check_files, check_size, most_bytes
 from agentray.gateway.runs import RunReader, run_response
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
 from agentray.gateway.webhooks import PromptWebhooks
 from agentray.ids import AgentId, check_traceparent, new_id
+from agentray.protocol.attachments import ATTACHMENTS, OUTPUT_SCHEMA
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.runs import Run
 from agentray.protocol.sessions import ACCESS, SESSION, Session
@@ -117,10 +119,13 @@ class Prompts:
             DeploymentStopped, StoreUnavailable, Overloaded, ChannelClosed: not now.
         """
         # The body is read and checked here, not by FastAPI: after the key, and within a limit.
-        body = await read_body(request, self._settings.max_body_bytes)
+        body = await read_body(request, most_bytes(self._settings))
+        check_size(body, self._settings)
         prompt = parse_prompt(body, self._settings.max_wait_s)
         if prompt.webhook is not None:
             await self._hooks.check(prompt.webhook, caller(request))
+        if prompt.attachments:
+            check_files(prompt.attachments, body, self._settings)
         admitted = await self._admit(prompt, caller(request), request)
         admission = admitted.admission
         if prompt.webhook is not None:
@@ -175,6 +180,10 @@ class Prompts:
         )
         if session is not None:
             given |= {SESSION: session.id, ACCESS: session.access_level.value}
+        if prompt.attachments:
+            given[ATTACHMENTS] = [attachment.as_input() for attachment in prompt.attachments]
+        if prompt.output_schema is not None:
+            given[OUTPUT_SCHEMA] = prompt.output_schema
         return NewRun(
             id=run_id,
             agent=place.agent,
@@ -201,7 +210,7 @@ def _digest(prompt: PromptBody) -> str:
     """Return a hash of what is asked of whom; how the answer is awaited is no part of it."""
     asked: list[Any] = [prompt.prompt, prompt.agent]
     shown = {"timeout_s", "budget", "max_attempts", "durability", "delay_s", "at"}
-    shown |= {"session", "policy", "webhook"}
+    shown |= {"session", "policy", "webhook", "attachments", "output_schema"}
     if options := prompt.model_dump(mode="json", include=shown, exclude_defaults=True):
         asked.append(options)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

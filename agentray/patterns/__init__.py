@@ -2,6 +2,7 @@
 
 from agentray.patterns.aggregator import AggregatorAgent
 from agentray.patterns.branches import BranchFailed, reports_failure
+from agentray.patterns.chat import ChatAgent, Conversation
 from agentray.patterns.collector import CollectorAgent
 from agentray.patterns.debounce import DebounceAgent, Debouncer
 from agentray.patterns.fan_out import gather
@@ -30,7 +31,9 @@ __all__ = [
     "AggregatorAgent",
     "BranchFailed",
     "Change",
+    "ChatAgent",
     "CollectorAgent",
+    "Conversation",
     "DebounceAgent",
     "Debouncer",
     "DurableMemory",

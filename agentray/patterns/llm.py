@@ -27,15 +27,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 from pydantic import BaseModel
 
 from agentray import context as contexts
 from agentray import telemetry
 from agentray.errors import ConfigurationError, DeadlineExceeded
+from agentray.events import Prompt
 from agentray.patterns.llm_shown import Shown
 
 if TYPE_CHECKING:
@@ -87,12 +88,47 @@ class LanguageModel(Generic[T]):
         Raises:
             DeadlineExceeded: no answer in time.
         """
+        return _output(await self._ask(prompt, stream=stream))
+
+    async def converse(
+        self, prompt: Prompt, history: Sequence[Mapping[str, Any]] = (), *, stream: bool = False
+    ) -> Reply:
+        """Return the model's answer to what comes next in a conversation, and all that was said.
+
+        Files of the prompt are given to the model; text files as text. Where the prompt has an
+        `output_schema` the answer is a dict that fits it.
+
+        Args:
+            prompt: what it is asked.
+            history: what was said before: the `messages` of the last reply.
+            stream: show those who follow the run its text as it comes.
+
+        Raises:
+            DeadlineExceeded: no answer in time.
+            ConfigurationError: the prompt's schema is not that of an object.
+        """
+        from pydantic_ai.messages import ModelMessagesTypeAdapter
+
+        options: dict[str, Any] = {
+            "message_history": ModelMessagesTypeAdapter.validate_python(list(history))
+        }
+        if prompt.output_schema is not None:
+            options["output_type"] = _answer_type(prompt.output_schema)
+        result = await self._ask(_content(prompt), stream=stream, **options)
+        if result is None:
+            raise RuntimeError(_NO_RESULT)
+        said = ModelMessagesTypeAdapter.dump_python(result.all_messages(), mode="json")
+        return Reply(result.output, [_without_files(message) for message in said])
+
+    async def _ask(
+        self, prompt: Any, *, stream: bool, **options: Any
+    ) -> AgentRunResult[Any] | None:
         context = contexts.current.get()
         shown = None if context is None or context.run is None else Shown(context)
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._agent.iter(prompt) as steps,
+                self._agent.iter(prompt, **options) as steps,
             ):
                 told = _Told()
                 try:
@@ -104,11 +140,23 @@ class LanguageModel(Generic[T]):
                     told.tell(steps.usage)
         except TimeoutError as error:
             raise DeadlineExceeded(f"The model {self.name}", self._timeout_s) from error
-        return _output(steps.result)
+        return steps.result
 
     async def close(self) -> None:
         """Close the connections to the provider."""
         await self._connections.aclose()
+
+
+class Reply(NamedTuple):
+    """An answer, and all that was said up to it.
+
+    Attributes:
+        output: the answer.
+        messages: of the whole conversation, as JSON; without what was in files.
+    """
+
+    output: Any
+    messages: list[dict[str, Any]]
 
 
 class _Told:
@@ -129,10 +177,65 @@ class _Told:
         self._tokens, self._tool_calls, self._cost = tokens, tool_calls, cost
 
 
+_NO_RESULT = "The model's steps ended without a result."
+"""A bug of pydantic-ai: its steps end with a result, or raise."""
+
+
 def _output(result: AgentRunResult[T] | None) -> T:
-    if result is None:  # a bug of pydantic-ai: its steps end with a result, or raise
-        raise RuntimeError("The model's steps ended without a result.")
+    if result is None:
+        raise RuntimeError(_NO_RESULT)
     return result.output
+
+
+def _content(prompt: Prompt) -> Any:
+    """Return what a model is given of a prompt."""
+    if not prompt.attachments:
+        return prompt.text
+    from pydantic_ai import BinaryContent
+
+    parts: list[Any] = [prompt.text]
+    for attachment in prompt.attachments:
+        if attachment.media_type.startswith("text/"):
+            parts.append(f"{attachment.name}:\n{attachment.text}")
+        else:
+            parts.append(BinaryContent(attachment.data, media_type=attachment.media_type))
+    return parts
+
+
+def _answer_type(schema: Mapping[str, Any]) -> Any:
+    """Return what a model must answer with.
+
+    Raises:
+        ConfigurationError: it is no object.
+    """
+    from pydantic_ai import StructuredDict, UserError
+
+    try:
+        return StructuredDict(dict(schema), name="answer")
+    except UserError as error:
+        raise ConfigurationError(f"A model cannot answer as the schema says: {error}") from error
+
+
+def _without_files(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message as it is kept: what was in files is not, and would fill the state."""
+    return {**message, "parts": [_named(part) for part in message.get("parts", ())]}
+
+
+def _named(part: dict[str, Any]) -> dict[str, Any]:
+    content: Any = part.get("content")
+    if not isinstance(content, list):
+        return part
+    parts = cast("list[Any]", content)
+    return {**part, "content": [_mentioned(each) for each in parts]}
+
+
+def _mentioned(content: Any) -> Any:
+    if not isinstance(content, dict):
+        return content
+    told = cast("dict[str, Any]", content)
+    if "data" not in told:
+        return told
+    return f"[a file was here: {told.get('media_type', 'of some type')}]"
 
 
 def configured_model() -> str | None:

@@ -84,6 +84,7 @@ class Envelope(NamedTuple):
         root: the agent that a run was given to; progress is reported there. None: no run.
         trace_context: W3C traceparent of the sender.
         run: the `RunKey` of the run that this belongs to, as text; None: it belongs to none.
+        access: what tools may touch that work on it; None: everything.
     """
 
     id: int
@@ -100,6 +101,7 @@ class Envelope(NamedTuple):
     root: AgentId | None = None
     trace_context: str | None = None
     run: str | None = None
+    access: str | None = None
 
     @property
     def target(self) -> AgentId:

@@ -89,6 +89,7 @@ class RunOptions(NamedTuple):
         budget: what it may use, as the JSON of a `Budget`; None: that of its agent type, if any.
         max_attempts: after so many that each lost a host it is given up; None: as settings say.
         durability: see `Durability`.
+        access: what tools may touch that work on it, an `AccessLevel`; None: everything.
     """
 
     on_error: str = OnError.FAIL.value
@@ -99,6 +100,7 @@ class RunOptions(NamedTuple):
     budget: Mapping[str, Any] | None = None
     max_attempts: int | None = None
     durability: str = Durability.RUN.value
+    access: str | None = None
 
     def as_input(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a run is given, as JSON: its root event, as JSON, and how it is treated."""
@@ -115,7 +117,7 @@ class RunOptions(NamedTuple):
 
 PROMPT = RunOptions()
 
-_OF_PROMPTS = ("on_error", "timeout_s", "budget", "max_attempts", "durability")
+_OF_PROMPTS = ("on_error", "timeout_s", "budget", "max_attempts", "durability", "access")
 """Options that a prompt may have, too."""
 
 

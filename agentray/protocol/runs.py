@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from agentray.errors import PayloadError, RunFailed
 from agentray.protocol.budgets import Usage
 from agentray.protocol.questions import Question
+
+T = TypeVar("T")
 
 
 class RunStatus(StrEnum):
@@ -120,6 +123,23 @@ class Run(BaseModel):
     usage: Usage | None = Field(
         exclude_if=_is_none, default=None, description="What it has used, where that was counted."
     )
+
+    def result_as(self, kind: type[T]) -> T:
+        """Return the result as a value of a type, such as a pydantic model.
+
+        Raises:
+            RunFailed: it has not succeeded.
+            PayloadError: the result is no such value.
+        """
+        if self.status is not RunStatus.SUCCEEDED:
+            why = "" if self.error is None else f"{self.error.type}: {self.error.message}"
+            raise RunFailed(self.id, self.status.value, why)
+        try:
+            return TypeAdapter(kind).validate_python(self.result)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, ("result", *first["loc"])))
+            raise PayloadError(f"{field} of {self.id}: {first['msg']}.") from error
 
 
 class RunEvent(BaseModel):

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from agentray import telemetry
 from agentray.core.lifecycle import move
-from agentray.errors import AgentQuarantined, Fenced
+from agentray.core.output_schemas import check_output
+from agentray.errors import AgentQuarantined, Fenced, OutputInvalid
 from agentray.events import Event, Prompt
 from agentray.ids import new_traceparent, trace_id_of
+from agentray.protocol.attachments import OUTPUT_SCHEMA
 from agentray.protocol.budgets import Usage
 from agentray.protocol.envelope import Failure, Outcome, Reply, ReplyKind
 from agentray.protocol.event_runs import (
@@ -398,7 +400,15 @@ class ActiveRun:
             if failed and self.run.attempt > 1 and any(e.type == _QUARANTINED for e in errors):
                 status = RunStatus.DEAD  # it has lost hosts, and is why the agent is quarantined
         answer = outcome.answer if status == RunStatus.SUCCEEDED else None
-        return status, None if answer is None else answer[0], errors
+        result = None if answer is None else answer[0]
+        schema = self.stored.input.get(OUTPUT_SCHEMA)
+        if schema is not None and status == RunStatus.SUCCEEDED:
+            try:
+                check_output(result, schema)
+            except OutputInvalid as error:
+                told = RunError(type="OutputInvalid", message=str(error), agent=str(self.agent))
+                return RunStatus.FAILED, None, (told, *errors)
+        return status, result, errors
 
     async def _commit(
         self,

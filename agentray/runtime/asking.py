@@ -105,7 +105,14 @@ class Asking:
         message = EventMessage(AgentId.parse(asked.agent), event, active.scope, answers=True)
         root = None if active.recording == Recording.NOTHING else active.agent
         message.origin = Origin(
-            event.correlation_id, None, None, (), root, active.trace_context, active.key
+            event.correlation_id,
+            None,
+            None,
+            (),
+            root,
+            active.trace_context,
+            active.key,
+            active.options.access,
         )
         active.scope.sent(message)
         self._host.channel.post(message)

@@ -180,6 +180,8 @@ class Dispatches:
             options = options._replace(max_attempts=max_attempts)
         root = root_of(pool, run_id)
         context = contexts.current.get()
+        if context is not None and context.access is not None:
+            options = options._replace(access=context.access.value)  # no way around it
         with sending(root, event.event_type, run_id) as sent:
             # An agent's run belongs to the trace of the message that it handles.
             traceparent = context.traceparent if sent is None and context is not None else sent

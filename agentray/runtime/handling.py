@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from agentray import context as contexts
 from agentray.agent import ActionSpec, EventHandler
 from agentray.context import Context
+from agentray.core.output_schemas import check_output
 from agentray.errors import (
     AgentMoved,
     ConfigurationError,
@@ -26,7 +27,7 @@ from agentray.errors import (
     PayloadError,
     UnknownAction,
 )
-from agentray.events import Answered, Event, Request
+from agentray.events import Answered, Event, Prompt, Request
 from agentray.ids import new_span_id
 from agentray.protocol.buffers import encode_result
 from agentray.protocol.codec import (
@@ -122,6 +123,19 @@ def _cancelled(agent: Incarnation, turn: Turn, context: Context, started: dateti
     return False
 
 
+def _check_call(agent: Incarnation, name: str, spec: ActionSpec | None, context: Context) -> None:
+    """Let a call through that may be made.
+
+    Raises:
+        UnknownAction, ConfigurationError: there is no such action, or it yields.
+        AccessDenied: the run may not touch what it does.
+    """
+    if spec is None or spec.streams:
+        raise _not_called(agent, name, spec)
+    if spec.access is not None:
+        context.require_access(spec.access, f"{agent.id}.{name}")
+
+
 def _not_called(agent: Incarnation, name: str, spec: ActionSpec | None) -> Exception:
     if spec is None:
         return UnknownAction(str(agent.id), name, tuple(sorted(agent.type.actions)))
@@ -139,8 +153,8 @@ async def _handle_call(
 ) -> None:
     name, payload = turn.envelope.name, turn.envelope.payload
     spec = agent.type.actions.get(name)
-    if spec is None or spec.streams:
-        raise _not_called(agent, name, spec)
+    if spec is None or spec.streams or spec.access is not None:
+        _check_call(agent, name, spec, context)
     method = getattr(agent.agent, name)
     context.held = _held(context)
     if agent.type.hooks is not None:
@@ -237,6 +251,8 @@ async def _handle_stream(
         raise ConfigurationError(
             f"{agent.id}.{envelope.name} yields nothing: await it, or call it with `handle.call`."
         )
+    if spec.access is not None:
+        context.require_access(spec.access, f"{agent.id}.{envelope.name}")
     hooks = agent.type.hooks
     writer = turn.writer = PartWriter(turn)
     error: bytes | None = None
@@ -292,6 +308,8 @@ async def _handle_event(
         turn.reply(ReplyKind.CANCELLED)
         return
     context.event = event
+    if handler.access is not None:
+        context.require_access(handler.access, f"{agent.id}.{handler.method}")
     context.held = _held(context)
     scope = scope_of(context)
     if turn.is_step and not await agent.host.steps.begin(cast("StepTurn", turn), scope):
@@ -384,7 +402,10 @@ def _emit(agent: Incarnation, item: Any, context: Context) -> None:
         context.publish(item)
     elif isinstance(context.event, Request | Answered):
         # Asked directly, an agent may answer directly.
-        scope_of(context).answer(as_json(item, "answer"))
+        answer = as_json(item, "answer")
+        if isinstance(context.event, Prompt) and context.event.output_schema is not None:
+            check_output(answer, context.event.output_schema)
+        scope_of(context).answer(answer)
     elif item is not None:
         raise PayloadError(
             f"{agent.type.cls.__name__} returned {type(item).__name__} for "

@@ -30,6 +30,7 @@ class Origin(NamedTuple):
         root: the agent that the run was given to.
         trace_context: W3C traceparent of the sender.
         run: the run that it belongs to.
+        access: what tools may touch that work on it.
     """
 
     correlation_id: str | None = None
@@ -39,6 +40,7 @@ class Origin(NamedTuple):
     root: AgentId | None = None
     trace_context: str | None = None
     run: str | None = None
+    access: str | None = None
 
 
 OUTSIDE = Origin()

@@ -119,6 +119,7 @@ class Publisher:
             context.root,
             context.traceparent,
             run,
+            context.access,
         )
         letters = self._host.dead_letters if run is None and context.root is None else None
         for target in targets:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from agentray.errors import PayloadError
 from agentray.events import Prompt, Request
+from agentray.protocol.attachments import asked_with
 from agentray.protocol.chat import Chat
 from agentray.protocol.requests import CHAT, REQUEST
 from agentray.protocol.runs import Run
@@ -40,4 +41,4 @@ def request_of(run: Run, given: Mapping[str, Any], correlation_id: str) -> Reque
         chat = Chat.model_validate(given[CHAT]) if CHAT in given else None
     except ValidationError as error:  # another version of the gateway has written it
         raise PayloadError(f"The conversation cannot be read: {error}") from error
-    return Prompt(text=given.get("prompt", ""), chat=chat, **told)
+    return Prompt(text=given.get("prompt", ""), chat=chat, **asked_with(given), **told)

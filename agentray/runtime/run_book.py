@@ -712,4 +712,5 @@ def _prompt(active: ActiveRun) -> Envelope | None:
         root=agent,
         trace_context=active.trace_context,
         run=active.key,
+        access=active.options.access,
     )

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydantic import BaseModel
+
 from agentray.agent import Agent
 from agentray.core.delays import begin_at
 from agentray.core.lifecycle import TERMINAL
+from agentray.core.output_schemas import schema_of
 from agentray.errors import ConfigurationError, DeadlineExceeded, SessionChanged
 from agentray.event_loop import time_of_day
 from agentray.event_run import DurabilityName, EventRun, OnErrorName, settle_run
 from agentray.events import Event
 from agentray.ids import AgentId, TopicId, new_id
+from agentray.protocol.attachments import ATTACHMENTS, OUTPUT_SCHEMA, Attachment, as_input
 from agentray.protocol.budgets import Budget
 from agentray.protocol.codec import as_json, encode
 from agentray.protocol.envelope import Kind
@@ -173,6 +177,8 @@ class RunClient:
         at: datetime | None = None,
         session: Session | str | None = None,
         policy: SessionPolicy | PolicyName = "enqueue",
+        attachments: Sequence[Attachment] = (),
+        output_schema: Mapping[str, Any] | type[BaseModel] | None = None,
     ) -> Run:
         """Give an agent a prompt and return the run when it has ended, or waits for an answer.
 
@@ -199,8 +205,12 @@ class RunClient:
             policy: what happens while one of these is under way: `enqueue`: it waits; `reject`: it
                 is refused; `interrupt`: that one is cancelled; `rollback`: the same, and the
                 agent's state goes back to what it was before it.
+            attachments: files that the agent is given with it.
+            output_schema: JSON Schema of the result, or a pydantic model: the agent is told, and a
+                result that does not fit it ends the run as failed with `OutputInvalid`.
 
         Raises:
+            OutputSchemaInvalid: results cannot be checked against the schema.
             ConfigurationError: one of the limits is wrong, the durability, or the policy; or a
                 session is given with an agent or a time.
             UnknownAgentType, NoHandler, DeploymentStopped: there is nobody to take it.
@@ -228,6 +238,15 @@ class RunClient:
             max_attempts=max_attempts,
             durability=durability,
         )
+        if attachments:
+            given[ATTACHMENTS] = as_input(attachments)
+        if output_schema is not None:
+            if durability == Durability.STEP:
+                raise ConfigurationError(
+                    "The result of a run that is durable per step is not checked: leave out "
+                    "output_schema."
+                )
+            given[OUTPUT_SCHEMA] = schema_of(output_schema)
         new = NewRun(
             run_id,
             AgentId("", ""),

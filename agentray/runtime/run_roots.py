@@ -137,6 +137,7 @@ class RunRoots:
             root=root,
             trace_context=active.trace_context,
             run=active.key,
+            access=active.options.access,
         )
         context = Context(active.agent, self._host, envelope)
         context.scope = active.scope

@@ -122,7 +122,8 @@ class Emissions:
 def _about(origin: Origin, path: tuple[str, ...]) -> str:
     """Return what travels with a message, for `read_about`."""
     sender, cause_id, trace_context = origin.sender, origin.cause_id, origin.trace_context
-    return json.dumps([sender, cause_id, trace_context, origin.run, path, origin.root])
+    about = [sender, cause_id, trace_context, origin.run, path, origin.root]
+    return json.dumps(about if origin.access is None else [*about, origin.access])
 
 
 class StepPost(Message):
@@ -165,14 +166,16 @@ class KeptAbout(NamedTuple):
     run: str
     path: tuple[str, ...]
     root: AgentId | None
+    access: str | None
 
 
 def read_about(message: KeptMessage) -> KeptAbout:
     """Read what travels with a message that was kept."""
-    sender, cause_id, trace_context, run, path, root = json.loads(message.about)
+    sender, cause_id, trace_context, run, path, root, *access = json.loads(message.about)
     who = None if sender is None else AgentId(*sender)
     whose = None if root is None else AgentId(*root)
-    return KeptAbout(who, cause_id, trace_context, run, tuple(path), whose)
+    level = access[0] if access else None
+    return KeptAbout(who, cause_id, trace_context, run, tuple(path), whose, level)
 
 
 def read_kept(message: KeptMessage) -> Event:
@@ -247,6 +250,7 @@ def emit(
         context.root,
         context.traceparent,
         key if own else FOREIGN_STEP + key[1:],
+        context.access,
     )
     for target in targets:
         emissions.add(target, published, origin)

@@ -65,7 +65,14 @@ class StepRun(ActiveRun):
             self.settled(Outcome(errors=(Failure(type(error).__name__, str(error), "", ()),)))
             return
         origin = Origin(
-            run.correlation_id, None, None, (), self.agent, self.trace_context, self.key
+            run.correlation_id,
+            None,
+            None,
+            (),
+            self.agent,
+            self.trace_context,
+            self.key,
+            self.options.access,
         )
         emissions = self.scope.step or Emissions()
         emissions.add(AgentId(*self.agent), prompt, origin)

@@ -224,6 +224,7 @@ class Steps:
             root=about.root,
             trace_context=about.trace_context,
             run=about.run,
+            access=about.access,
         )
         path = longer(about.path, event.event_type, message.agent)
         self._offer(key, envelope, event.event_type, path, self._host.now(), kept=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
+
+from pydantic import BaseModel
 
 from agentray.agent import Agent
 from agentray.event_run import DurabilityName, OnErrorName
 from agentray.events import Event
 from agentray.ids import AgentId, TopicId
+from agentray.protocol.attachments import Attachment
 from agentray.protocol.budgets import Budget
 from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.runs import Run, RunStatus
@@ -88,6 +92,8 @@ class SyncRuns(SyncPart):
         at: datetime | None = None,
         session: Session | str | None = None,
         policy: SessionPolicy | PolicyName = "enqueue",
+        attachments: Sequence[Attachment] = (),
+        output_schema: Mapping[str, Any] | type[BaseModel] | None = None,
     ) -> Run:
         """Give an agent a prompt and return the run when it has ended."""
         return self._wait(
@@ -104,6 +110,8 @@ class SyncRuns(SyncPart):
                 at=at,
                 session=session,
                 policy=policy,
+                attachments=attachments,
+                output_schema=output_schema,
             )
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
@@ -35,7 +35,7 @@ class Request:
     Attributes:
         method: GET, POST …
         path: from the gateway's root on, quoted.
-        query: what follows the `?`.
+        query: what follows the `?`; several values: the name several times.
         headers: besides those of who asks.
         body: as bytes.
         harmless: a POST that may be repeated although it has no idempotency key.
@@ -43,7 +43,7 @@ class Request:
 
     method: str
     path: str
-    query: Mapping[str, str] = field(default_factory=dict[str, str])
+    query: Mapping[str, str | Sequence[str]] = field(default_factory=dict[str, str | Sequence[str]])
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     body: bytes | None = None
     harmless: bool = False

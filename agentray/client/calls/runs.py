@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypedDict
 
@@ -19,10 +19,12 @@ from agentray.client.calls.http import (
     query_of,
 )
 from agentray.client.errors import ClientError
+from agentray.protocol.attachments import Attachment, as_input
 from agentray.protocol.budgets import Budget
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.runs import Run, RunStatus, Span
+from agentray.protocol.sessions import PolicyName, SessionPolicy
 from agentray.protocol.webhooks import WebhookSpec
 
 
@@ -39,6 +41,14 @@ class PromptOptions(TypedDict, total=False):
         delay_s: seconds after which the run begins; it is accepted at once.
         at: when it begins, an aware time.
         webhook: whom to tell when it has ended.
+        session: id of the session that it is given in: its agent takes it, after the session's
+            earlier runs.
+        policy: while one of these is under way: `enqueue`: it waits; `reject`: it is refused
+            (`Conflict`); `interrupt`: that one is cancelled; `rollback`: the same, and the agent's
+            state goes back to what it was before it.
+        attachments: files that the agent is given with it: `Attachment.of_file(PATH)`.
+        output_schema: JSON Schema of the result, or a pydantic model; `run.result_as(MODEL)` reads
+            the result. One that does not fit ends the run as failed with `OutputInvalid`.
     """
 
     run_timeout_s: float | None
@@ -48,6 +58,10 @@ class PromptOptions(TypedDict, total=False):
     delay_s: float | None
     at: datetime | None
     webhook: WebhookSpec | None
+    session: str | None
+    policy: SessionPolicy | PolicyName
+    attachments: Sequence[Attachment]
+    output_schema: Mapping[str, Any] | type[BaseModel] | None
 
 
 def begins_later(options: PromptOptions) -> bool:
@@ -113,6 +127,8 @@ def _said(options: PromptOptions) -> dict[str, Any]:
     budget, at = options.get("budget"), options.get("at")
     webhook = options.get("webhook")
     durability = options.get("durability", "run")
+    policy = options.get("policy", SessionPolicy.ENQUEUE)
+    schema = options.get("output_schema")
     return {
         "timeout_s": options.get("run_timeout_s"),
         "budget": None if budget is None else budget.model_dump(mode="json", exclude_none=True),
@@ -121,6 +137,10 @@ def _said(options: PromptOptions) -> dict[str, Any]:
         "delay_s": options.get("delay_s"),
         "at": None if at is None else at.isoformat(),
         "webhook": None if webhook is None else webhook.model_dump(mode="json", exclude_none=True),
+        "session": options.get("session"),
+        "policy": None if policy == SessionPolicy.ENQUEUE else str(policy),
+        "attachments": as_input(options.get("attachments", ())) or None,
+        "output_schema": schema.model_json_schema() if isinstance(schema, type) else schema,
     }
 
 
