@@ -88,6 +88,7 @@ class RunBook:
         self._tasks = TaskSet("runs", expected=(Fenced,))
         self._late = LateRows(host.store, self._tasks)
         self.traces = TraceWriter(host.store)
+        self._admitting: dict[str, asyncio.Future[None]] = {}  # by id
         self.begun = 0  # attempts
         self.ended: Counter[str] = Counter()  # runs, by status
         self._active: dict[str, ActiveRun] = {}
@@ -121,7 +122,13 @@ class RunBook:
             PayloadError: its input has no JSON, or a text has a NUL.
         """
         check_run(new)  # what is wrong with one must not refuse the others
-        return await self._admissions.submit(new)
+        admitted = self._admitting[new.id] = asyncio.get_running_loop().create_future()
+        try:
+            return await self._admissions.submit(new)
+        finally:
+            # Who waits for this goes on after the caller, which begins it without a pause.
+            self._admitting.pop(new.id, None)
+            admitted.set_result(None)
 
     def begin(
         self,
@@ -209,7 +216,7 @@ class RunBook:
         taking = self._taking.get(run_id)
         if taking is None:
             # Manager and gateway may ask at once: that is one attempt, not two.
-            taking_up = self._take_up(run_id, unbegun, answered, lost)
+            taking_up = self._once_admitted(run_id, unbegun, answered, lost)
             taking = self._tasks.spawn(taking_up, name=f"take up {run_id}")
             self._taking[run_id] = taking
             if agent is not None:
@@ -220,6 +227,16 @@ class RunBook:
     def _taken(self, run_id: str) -> None:
         self._taking.pop(run_id, None)
         self.being_taken_up.pop(run_id, None)
+
+    async def _once_admitted(
+        self, run_id: str, unbegun: bool, answered: bool, lost: str
+    ) -> ActiveRun | Run:
+        if (admitted := self._admitting.get(run_id)) is not None:
+            # The manager sees it before this host hears that it is kept: it is about to begin.
+            await asyncio.wait((admitted,))
+            if (known := self._active.get(run_id)) is not None:
+                return known
+        return await self._take_up(run_id, unbegun, answered, lost)
 
     async def _take_up(
         self, run_id: str, unbegun: bool, answered: bool, lost: str
