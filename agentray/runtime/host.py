@@ -249,7 +249,7 @@ class Host:
         before = self.held.held
         same = self.held.update(epochs)
         self._placed = snapshot
-        self.parts.taken.forget_places()
+        self.parts.taken.placed(snapshot.hosts)
         if before != self.held.held:
             self.leases_changed()
         for agent in self.residents:

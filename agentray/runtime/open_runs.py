@@ -29,6 +29,7 @@ NEWS_S = 10.0
 
 _ASK_AGAIN_S = 0.1
 _UNHEARD_OF = 1000  # hosts that are remembered
+_SEEN = 20_000
 _ANYBODY = root_of("default", "")
 
 
@@ -43,6 +44,7 @@ class OpenRuns:
         self._ask_above = ASK_ABOVE
         self._on_end: Callable[[], None] = _nothing
         self._unheard_of: dict[str, float] = {}  # hosts, and since when
+        self._seen: dict[str, None] = {}  # hosts that are, or were, in a snapshot
 
     def __len__(self) -> int:
         return len(self._agents)
@@ -109,9 +111,14 @@ class OpenRuns:
         self._followed.update(runs)
         self._ask(runs, follow=True)
 
-    def forget_places(self) -> None:
-        """Look up anew where agents live: pools have changed."""
+    def placed(self, hosts: Iterable[str]) -> None:
+        """Take note of a snapshot: agents may live elsewhere, and there may be other hosts."""
         self._places.clear()
+        for host_id in hosts:
+            self._seen.pop(host_id, None)
+            self._seen[host_id] = None
+        while len(self._seen) > _SEEN:
+            del self._seen[next(iter(self._seen))]
 
     # Asking
 
@@ -157,7 +164,8 @@ class OpenRuns:
         What its runs send may be here before the snapshot that has it.
         """
         snapshot = self._host.channel.snapshot
-        if host_id in snapshot.hosts or host_id in snapshot.deaths:
+        known = host_id in snapshot.hosts or host_id in snapshot.deaths
+        if known or host_id in self._seen:  # it is there, or has been
             self._unheard_of.pop(host_id, None)
             return False
         now = self._host.now()
