@@ -55,6 +55,24 @@ class RunRetention(NamedTuple):
 
 RUN_RETENTION = RunRetention()
 
+
+class JobRetention(NamedTuple):
+    """How long ended jobs are kept, with what is kept of their logs.
+
+    Attributes:
+        days: since their end.
+        jobs: the newest.
+    """
+
+    days: float = 90.0
+    jobs: int = 10_000
+
+
+JOB_RETENTION = JobRetention()
+
+JOB_LOG_BYTES = 16 << 20
+"""Bytes of each job's log that are kept, where nothing else is set."""
+
 DEAD_LETTERS = 10_000
 """Dead letters that are kept, where nothing else is set."""
 
@@ -220,6 +238,21 @@ class Settings(BaseSettings):
     dead_letters: NonNegativeInt = Field(
         default=DEAD_LETTERS, description="Dead letters that are kept, the newest."
     )
+    job_log_bytes: NonNegativeInt = Field(
+        default=JOB_LOG_BYTES,
+        description="Bytes of each job's log that are kept in the database, for when its machine "
+        "is gone: half of them from its beginning, half from its end.",
+    )
+    job_retention_days: NonNegativeFloat = Field(
+        default=JOB_RETENTION.days, description="Days since their end for which jobs are kept."
+    )
+    job_retention_jobs: NonNegativeInt = Field(
+        default=JOB_RETENTION.jobs, description="Ended jobs that are kept, the newest."
+    )
+    max_package_bytes: PositiveInt = Field(
+        default=256 << 20,
+        description="Largest package of a job's files that the gateway takes.",
+    )
     metrics_interval_s: NonNegativeFloat = Field(
         default=METRICS_INTERVAL_S,
         description="Seconds between two readings of the hosts' metrics by Ray; 0: none are kept.",
@@ -290,6 +323,11 @@ class Settings(BaseSettings):
             self.failed_run_retention_days,
             self.failed_run_retention_runs,
         )
+
+    @property
+    def job_retention(self) -> JobRetention:
+        """How long ended jobs are kept."""
+        return JobRetention(self.job_retention_days, self.job_retention_jobs)
 
     @property
     def batch(self) -> BatchLimits:

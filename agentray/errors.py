@@ -20,6 +20,8 @@
     │   ├── NoHandler
     │   ├── UnknownAgent
     │   ├── UnknownRun
+    │   ├── UnknownJob
+    │   ├── UnknownPart                     a node, task, actor or Serve application
     │   ├── UnknownSchedule
     │   ├── UnknownSession
     │   ├── UnknownState
@@ -53,12 +55,18 @@
     │   ├── SessionConflict                 another session has the id or the agent
     │   ├── SessionChanged                  somebody else has changed it meanwhile
     │   └── SessionBusy                     a run is under way, and the prompt does not wait
+    ├── JobError                            about a job
+    │   ├── JobConflict                     another job has the id
+    │   ├── JobRefused                      the policy lets no more in
+    │   ├── JobRejected (ValueError)        Ray does not take it
+    │   └── JobRunning                      what only an ended job allows
     ├── AnswerError                         an answer that its run does not take
     │   ├── NotWaiting
     │   └── AnswerInvalid (ValueError)
     ├── ClusterError                        about the cluster as a whole
     │   ├── ClusterNotRunning
     │   ├── ClusterAlreadyRunning
+    │   ├── RayUnavailable                  Ray's dashboard or a machine's agent does not answer
     │   ├── CommandUnderWay             another `agentray up` or `down` is at work
     │   ├── ManagerUnavailable
     │   │   └── ManagerSuperseded       another manager works
@@ -291,6 +299,28 @@ class UnknownSession(AddressError):
         """
         super().__init__(f"There is no session {session_id!r}, or it has expired.")
         self.session_id = session_id
+
+
+class UnknownJob(AddressError):
+    """There is no job of this id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"There is no job {job_id[:120]!r}.")
+        self.job_id = job_id
+
+
+class UnknownPart(AddressError):
+    """The cluster has no such part."""
+
+    def __init__(self, kind: str, part_id: str) -> None:
+        """Make one.
+
+        Args:
+            kind: what was looked for: a node, a task, an actor, a Serve application.
+            part_id: its id or name.
+        """
+        super().__init__(f"There is no {kind} {part_id[:120]!r}.")
+        self.kind, self.part_id = kind, part_id
 
 
 class UnknownSchedule(AddressError):
@@ -628,6 +658,54 @@ class ScheduleConflict(StoreError):
         self.schedule_id = schedule_id
 
 
+class JobError(AgentrayError):
+    """Something about a job."""
+
+
+class JobConflict(JobError):
+    """Another job has this id."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"The job {job_id!r} is there already, and it is another one.")
+        self.job_id = job_id
+
+
+class JobRefused(JobError):
+    """The policy lets no further job in now."""
+
+    def __init__(self, reasons: tuple[str, ...], retry_after_s: float = 5.0) -> None:
+        """Make one.
+
+        Args:
+            reasons: sentences.
+            retry_after_s: when it may be tried again, in seconds.
+        """
+        super().__init__(f"No further job is let in now. {' '.join(reasons)}")
+        self.reasons, self.retry_after_s = reasons, retry_after_s
+
+
+class JobRejected(JobError, ValueError):
+    """Ray does not take the job."""
+
+    def __init__(self, problem: str, field: str = "runtime_env") -> None:
+        """Make one.
+
+        Args:
+            problem: what is wrong.
+            field: of the submission.
+        """
+        super().__init__(f"The job cannot be submitted: {problem}")
+        self.problem, self.field = problem, field
+
+
+class JobRunning(JobError):
+    """Only a job that has ended can be deleted."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"The job {job_id!r} has not ended: stop it first.")
+        self.job_id = job_id
+
+
 class AnswerError(AgentrayError):
     """A run does not take an answer."""
 
@@ -663,6 +741,10 @@ class ClusterNotRunning(ClusterError):
 
 class ClusterAlreadyRunning(ClusterError):
     """An agentray cluster is already up."""
+
+
+class RayUnavailable(ClusterError):
+    """A part of Ray does not answer."""
 
 
 class CommandUnderWay(ClusterError):

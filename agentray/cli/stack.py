@@ -284,6 +284,8 @@ class Stack:
                 self._settings.quarantine_after,
                 run_retention=self._settings.run_retention,
                 database=self._settings.database,
+                job_log_bytes=self._settings.job_log_bytes,
+                job_retention=self._settings.job_retention,
             )
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)

@@ -23,8 +23,11 @@ from agentray.gateway.admission import Admissions
 from agentray.gateway.async_jobs import AsyncJobs
 from agentray.gateway.auth import KeyRing
 from agentray.gateway.capacity import Capacity
+from agentray.gateway.cluster import ClusterRoutes
 from agentray.gateway.fronts import FrontDesk
 from agentray.gateway.health import HealthChecks
+from agentray.gateway.job_logs import JobLogs
+from agentray.gateway.jobs import Jobs
 from agentray.gateway.keys import ApiKeys
 from agentray.gateway.letters import DeadLetters
 from agentray.gateway.openai import OpenAi
@@ -44,6 +47,7 @@ from agentray.gateway.runs import RunReader, Runs
 from agentray.gateway.schedules import Schedules
 from agentray.gateway.services import Services
 from agentray.gateway.sessions import Sessions
+from agentray.gateway.sockets import refuse
 from agentray.gateway.streaming import RunStreams
 from agentray.gateway.synapse import SynapseAgents
 from agentray.gateway.tracing import HttpSpans
@@ -83,6 +87,8 @@ def build_app(services: Services) -> FastAPI:
     hooks = PromptWebhooks(services, sender)
     desk = FrontDesk(services, admissions, reader, streams, ends, sessions.book)
 
+    logs = None if services.cluster is None else JobLogs(services, services.cluster, keys)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         sender.start()
@@ -92,6 +98,8 @@ def build_app(services: Services) -> FastAPI:
         await ends.close()
         await letters.close()
         await sessions.book.close()
+        if logs is not None:
+            await logs.close()
 
     app = GatewayApp(
         title="agentray",
@@ -128,6 +136,10 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(OpenAi(desk, keys).router)
     app.include_router(Webhooks(services, keys, sender).router)
     app.include_router(SynapseAgents(desk, keys).router)
+    if services.cluster is not None and logs is not None:
+        app.include_router(logs.router)
+        app.include_router(Jobs(services, services.cluster, keys).router)
+        app.include_router(ClusterRoutes(services, services.cluster, keys).router)
     app.include_router(HealthChecks(services).router)
     return app
 
@@ -165,12 +177,15 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, as ASGI has it."""
-        if scope["type"] != "http":
+        if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
         if self._hosts is not None and (name := _host(scope)) not in self._hosts:
             detail = f"This gateway is not {name[:80]!r}: ask for localhost."
-            await HttpProblem(MISDIRECTED, detail).response()(scope, receive, send)
+            await refuse(scope, receive, send, HttpProblem(MISDIRECTED, detail))
+            return
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
             return
         started = False
 

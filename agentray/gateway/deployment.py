@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
@@ -25,11 +26,15 @@ from agentray.context import bind_process
 from agentray.errors import StartFailed
 from agentray.gateway.app import build_app
 from agentray.gateway.capacity import RETRY_AFTER_S
+from agentray.gateway.cluster_parts import ClusterParts
 from agentray.gateway.services import Services
+from agentray.jobs.ray_views import RayViews
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.manager_watch import ManagerWatch
 from agentray.runtime.ray_adapter import RayConnector, RayManager
+from agentray.runtime.ray_adapter.dashboard import Dashboard
+from agentray.runtime.ray_adapter.ray_jobs import RayJobs
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.watcher import SnapshotWatcher
 from agentray.store.postgres import PostgresStore
@@ -103,6 +108,7 @@ class Gateway:
             store=store,
             dispatcher=ChannelDispatcher(channel),
             ready=Readiness(channel),
+            cluster=_cluster(setup.settings),
         )
         # What has been imported stays: the collector need not look at it time and again.
         gc.collect()
@@ -111,6 +117,16 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the replica has been made."""
         return build_app(self._services)
+
+
+def _cluster(settings: Settings) -> ClusterParts:
+    """Return what runs jobs. They reach the gateway where it listens; on all addresses: at ours."""
+    host = settings.host
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - it is only compared
+        host = ray.util.get_node_ip_address()
+    url = settings.url or f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    dashboard = Dashboard()
+    return ClusterParts(RayJobs(dashboard), RayViews(dashboard), url, APPLICATION)
 
 
 def start_gateway(settings: Settings, database_url: str) -> None:

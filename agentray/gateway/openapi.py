@@ -41,6 +41,8 @@ TAGS: list[dict[str, Any]] = [
     {"name": "openai", "description": "Agents as models: OpenAI's Chat Completions and Responses."},
     {"name": "webhooks", "description": "Be told when a run has ended."},
     {"name": "synapse", "description": "Agents, sessions and chats as `synapseclient` asks for."},
+    {"name": "jobs", "description": "Programs on the cluster, and their logs."},
+    {"name": "cluster", "description": "Machines, tasks, actors, Serve; what lets jobs in."},
     {"name": "health", "description": "For probes and load balancers."},
 ]
 

@@ -26,11 +26,16 @@ from agentray.errors import (
     ChannelClosed,
     DeploymentStopped,
     IdempotencyConflict,
+    JobConflict,
+    JobRefused,
+    JobRejected,
+    JobRunning,
     NoHandler,
     NotRetryable,
     NotWaiting,
     Overloaded,
     PayloadError,
+    RayUnavailable,
     ScheduleConflict,
     SessionBusy,
     SessionConflict,
@@ -90,6 +95,7 @@ METHOD_NOT_ALLOWED = Kind(405, "method-not-allowed", "The method is not allowed 
 CONFLICT = Kind(409, "idempotency-conflict", "The idempotency key was used for another request")
 NOT_RETRYABLE = Kind(409, "not-retryable", "It cannot be tried once more")
 NOT_WAITING = Kind(409, "not-waiting", "The run does not wait for this answer")
+JOB_RUNNING = Kind(409, "job-running", "The job has not ended")
 TAKEN = Kind(409, "taken", "The id is in use")
 SESSION_BUSY = Kind(409, "session-busy", "The session has a run under way")
 VERSION_MISMATCH = Kind(412, "version-mismatch", "It was changed since it was read")
@@ -98,7 +104,10 @@ MISDIRECTED = Kind(421, "misdirected", "This gateway does not serve the host tha
 INVALID = Kind(422, "invalid-request", "The request has fields that are wrong")
 VERSION_REQUIRED = Kind(428, "version-required", "The version that was read is needed")
 OVERLOADED = Kind(429, "overloaded", "Too much is waiting already")
+REFUSED = Kind(429, "refused", "The policy lets no further job in now")
 INTERNAL = Kind(500, "internal-error", "Something went wrong here")
+IN_USE = Kind(409, "in-use", "It is needed")
+NOT_HERE = Kind(501, "not-available-here", "This cluster cannot do this")
 UNAVAILABLE = Kind(503, "unavailable", "The service cannot take this request now")
 
 
@@ -201,6 +210,18 @@ def from_error(error: AgentrayError) -> HttpProblem:  # noqa: C901, PLR0911, PLR
             return HttpProblem(UNKNOWN, str(error))
         case NotRetryable():
             return HttpProblem(NOT_RETRYABLE, str(error))
+        case JobRejected():
+            return invalid(error.field, "body", error.problem)
+        case JobConflict():
+            return HttpProblem(TAKEN, str(error), job_id=error.job_id)
+        case JobRunning():
+            return HttpProblem(JOB_RUNNING, str(error), job_id=error.job_id)
+        case JobRefused():
+            # Nothing was kept: whoever tries again does no harm.
+            headers = retry_after(error.retry_after_s)
+            return HttpProblem(REFUSED, str(error), headers=headers, reasons=list(error.reasons))
+        case RayUnavailable():
+            return HttpProblem(UNAVAILABLE, str(error), headers=retry_after(2))
         case ScheduleConflict() | SessionConflict():
             return HttpProblem(TAKEN, str(error))
         case SessionBusy():

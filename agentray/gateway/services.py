@@ -6,6 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from agentray.config import Settings
+from agentray.gateway.cluster_parts import ClusterParts
 from agentray.runtime.ports import RunDispatcher, RunningHosts
 from agentray.store.base import Store
 
@@ -19,6 +20,7 @@ class Services:
         store: open.
         dispatcher: hands runs to hosts.
         ready: what `/readyz` asks.
+        cluster: what runs jobs; None: there are no jobs here, and no views of the cluster.
         allowed_hosts: further names by which a gateway on a loopback address may be asked for,
             such as that of a proxy in front of it.
     """
@@ -27,4 +29,5 @@ class Services:
     store: Store
     dispatcher: RunDispatcher
     ready: RunningHosts
+    cluster: ClusterParts | None = None
     allowed_hosts: AbstractSet[str] = field(default_factory=frozenset[str])

@@ -55,6 +55,7 @@ from agentray.runtime.driver_leases import DriverLeases
 from agentray.runtime.failures import told_of
 from agentray.runtime.host_admin import HostAdmin
 from agentray.runtime.host_keeper import HostKeeper
+from agentray.runtime.job_keeper import JobKeeper
 from agentray.runtime.last_deaths import LastDeaths
 from agentray.runtime.leadership import Leadership
 from agentray.runtime.letter_desk import LetterDesk
@@ -113,6 +114,7 @@ class Manager:
         retention: Retention | None = None,
         kept_letters: int = DEAD_LETTERS,
         quarantine_after: int = QUARANTINE_AFTER,
+        jobs: JobKeeper | None = None,
     ) -> None:
         """Make a manager; `start` lets it work.
 
@@ -126,9 +128,10 @@ class Manager:
             quarantine_after: deaths of hosts after which an agent takes no messages; 0: never.
             retention: how long runs and traces are kept; None: as long as settings say by default.
             kept_letters: dead letters that are kept, the newest.
+            jobs: keeps the records of jobs; None: nothing here runs any.
         """
         self._store = store
-        self._lead = lead
+        self._lead, self._jobs = lead, jobs
         self._factory = factory
         self._setup = host_setup
         self._redriver = redriver
@@ -236,6 +239,8 @@ class Manager:
         await self._placements.announce()
         self._tasks.spawn(self._loop(), name="reconcile")
         self._scheduler.start()
+        if self._jobs is not None:
+            self._jobs.start()
         self._lead.keep(self._superseded)
 
     def _superseded(self) -> None:
@@ -246,6 +251,7 @@ class Manager:
         self._ended = True
         await self._scheduler.close()
         await self._sessions.close()
+        await self._close_jobs()
         await self._tasks.close()
         await self._drivers.close()
         await asyncio.gather(*(keeper.stop(grace_s) for keeper in self._hosts.values()))
@@ -258,12 +264,17 @@ class Manager:
         self._ended = True
         await self._scheduler.close()
         await self._sessions.close()
+        await self._close_jobs()
         await self._tasks.close()
         await asyncio.gather(*(keeper.abandon() for keeper in self._hosts.values()))
         await self._letters.close()
         await self._redriver.close()
         await self._lead.abandon()
         self._placements.wake()
+
+    async def _close_jobs(self) -> None:
+        if self._jobs is not None:
+            await self._jobs.close()
 
     def check_leads(self) -> None:
         """Make sure that it may answer.

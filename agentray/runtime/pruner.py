@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from agentray.config import (
+    JOB_RETENTION,
     RUN_RETENTION,
     TRACE_RETENTION_DAYS,
     TRACE_RETENTION_RUNS,
+    JobRetention,
     RunRetention,
 )
 from agentray.core.lifecycle import TERMINAL
@@ -54,10 +56,12 @@ class Retention:
     Attributes:
         traces: of runs.
         runs: that have ended.
+        jobs: likewise.
     """
 
     traces: TraceRetention = TraceRetention()
     runs: RunRetention = RUN_RETENTION
+    jobs: JobRetention = JOB_RETENTION
 
 
 class Pruner:
@@ -89,7 +93,11 @@ async def _swept(broom: Broom, now: datetime) -> bool:
 
 def brooms(store: Store, retention: Retention) -> list[Broom]:
     """Return what forgets all that is kept for a while."""
-    return [trace_broom(store, retention.traces), *run_brooms(store, retention.runs)]
+    return [
+        trace_broom(store, retention.traces),
+        job_broom(store, retention.jobs),
+        *run_brooms(store, retention.runs),
+    ]
 
 
 def trace_broom(store: Store, retention: TraceRetention) -> Broom:
@@ -98,6 +106,16 @@ def trace_broom(store: Store, retention: TraceRetention) -> Broom:
     async def sweep(now: datetime) -> int:
         before = now - timedelta(days=retention.days)
         return await store.prune_traces(before, keep=retention.runs, limit=BATCH)
+
+    return sweep
+
+
+def job_broom(store: Store, retention: JobRetention) -> Broom:
+    """Return what forgets ended jobs and their logs."""
+
+    async def sweep(now: datetime) -> int:
+        before = now - timedelta(days=retention.days)
+        return await store.prune_jobs(before, keep=retention.jobs, limit=BATCH)
 
     return sweep
 

@@ -27,6 +27,7 @@ from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
 from agentray.protocol.sessions import ACCESS, SESSION, SessionPolicy
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
+from agentray.store.jobs import JobStore
 from agentray.store.keys import KeyStore
 from agentray.store.leadership import LeadershipStore
 from agentray.store.letters import LetterStore
@@ -295,6 +296,7 @@ ALL_LAUNCHED = LaunchedQuery()
 
 
 class Store(
+    JobStore,
     KeyStore,
     LeadershipStore,
     LetterStore,

@@ -62,6 +62,7 @@ from agentray.store.codec import (
     touch_of,
     touches,
 )
+from agentray.store.memory_jobs import MemoryJobs
 from agentray.store.memory_keys import MemoryKeys
 from agentray.store.memory_leadership import MemoryLeadership
 from agentray.store.memory_letters import MemoryLetters
@@ -138,6 +139,7 @@ class RunRow:
 
 
 class MemoryStore(
+    MemoryJobs,
     MemoryKeys,
     MemorySteps,
     MemoryLetters,

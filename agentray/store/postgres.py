@@ -50,6 +50,7 @@ from agentray.store.codec import (
     queued_run,
 )
 from agentray.store.database import Database, Row, error_of_commit
+from agentray.store.postgres_jobs import PostgresJobs
 from agentray.store.postgres_keys import PostgresKeys
 from agentray.store.postgres_leadership import PostgresLeadership
 from agentray.store.postgres_letters import PostgresLetters
@@ -65,6 +66,7 @@ from agentray.store.postgres_webhooks import PostgresWebhooks
 
 
 class PostgresStore(
+    PostgresJobs,
     PostgresKeys,
     PostgresLeadership,
     PostgresLetters,

@@ -138,6 +138,9 @@ OLD_LETTER = {
 CHANGED = {("dead_letters", "reason"), ("runs", "trace")}
 """Columns whose contents a migration changes on purpose."""
 
+REFERRING = {"job_logs"}
+"""Tables whose rows refer to those of others."""
+
 SAMPLES: dict[str, Any] = {
     "text": "x",
     "integer": 1,
@@ -208,7 +211,8 @@ async def make(dsn: str, revision: str) -> dict[str, Any]:
         await put(connection, "dead_letters", OLD_LETTER)
     filled = {table for table, _ in ROWS} | {"dead_letters", "migrations"}
     others = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = $1", SCHEMA)
-    for table in sorted({row["tablename"] for row in others} - filled):
+    left = {row["tablename"] for row in others} - filled
+    for table in sorted(left, key=lambda name: (name in REFERRING, name)):
         await put(connection, table, {})
     before = await contents(connection)
     await connection.close()

@@ -19,6 +19,7 @@ from agentray.config import Settings
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import UnknownAgentType, UnknownRun
 from agentray.gateway.app import build_app
+from agentray.gateway.cluster_parts import ClusterParts
 from agentray.gateway.services import Services
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.cursors import Cursor
@@ -42,6 +43,7 @@ from agentray.store.base import (
 from agentray.store.keys import ApiKey
 from agentray.store.memory import MemoryStore
 from agentray.store.run_progress import Suspension
+from tests.support.jobs import FileJobs, PaperCluster
 
 Json = dict[str, Any]
 
@@ -247,7 +249,10 @@ class Gateway:
         self.dispatcher = ScriptedDispatcher(store)
         self.hosts = Hosts()
         self.settings = Settings(home=home, **settings)
-        self.app = build_app(Services(self.settings, store, self.dispatcher, self.hosts))
+        self.runner = FileJobs(home)
+        self.cluster = PaperCluster()
+        parts = ClusterParts(self.runner, self.cluster, "http://127.0.0.1:1")
+        self.app = build_app(Services(self.settings, store, self.dispatcher, self.hosts, parts))
         self.url = ""
 
     async def prepare(self) -> None:
@@ -264,7 +269,9 @@ class Gateway:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(self.app, ws="none", log_config=None, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            self.app, ws="websockets-sansio", log_config=None, timeout_graceful_shutdown=1
+        )
         config.load()
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)

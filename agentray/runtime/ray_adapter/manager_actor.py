@@ -27,11 +27,14 @@ from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
 from agentray.runtime.channel import Channel
 from agentray.runtime.database_keeper import DatabaseKeeper
+from agentray.runtime.job_keeper import JobKeeper
 from agentray.runtime.leadership import Leadership
 from agentray.runtime.manager import Manager
 from agentray.runtime.pruner import Retention, TraceRetention
+from agentray.runtime.ray_adapter.dashboard import Dashboard
 from agentray.runtime.ray_adapter.host_factory import RayHostFactory
 from agentray.runtime.ray_adapter.ray_host import RayConnector
+from agentray.runtime.ray_adapter.ray_jobs import RayJobs
 from agentray.runtime.ray_adapter.ray_manager import place_of
 from agentray.runtime.ray_adapter.setup import Setup
 from agentray.runtime.redrive import Redriver
@@ -84,8 +87,12 @@ class ManagerActor:
                             self._setup.trace_retention_days, self._setup.trace_retention_runs
                         ),
                         self._setup.run_retention,
+                        self._setup.job_retention,
                     ),
                     kept_letters=self._setup.dead_letters,
+                    jobs=JobKeeper(
+                        lead.store, RayJobs(Dashboard()), log_bytes=self._setup.job_log_bytes
+                    ),
                 )
                 await manager.start()
                 self._manager = manager

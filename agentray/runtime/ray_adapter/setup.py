@@ -16,6 +16,8 @@ from agentray.config import (
     BATCH,
     DATABASE,
     DEAD_LETTERS,
+    JOB_LOG_BYTES,
+    JOB_RETENTION,
     MAX_ATTEMPTS,
     MAX_STATE_BYTES,
     METRICS_INTERVAL_S,
@@ -25,6 +27,7 @@ from agentray.config import (
     TRACE_RETENTION_RUNS,
     BatchLimits,
     DatabaseLimits,
+    JobRetention,
     RunRetention,
 )
 
@@ -57,6 +60,8 @@ class Setup:
         metrics_interval_s: how often hosts hand their metrics to Ray; 0: they count none.
         quarantine_after: deaths of hosts after which an agent takes no messages; 0: never.
         database: how long it may take to answer.
+        job_log_bytes: how much of each job's log is kept.
+        job_retention: how long ended jobs are kept.
     """
 
     database_url: str
@@ -76,6 +81,8 @@ class Setup:
     quarantine_after: int = QUARANTINE_AFTER
     run_retention: RunRetention = RUN_RETENTION
     database: DatabaseLimits = DATABASE
+    job_log_bytes: int = JOB_LOG_BYTES
+    job_retention: JobRetention = JOB_RETENTION
 
 
 def reason_of(error: RayError) -> str:

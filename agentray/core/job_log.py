@@ -1,0 +1,342 @@
+"""Cuts a job's log into what travels: lines with their byte offsets, in frames of bounded size.
+
+All functions are pure: bytes that begin at an offset of the file go in, frames come out. Nothing is
+remembered between two calls but the offset to go on at, so any number of tails share the work, and
+a tail can go on anywhere, at another replica too.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from json.encoder import encode_basestring as _quote  # characters beyond ASCII as they are
+
+MAX_MESSAGE_SIZE = 10_240
+"""Characters of a frame, where nothing else is asked for."""
+
+MIN_MESSAGE_SIZE = 512
+
+_HEAD = '{{"type":"lines","offset":{},"next":{},"lines":['
+_OVERHEAD = 80  # the frame's head with two offsets, and its end
+_ENTRY = 32  # brackets, commas, offset and flags of one entry
+_PLAIN_HEAD, _PLAIN_END = '{"type":"log","message":', "}"
+
+
+class Form(StrEnum):
+    """How a log travels."""
+
+    FRAMES = "frames"  # JSON: each line with its offset
+    MESSAGES = "messages"  # JSON: text only, for clients of other systems
+    TEXT = "text"  # lines of text
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Something to be sent.
+
+    Attributes:
+        text: as it is sent, without a line end where the form is JSON.
+        next: the byte of the file after what it tells.
+        lines: how many line ends it covers.
+    """
+
+    text: str
+    next: int
+    lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A line, or a part of one.
+
+    Attributes:
+        offset: of its first byte.
+        data: without its line end.
+        ends: a line end follows.
+    """
+
+    offset: int
+    data: bytes
+    ends: bool
+
+    @property
+    def next(self) -> int:
+        """The byte after it."""
+        return self.offset + len(self.data) + self.ends
+
+
+def pieces(data: bytes, offset: int, most: int, *, final: bool) -> Iterator[Piece]:
+    """Cut bytes into lines, and lines that are too long into parts.
+
+    Args:
+        data: of the file.
+        offset: of their first byte.
+        most: bytes of one piece.
+        final: the rest that has no line end is a piece as well.
+    """
+    lines = data.split(b"\n")
+    rest = lines.pop()
+    for line in lines:
+        if len(line) > most:
+            for part in _parts(line, most):
+                yield Piece(offset, part, ends=False)
+                offset += len(part)
+            yield Piece(offset, b"", ends=True)
+            offset += 1
+        else:
+            yield Piece(offset, line, ends=True)
+            offset += len(line) + 1
+    for part in _parts(rest, most) if rest else ():
+        if not final and len(part) < most - 3:  # it may grow, and a character may be cut in it
+            return
+        yield Piece(offset, part, ends=False)
+        offset += len(part)
+
+
+def _parts(line: bytes, most: int) -> Iterator[bytes]:
+    begin = 0
+    while begin < len(line):
+        end = min(begin + most, len(line))
+        if end < len(line):
+            end = _character_end(line, begin, end)
+        yield line[begin:end]
+        begin = end
+
+
+def _character_end(line: bytes, begin: int, end: int) -> int:
+    """Move an end back so that it cuts no character of UTF-8 in two."""
+    for back in range(4):
+        if end - back <= begin:
+            break
+        if line[end - back] & 0xC0 != 0x80:  # a character begins here
+            return end - back
+    return end  # it is no UTF-8 anyway
+
+
+def cut(
+    data: bytes, offset: int, form: Form, *, final: bool, size: int = MAX_MESSAGE_SIZE
+) -> list[Frame]:
+    """Cut bytes of a log into frames.
+
+    Args:
+        data: of the file.
+        offset: of their first byte.
+        form: how they travel.
+        final: nothing follows: also what has no line end is told.
+        size: most characters of a frame.
+
+    Returns:
+        Frames for whole lines and for parts of lines that are too long; the last one's `next` is
+        where the next call goes on. None: there is no whole line yet.
+    """
+    match form:
+        case Form.FRAMES:
+            return _frames(data, offset, final, size)
+        case Form.MESSAGES:
+            return _messages(data, offset, final, size)
+        case Form.TEXT:
+            return _text(data, offset, final, size)
+
+
+def _frames(data: bytes, offset: int, final: bool, size: int) -> list[Frame]:
+    room = size - _OVERHEAD
+    found: list[Frame] = []
+    entries: list[str] = []
+    used = lines = 0
+    begin = end = offset
+    for piece in _fitting(data, offset, final, room - _ENTRY):
+        entry = _entry(piece)
+        if entries and used + len(entry) > room:
+            found.append(_frame(begin, end, entries, lines))
+            entries, used, lines, begin = [], 0, 0, end
+        entries.append(entry)
+        used += len(entry) + 1
+        lines += piece.ends
+        end = piece.next
+    if entries:
+        found.append(_frame(begin, end, entries, lines))
+    return found
+
+
+def _frame(begin: int, end: int, entries: list[str], lines: int) -> Frame:
+    return Frame(_HEAD.format(begin, end) + ",".join(entries) + "]}", end, lines)
+
+
+def _fitting(data: bytes, offset: int, final: bool, room: int) -> Iterator[Piece]:
+    """Cut into pieces of which each has room in a frame, quoted as it is."""
+    for piece in pieces(data, offset, room, final=final):
+        if 6 * len(piece.data) <= room or _width(piece.data) <= room:
+            yield piece
+            continue
+        # Quotes, control characters or base64 made it too wide: at worst a byte becomes six.
+        at = piece.offset
+        for part in _parts(piece.data, room // 6):
+            yield Piece(at, part, ends=False)
+            at += len(part)
+        if piece.ends:
+            yield Piece(at, b"", ends=True)
+
+
+def _width(data: bytes) -> int:
+    try:
+        return len(_quote(data.decode())) - 2
+    except UnicodeDecodeError:
+        return 4 * (len(data) // 3 + 1)
+
+
+def _entry(piece: Piece) -> str:
+    try:
+        text = _quote(piece.data.decode())
+    except UnicodeDecodeError:
+        flags = "b" if piece.ends else "b+"
+        return f'[{piece.offset},"{base64.b64encode(piece.data).decode()}","{flags}"]'
+    return f"[{piece.offset},{text}]" if piece.ends else f'[{piece.offset},{text},"+"]'
+
+
+def shown(data: bytes) -> str:
+    r"""Return bytes as people read them: what is no UTF-8 as `\xff`."""
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _messages(data: bytes, offset: int, final: bool, size: int) -> list[Frame]:
+    room = size - len(_PLAIN_HEAD) - len(_PLAIN_END) - 2
+    found: list[Frame] = []
+    texts: list[str] = []
+    used = lines = 0
+    end = offset
+
+    def close() -> None:
+        # A message is never empty: clients take that for the end, and would not see an empty line.
+        text = "\n".join(texts) or "\n"
+        found.append(Frame(_PLAIN_HEAD + _quote(text) + _PLAIN_END, end, lines))
+
+    for piece in _fitting(data, offset, final, room // 4):  # `\\xff` is five characters
+        text = shown(piece.data)
+        width = len(_quote(text))
+        if texts and used + width > room:
+            close()
+            texts, used, lines = [], 0, 0
+        if piece.data or not _goes_on(piece, data, offset):
+            texts.append(text)
+            used += width
+        lines += piece.ends
+        end = piece.next
+        if not piece.ends and texts:
+            close()
+            texts, used, lines = [], 0, 0
+    if texts:
+        close()
+    elif lines and found:  # the end of a line whose parts were sent
+        last = found.pop()
+        found.append(Frame(last.text, end, last.lines + lines))
+    return found
+
+
+def _goes_on(piece: Piece, data: bytes, offset: int) -> bool:
+    """Whether an empty piece is the end of a line that came in parts."""
+    at = piece.offset - offset
+    return at > 0 and data[at - 1 : at] != b"\n"
+
+
+def _text(data: bytes, offset: int, final: bool, size: int) -> list[Frame]:
+    texts: list[str] = []
+    lines, end = 0, offset
+    for piece in pieces(data, offset, max(1, (size - 1) // 4), final=final):
+        if piece.data or not _goes_on(piece, data, offset):
+            texts.append(shown(piece.data))
+        lines += piece.ends
+        end = piece.next
+    return [Frame("\n".join(texts) + "\n", end, lines)] if end > offset else []
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """What a tail is worth, at most; None: any number.
+
+    Attributes:
+        max_lines: of the log.
+        max_bytes: of the log.
+        max_messages: frames with lines.
+        max_message_size: characters of one frame.
+    """
+
+    max_lines: int | None = None
+    max_bytes: int | None = None
+    max_messages: int | None = None
+    max_message_size: int = MAX_MESSAGE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What is left of the limits of a tail."""
+
+    lines: int | None
+    bytes: int | None
+    messages: int | None
+
+    @classmethod
+    def of(cls, limits: StreamLimits) -> Allowance:
+        """Return what there is at the beginning."""
+        return cls(limits.max_lines, limits.max_bytes, limits.max_messages)
+
+    @property
+    def spent(self) -> str | None:
+        """The limit that is reached, None while none is."""
+        if self.lines == 0:
+            return "max_lines"
+        if self.bytes == 0:
+            return "max_bytes"
+        return "max_messages" if self.messages == 0 else None
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether nothing is limited."""
+        return self.lines is None and self.bytes is None and self.messages is None
+
+    def of_data(self, data: bytes) -> tuple[bytes, bool]:
+        """Return the part of bytes that is allowed, and whether it is less than all."""
+        allowed = data if self.bytes is None else data[: self.bytes]
+        if self.lines is not None:
+            at = -1
+            for _ in range(self.lines):
+                at = allowed.find(b"\n", at + 1)
+                if at < 0:
+                    break
+            else:
+                allowed = allowed[: at + 1]
+        # At the very limit nothing may follow, so a line without its end is complete there.
+        whole = len(allowed) < len(data) or (self.bytes is not None and len(data) == self.bytes)
+        return allowed, whole
+
+    def of_frames(self, frames: list[Frame]) -> list[Frame]:
+        """Return the frames that are allowed."""
+        return frames if self.messages is None else frames[: self.messages]
+
+    def after(self, frames: list[Frame], begin: int) -> Allowance:
+        """Return what is left when these frames were sent, of bytes from `begin` on."""
+        if self.unlimited or not frames:
+            return self
+        return Allowance(
+            None if self.lines is None else self.lines - sum(frame.lines for frame in frames),
+            None if self.bytes is None else self.bytes - (frames[-1].next - begin),
+            None if self.messages is None else self.messages - len(frames),
+        )
+
+
+def last_lines(data: bytes, lines: int) -> int | None:
+    """Return where the last lines begin in the end of a file; None: before it.
+
+    Args:
+        data: the end of the file.
+        lines: how many are wanted; a rest without a line end is one.
+    """
+    end = len(data)
+    if data.endswith(b"\n"):
+        end -= 1
+    for _ in range(lines):
+        end = data.rfind(b"\n", 0, end)
+        if end < 0:
+            return None
+    return end + 1
