@@ -191,7 +191,27 @@ failover_app = App(
     "agentray_microbenchmark_failover", [Survivor], entry=None, pools=[FAILOVER_POOL]
 )
 
-app = App("agentray_microbenchmark", [Echo, Sleeper, Peer], entry=None, pools=[POOL])
+
+class Talked(BaseModel):
+    """What a session is about."""
+
+    lines: list[str] = []
+
+
+class Talker(Agent):
+    """Keeps what it is told, and leaves memory soon."""
+
+    options = AgentOptions(name="microbenchmark_talker", pool=POOL, idle_timeout_s=30.0)
+    state: Talked
+
+    @on(Prompt)
+    async def answer(self, prompt: Prompt) -> str:
+        """Return the prompt, and keep it."""
+        self.state.lines.append(prompt.text)
+        return prompt.text
+
+
+app = App("agentray_microbenchmark", [Echo, Sleeper, Peer, Talker], entry=None, pools=[POOL])
 
 
 class OnOneHost(Agent):

@@ -19,6 +19,7 @@ from agentray.microbenchmark.peers import measure_peers
 from agentray.microbenchmark.places import deployed
 from agentray.microbenchmark.rows import Row
 from agentray.microbenchmark.scale import Scale
+from agentray.microbenchmark.sessions import measure_sessions
 from agentray.microbenchmark.step_events import measure_step_events
 from agentray.microbenchmark.streams import measure_streams
 from agentray.runtime.connection import connect
@@ -74,6 +75,8 @@ async def _measure(
     rows += await measure_http(access.url, access.api_key or "", scale)
     report("agents in memory")
     rows += await measure_in_memory(manager, scale)
+    report("sessions")
+    rows += await measure_sessions(manager, access.url, access.api_key or "", scale)
     report("durable prompts")
     rows += await measure_durable(scale)
     report("events durable per step")

@@ -21,6 +21,7 @@ class Scale:
     growth_agents: tuple[int, ...]
     kills: int  # of hosts
     bare_kills: int  # of the baseline, which takes about a second for each
+    sessions: int
 
     @classmethod
     def of(cls, *, quick: bool) -> Scale:
@@ -39,6 +40,7 @@ class Scale:
                 growth_agents=(1, 100, 10_000),
                 kills=5,
                 bare_kills=3,
+                sessions=1_000,
             )
         return cls(
             rounds=5,
@@ -53,4 +55,5 @@ class Scale:
             growth_agents=(1, 10, 100, 1_000, 10_000, 100_000),
             kills=50,
             bare_kills=10,
+            sessions=10_000,
         )

@@ -8,6 +8,7 @@ Looking twice does no harm.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -42,15 +43,25 @@ class SessionTurns:
         self._host = host
         self._changes = StateChanges(host)
         self._tasks = TaskSet("turns of sessions")
-        self._looking: dict[str, bool] = {}  # sessions; whether another look must follow
+        self._looking: dict[str, asyncio.Task[None]] = {}  # by session
+        self._again: set[str] = set()  # sessions where another look must follow
+        self._closed = False
         self._waiting: dict[str, dict[str, list[Turn]]] = {}  # by session and run
         self._later: set[str] = set()  # sessions that could not be looked at
         self._swept_at = 0.0
+
+    def __len__(self) -> int:
+        """How many looks are under way, and messages wait."""
+        waiting = sum(len(turns) for runs in self._waiting.values() for turns in runs.values())
+        return len(self._looking) + waiting
 
     # Who waits
 
     def wait(self, turn: Turn, run: Run) -> None:
         """Answer a message with a run when its turn has come and it has ended."""
+        if (active := self._host.runs.get(run.id)) is not None:
+            self._host.control.answer_at_end(turn, active)
+            return
         session = run.session or ""
         self._waiting.setdefault(session, {}).setdefault(run.id, []).append(turn)
         self.look(session)
@@ -71,28 +82,33 @@ class SessionTurns:
 
     async def take_up(self, stored: StoredRun) -> ActiveRun | Run:
         """Begin a run that waits for its turn, if it has come; else return it as it is."""
-        await self._look(stored.run.session or "")
-        if (active := self._host.runs.get(stored.run.id)) is not None:
-            return active
+        looking = self.look(stored.run.session or "")
+        if looking is not None:
+            await asyncio.wait((looking,))
         found = await self._host.store.get_run(stored.run.id)
-        return stored.run if found is None else found.run
+        now = stored.run if found is None else found.run
+        return self._host.runs.get(stored.run.id) or now
 
     # Looking
 
-    def look(self, session: str) -> None:
-        """See whose turn it is, soon."""
-        if session in self._looking:
-            self._looking[session] = True
+    def look(self, session: str) -> asyncio.Task[None] | None:
+        """See whose turn it is, soon; return what ends when that is seen. None: not any more."""
+        if self._closed:
+            return None
+        looking = self._looking.get(session)
+        if looking is None:
+            seeing = self._look_until_seen(session)
+            looking = self._looking[session] = self._tasks.spawn(seeing, f"turns of {session}")
         else:
-            self._looking[session] = False
-            self._tasks.spawn(self._look_until_seen(session), name=f"turns of {session}")
+            self._again.add(session)
+        return looking
 
     async def _look_until_seen(self, session: str) -> None:
         try:
             while True:
-                self._looking[session] = False
+                self._again.discard(session)
                 await self._look(session)
-                if not self._looking[session]:
+                if session not in self._again:
                     return
         except StoreUnavailable as error:
             self._later.add(session)
@@ -101,6 +117,7 @@ class SessionTurns:
             self.leases_changed()
         finally:
             del self._looking[session]
+            self._again.discard(session)
 
     async def _look(self, session: str) -> None:
         """See whose turn it is now, and end what is to be cancelled.
@@ -110,17 +127,19 @@ class SessionTurns:
             Fenced: the agent lives elsewhere.
         """
         front = await self._host.store.session_front(session)
+        first = front.runs[0] if front.runs else None
+        if first is not None and not self._host.leases(first.agent):
+            raise Fenced  # its next host looks after it
         for stored in front.runs:
             if stored.cancelled:
                 await self._host.runs.cancel(stored.run.id)
-        first = front.runs[0] if front.runs else None
         if first is not None and first.delayed and not first.cancelled:
             await self._begin(first, rolling_back=front.rolling_back)
         await self._tell_ended(session, front.runs)
 
     async def _begin(self, stored: StoredRun, *, rolling_back: bool) -> None:
         host, agent = self._host, stored.agent
-        if self._host.departures.closes(agent) or not host.leases(agent):
+        if host.departures.closes(agent):
             return  # its next host begins it
         loaded = host.types.get(agent.type)
         begin = partial(self._begin_in_store, stored)
@@ -190,6 +209,7 @@ class SessionTurns:
 
     async def close(self) -> None:
         """Look no more; what waits stays in the Store, for another host."""
+        self._closed = True
         await self._tasks.close()
         waiting, self._waiting = self._waiting, {}
         for runs in waiting.values():

@@ -36,6 +36,7 @@ TINY = Scale(
     growth_agents=(1, 20),
     kills=2,
     bare_kills=1,
+    sessions=1_000,
 )
 
 

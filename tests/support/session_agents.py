@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from pydantic import BaseModel
@@ -93,3 +94,19 @@ app = App("scribes", [Scribe, Stubborn, Slow, Deaf])
 
 def said(run: Run) -> list[str]:
     return run.result["lines"]
+
+
+class Dawdler(Agent):
+    """Keeps a line at once, and takes its time: the prompt is the seconds and the line."""
+
+    state: Noted
+
+    @on(Prompt)
+    async def prompted(self, prompt: Prompt) -> Any:
+        seconds, _, line = prompt.text.partition(" ")
+        self.state.lines.append(line)
+        await asyncio.sleep(float(seconds))
+        return {"lines": self.state.lines, "process": os.getpid()}
+
+
+dawdlers = App("dawdlers", [Dawdler])
