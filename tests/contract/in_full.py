@@ -123,7 +123,8 @@ class Clerk(Agent):
 
     @action
     async def seconds_left_below(self, other: str) -> float:
-        return await self.handle(Clerk, other).with_timeout(None).seconds_left()
+        below = self.handle(Clerk, other)
+        return max([await b.seconds_left() for b in (below, below.with_timeout(None))])
 
     @action
     async def hold(self) -> None:
