@@ -181,6 +181,10 @@ class Settings(BaseSettings):
         description="Longest time that a request in OpenAI's form waits for its answer.",
     )
     url: str | None = Field(default=None, description="Gateway that the CLI and clients talk to.")
+    profile: str | None = Field(
+        default=None,
+        description="A gateway of `profiles.toml` in AGENTRAY_HOME that the CLI and clients use.",
+    )
     api_key: str | None = Field(default=None, description="Key that the CLI and clients send.")
     threads: PositiveInt | None = Field(
         default=None,

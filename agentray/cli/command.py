@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 from pydantic import ValidationError
@@ -19,10 +22,14 @@ from agentray.errors import AgentrayError, ConfigurationError
 if TYPE_CHECKING:
     from agentray.client import AsyncAgentClient
 
+T = TypeVar("T")
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UrlOption = Annotated[
     str | None,
-    typer.Option("--url", help="The gateway (default: AGENTRAY_URL, else what is up here)."),
+    typer.Option(
+        "--url", help="The gateway (default: AGENTRAY_URL, a profile, or what is up here)."
+    ),
 ]
 KeyOption = Annotated[
     str | None,
@@ -40,12 +47,16 @@ TimeoutOption = Annotated[
 ]
 DEFAULT_TIMEOUT_S = 10.0
 
+_profile: ContextVar[str | None] = ContextVar("profile", default=None)
+"""What `agentray --profile` names."""
+
 
 class _Telling:
     """Its errors end as one paragraph and an exit code, never as a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run it."""
+        _profile.set(ctx.find_root().params.get("profile"))
         try:
             return cast("Any", super()).invoke(ctx)
         except (typer.Exit, typer.Abort):
@@ -102,6 +113,20 @@ def _wrong_setting(location: tuple[int | str, ...], message: str) -> str:
     return f"AGENTRAY_{'_'.join(map(str, location)).upper()}: {told}"
 
 
+def ask_gateway(target: Target, ask: Callable[[AsyncAgentClient], Coroutine[Any, Any, T]]) -> T:
+    """Ask a gateway, and leave.
+
+    Raises:
+        ClientError: it refuses, or cannot be reached.
+    """
+
+    async def asking() -> T:
+        async with target.client() as client:
+            return await ask(client)
+
+    return asyncio.run(asking())
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """The gateway that a command talks to."""
@@ -120,4 +145,5 @@ class Target:
         from agentray.client import AsyncAgentClient
 
         read_settings()  # the client reads them, too, and would not say what is wrong with them
-        return AsyncAgentClient(self.url, self.key, timeout=self.timeout_s)
+        profile = None if self.url else _profile.get()
+        return AsyncAgentClient(self.url, self.key, timeout=self.timeout_s, profile=profile)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -64,6 +65,17 @@ def complain(message: str) -> None:
     # Not one word of an error may be lost to the width of a terminal: it wraps by itself.
     said = Text("error: ", style="bold red").append(visible(message), style="not bold default")
     err().print(said, soft_wrap=True)
+
+
+def waiting(what: str) -> AbstractContextManager[object]:
+    """Show that something is waited for, on a terminal."""
+    shown = err()
+    return shown.status(what) if shown.is_terminal else nullcontext()
+
+
+def nothing() -> AbstractContextManager[object]:
+    """Show nothing."""
+    return nullcontext()
 
 
 def note(message: str) -> None:

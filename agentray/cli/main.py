@@ -14,9 +14,12 @@ import typer
 import agentray
 from agentray.cli import (
     cluster,
+    cluster_views,
     console,
     doctor,
     events,
+    jobs,
+    keys,
     leftovers,
     letters,
     measure,
@@ -54,6 +57,9 @@ COMMANDS = (
     cluster.stop,
     cluster.remove,
     cluster.down,
+    cluster_views.nodes,
+    cluster_views.tasks,
+    cluster_views.actors,
     doctor.doctor,
     leftovers.gc,
     measure.microbenchmark,
@@ -75,6 +81,9 @@ app.add_typer(moves.node)
 app.add_typer(events.group)
 app.add_typer(letters.group)
 app.add_typer(webhooks.group)
+app.add_typer(jobs.group)
+app.add_typer(cluster_views.serve)
+app.add_typer(keys.group)
 
 app.add_typer(states.group, name="state")
 
@@ -102,9 +111,13 @@ def common(
         bool,
         typer.Option("--debug", envvar="AGENTRAY_DEBUG", help="Show where errors come from."),
     ] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="A gateway of AGENTRAY_HOME/profiles.toml, by its name."),
+    ] = None,
 ) -> None:
-    """Take the options that all commands have; `Command` looks at them."""
-    del version, debug
+    """Take the options that all commands have; `Command` and `Target` look at them."""
+    del version, debug, profile
 
 
 def main() -> None:

@@ -135,7 +135,7 @@ def apps(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the deployed apps."""
     if not rows:
         return Text("No app is deployed: agentray deploy MODULE:APP", style="yellow")
-    table = _table("App", "Status", "Agent types", "Entry", "Deployed")
+    table = columns("App", "Status", "Agent types", "Entry", "Deployed")
     for row in rows:
         table.add_row(
             text(row["name"]),
@@ -149,7 +149,7 @@ def apps(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def pools(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the pools: how many hosts they have and should have, and what keeps them from it."""
-    table = _table("Pool", "Status", "Hosts", "Each has", "Load", "Slots leased", "Trouble")
+    table = columns("Pool", "Status", "Hosts", "Each has", "Load", "Slots leased", "Trouble")
     for row in rows:
         complete = row["hosts"] >= row["wanted"]
         default = " (default)" if row["default"] and row["name"] != "default" else ""
@@ -174,7 +174,7 @@ def pools(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def hosts(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the hosts."""
-    table = _table("Host", "Pool", "Status", "Process", "Slots", "Agents", "Runs", "Handled")
+    table = columns("Host", "Pool", "Status", "Process", "Slots", "Agents", "Runs", "Handled")
     for row in rows:
         leaves = ", leaves" if row.get("leaves") else ""
         table.add_row(
@@ -188,7 +188,7 @@ def hosts(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def nodes(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the machines."""
-    table = _table("Node", "Address", "Status", "Hosts", "Has")
+    table = columns("Node", "Address", "Status", "Hosts", "Has")
     for row in rows:
         table.add_row(
             text(row["id"]),
@@ -204,7 +204,7 @@ def agents(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return launched agents and agents in memory."""
     if not rows:
         return Text("There are no such agents in memory, and none was launched.")
-    table = _table(
+    table = columns(
         "Agent", "Status", "Launched", "Labels", "Queued", "Active", "Idle", "Host", "Last error"
     )
     for row in rows:
@@ -225,7 +225,7 @@ def failed_agents(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return agents that have failed or are quarantined."""
     if not rows:
         return Text("No agent has failed.")
-    table = _table("Agent", "Status", "Since", "Host deaths", "Last error")
+    table = columns("Agent", "Status", "Since", "Host deaths", "Last error")
     for row in rows:
         table.add_row(
             text(row["agent"]),
@@ -245,7 +245,7 @@ def agent(told: Mapping[str, Any]) -> RenderableType:
 
 def host_deaths(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Return the last deaths of hosts."""
-    table = _table("Lost host", "Pool", "At", "Cause", "Reason")
+    table = columns("Lost host", "Pool", "At", "Cause", "Reason")
     for row in rows:
         table.add_row(*(text(row[name]) for name in ("host", "pool", "at", "cause", "reason")))
     return table
@@ -258,7 +258,7 @@ def subscriptions(rows: Sequence[TopicSubscription]) -> RenderableType:
     """Return subscriptions made at run time."""
     if not rows:
         return Text("There are no subscriptions but those of the agents' classes.")
-    table = _table("Subscription", "Topic", "Agent type", "Events", "Key", "Created")
+    table = columns("Subscription", "Topic", "Agent type", "Events", "Key", "Created")
     for row in rows:
         table.add_row(
             text(row.id),
@@ -275,7 +275,7 @@ def dead_letters(rows: Sequence[DeadLetter]) -> RenderableType:
     """Return dead letters as a table."""
     if not rows:
         return Text("There are no dead letters.")
-    table = _table("Dead letter", "Time", "Kind", "For", "Name", "Reason", "Error", "Retried as")
+    table = columns("Dead letter", "Time", "Kind", "For", "Name", "Reason", "Error", "Retried as")
     for row in rows:
         table.add_row(
             text(row.id),
@@ -294,7 +294,7 @@ def webhooks(rows: Sequence[Webhook]) -> RenderableType:
     """Return webhooks as a table."""
     if not rows:
         return Text("There are no webhooks.")
-    table = _table("Webhook", "Time", "Run", "State", "Tries", "Next", "Last error")
+    table = columns("Webhook", "Time", "Run", "State", "Tries", "Next", "Last error")
     for row in rows:
         table.add_row(
             text(row.id),
@@ -315,7 +315,7 @@ def runs(rows: Sequence[Run]) -> RenderableType:
     """Return runs as a table."""
     if not rows:
         return Text("There are no such runs.")
-    table = _table("Run", "Status", "Agent", "Attempt", "Created", "Took", "Error")
+    table = columns("Run", "Status", "Agent", "Attempt", "Created", "Took", "Error")
     for run in rows:
         table.add_row(
             text(run.id),
@@ -359,11 +359,12 @@ def moment(time: datetime) -> str:
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def _table(*columns: str) -> Table:
+def columns(*names: str) -> Table:
+    """Return a table without rows."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
+    for name in names:
         # Ids are for copying: rather broken into two lines than cut.
-        table.add_column(column, overflow="fold")
+        table.add_column(name, overflow="fold")
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from contextlib import AbstractContextManager, aclosing, nullcontext
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -254,7 +254,7 @@ def answer(  # noqa: PLR0913 - the options are read from the signature
             say = partial(client.answer, run_id, value, question=question, idempotency_key=again)
             found = await say(wait_s=0)
             if not is_settled(found) and asking.wait_s > 0:
-                with _waiting():
+                with console.waiting("waiting for the answer"):
                     found = await say(wait_s=asking.wait_s)
         code = _tell(found, asking)
         _raise_if_failed(found)
@@ -355,7 +355,7 @@ async def _prompt(target: Target, asking: _Asking) -> ExitCode:
         if asking.stream:
             found, said = await _stream(client, asking)
         else:
-            with _waiting():
+            with console.waiting("waiting for the answer"):
                 found = await _ask(client, asking)
         code = _tell(found, asking, said)
         if asking.trace and found.status in TERMINAL:
@@ -512,9 +512,3 @@ async def _show_trace(client: AsyncAgentClient, run_id: str, *, on_stderr: bool)
 
     spans = await client.trace(run_id)
     (console.err() if on_stderr else console.out()).print(results.trace(run_id, spans))
-
-
-def _waiting() -> AbstractContextManager[object]:
-    """Show on a terminal that something is waited for."""
-    err = console.err()
-    return err.status("waiting for the answer") if err.is_terminal else nullcontext()

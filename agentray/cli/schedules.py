@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +15,7 @@ from agentray.cli.command import (
     Target,
     TimeoutOption,
     UrlOption,
+    ask_gateway,
 )
 from agentray.cli.times import read_seconds, read_time
 from agentray.protocol.schedules import Missed, Overlap
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from agentray.protocol.runs import Run
     from agentray.protocol.schedules import Schedule
 
-T = TypeVar("T")
-
 Id = Annotated[str, typer.Argument(metavar="ID", help="The schedule's id.")]
 
 group = typer.Typer(
@@ -35,14 +32,6 @@ group = typer.Typer(
     help="Schedules: prompts that are given again and again.",
     no_args_is_help=True,
 )
-
-
-def _ask(target: Target, ask: Callable[[AsyncAgentClient], Coroutine[Any, Any, T]]) -> T:
-    async def asking() -> T:
-        async with target.client() as client:
-            return await ask(client)
-
-    return asyncio.run(asking())
 
 
 def _show(found: Schedule, *, as_json: bool) -> None:
@@ -68,7 +57,7 @@ def list_(
     async def ask(client: AsyncAgentClient) -> SchedulePage:
         return await client.schedules.list(limit=limit, after=after)
 
-    page = _ask(Target(url, key, timeout), ask)
+    page = ask_gateway(Target(url, key, timeout), ask)
     if as_json:
         rows = [found.model_dump(mode="json") for found in page.schedules]
         console.write_json({"schedules": rows, "next": page.next})
@@ -93,7 +82,7 @@ def show(
     async def ask(client: AsyncAgentClient) -> Schedule:
         return await client.schedules.get(schedule_id)
 
-    _show(_ask(Target(url, key, timeout), ask), as_json=as_json)
+    _show(ask_gateway(Target(url, key, timeout), ask), as_json=as_json)
 
 
 @group.command(cls=Command)
@@ -159,7 +148,7 @@ def create(  # noqa: PLR0913 - the options are read from the signature
         do = client.schedules.replace if replace else client.schedules.create
         return await do(schedule_id, prompt=prompt, agent=agent, **options)
 
-    _show(_ask(Target(url, key, timeout), ask), as_json=as_json)
+    _show(ask_gateway(Target(url, key, timeout), ask), as_json=as_json)
 
 
 @group.command(cls=Command)
@@ -174,7 +163,7 @@ def pause(
     async def ask(client: AsyncAgentClient) -> Schedule:
         return await client.schedules.pause(schedule_id)
 
-    console.write(f"{_ask(Target(url, key, timeout), ask).id}: paused")
+    console.write(f"{ask_gateway(Target(url, key, timeout), ask).id}: paused")
 
 
 @group.command(cls=Command)
@@ -189,7 +178,7 @@ def resume(
     async def ask(client: AsyncAgentClient) -> Schedule:
         return await client.schedules.resume(schedule_id)
 
-    found = _ask(Target(url, key, timeout), ask)
+    found = ask_gateway(Target(url, key, timeout), ask)
     console.write(f"{found.id}: {found.status.value}")
 
 
@@ -205,7 +194,7 @@ def delete(
     async def ask(client: AsyncAgentClient) -> None:
         await client.schedules.delete(schedule_id)
 
-    _ask(Target(url, key, timeout), ask)
+    ask_gateway(Target(url, key, timeout), ask)
     console.write(f"{schedule_id}: deleted")
 
 
@@ -221,4 +210,4 @@ def trigger(
     async def ask(client: AsyncAgentClient) -> Run:
         return await client.schedules.trigger(schedule_id)
 
-    console.write(_ask(Target(url, key, timeout), ask).id)
+    console.write(ask_gateway(Target(url, key, timeout), ask).id)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from agentray.client.profiles import find_profile
 from agentray.config import ClusterRecord, Settings
 from agentray.core.owners import check_tenant
 from agentray.errors import ClusterNotRunning, ConfigurationError
@@ -20,12 +22,16 @@ class Access:
         api_key: None: none is sent.
         user_token: on whose behalf.
         tenant: for whom, where the key belongs to none.
+        proxy: that its profile names.
+        ca: likewise.
     """
 
     url: str
     api_key: str | None = field(repr=False)
     user_token: str | None = field(default=None, repr=False)
     tenant: str | None = None
+    proxy: str | None = None
+    ca: Path | None = None
 
     @classmethod
     def find(
@@ -35,20 +41,30 @@ class Access:
         *,
         user_token: str | None = None,
         tenant: str | None = None,
+        profile: str | None = None,
     ) -> Access:
         """Find out.
 
         Args:
-            url: of the gateway; None: `AGENTRAY_URL`, else what `agentray up` recorded.
-            api_key: None: `AGENTRAY_API_KEY`, else the one `agentray up` made, else none is sent.
+            url: of the gateway; None: `AGENTRAY_URL`, else the profile's, else what `agentray up`
+                recorded.
+            api_key: None: `AGENTRAY_API_KEY`, else that of the same source as the URL, else none is
+                sent.
             user_token: on whose behalf; None: it is not said.
             tenant: for whom; None: the key's own.
+            profile: see `agentray.client.profiles`; None: `AGENTRAY_PROFILE`, else the default.
 
         Raises:
             ClusterNotRunning: no URL is given, and nothing is up on this machine.
             ConfigurationError: one of them is malformed.
         """
         settings = Settings()
+        known = None
+        if profile is not None or not (url or settings.url):
+            known = find_profile(settings, profile)
+        if known is not None:
+            api_key, tenant = api_key or known.secret(), tenant or known.tenant
+            url, user_token = url or known.url, user_token or known.user_token
         found = url or settings.url or _recorded_url(settings)
         if not found.startswith(("http://", "https://")):
             raise ConfigurationError(f"The gateway's URL {found!r} is neither http nor https.")
@@ -58,7 +74,10 @@ class Access:
                 raise ConfigurationError(f"The {name} has characters that no header can have.")
         if tenant is not None:
             check_tenant(tenant)
-        return cls(found.rstrip("/").removesuffix(_API).rstrip("/"), key, user_token, tenant)
+        url = found.rstrip("/").removesuffix(_API).rstrip("/")
+        if known is None:
+            return cls(url, key, user_token, tenant)
+        return cls(url, key, user_token, tenant, known.proxy, known.ca)
 
     def headers(self) -> dict[str, str]:
         """Return what says who asks."""

@@ -9,7 +9,9 @@ from typing import Self
 
 from agentray.client.access import Access
 from agentray.client.calls import health
+from agentray.client.cluster import AsyncCluster
 from agentray.client.connection import Connection
+from agentray.client.jobs import AsyncJobs
 from agentray.client.keys import AsyncKeys
 from agentray.client.letters import AsyncLetters
 from agentray.client.requests import AsyncRequests
@@ -20,7 +22,7 @@ from agentray.client.transport import Transport
 from agentray.client.webhooks import AsyncWebhooks
 
 
-class AsyncAgentClient(AsyncRuns, AsyncLetters):
+class AsyncAgentClient(AsyncRuns, AsyncLetters, AsyncJobs, AsyncCluster):
     """Gives work to agents, and looks after what runs on their cluster.
 
     Use it as a context manager, or call `close`. Requests that a gateway cannot take now (no
@@ -44,14 +46,15 @@ class AsyncAgentClient(AsyncRuns, AsyncLetters):
         timeout: float | Mapping[str, float] | None = None,
         proxy: str | None = None,
         ca: str | Path | SSLContext | None = None,
+        profile: str | None = None,
     ) -> None:
         """Make one; nothing is connected yet.
 
         Args:
             base_url: of the gateway, also with a path before its own, and with or without `/v1`;
-                None: `AGENTRAY_URL`, else the cluster of this machine.
-            agent_token: an API key; None: `AGENTRAY_API_KEY`, else the key of this machine's
-                cluster.
+                None: `AGENTRAY_URL`, else a profile, else the cluster of this machine.
+            agent_token: an API key; None: `AGENTRAY_API_KEY`, else that of the profile or of this
+                machine's cluster.
             user_token: on whose behalf: a fingerprint of it is recorded with what is made.
             tenant: for whom, where the key belongs to none.
             timeout: seconds that a call may take, repeats included, beyond what the gateway itself
@@ -60,13 +63,18 @@ class AsyncAgentClient(AsyncRuns, AsyncLetters):
             proxy: URL of an HTTP proxy; None: as the environment's `HTTPS_PROXY`, `HTTP_PROXY` and
                 `NO_PROXY` say, which hold for no loopback address.
             ca: file of the certificates to be trusted, or an SSL context; None: the system's.
+            profile: a gateway of `profiles.toml` by its name; None: `AGENTRAY_PROFILE`, else the
+                file's default.
 
         Raises:
             ClusterNotRunning: no URL is given, and nothing is up on this machine.
             ConfigurationError: one of the arguments is malformed.
         """
-        access = Access.find(base_url, agent_token, user_token=user_token, tenant=tenant)
-        super().__init__(Connection(access, Transport.read(access.url, timeout, proxy, ca)))
+        access = Access.find(
+            base_url, agent_token, user_token=user_token, tenant=tenant, profile=profile
+        )
+        way = Transport.read(access.url, timeout, proxy or access.proxy, ca or access.ca)
+        super().__init__(Connection(access, way))
 
     @property
     def sessions(self) -> AsyncSessions:

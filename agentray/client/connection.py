@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from urllib.parse import urlencode
 
 import aiohttp
@@ -46,7 +47,7 @@ class Stream:
             async for chunk in self._answer.content.iter_any():
                 yield chunk
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _failed(str(self._answer.url.origin()), error) from error
+            raise failed(str(self._answer.url.origin()), error) from error
 
 
 class Connection:
@@ -120,7 +121,7 @@ class Connection:
             async with await self._request(request, timeout) as answer:
                 return await _read(answer)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _failed(self._access.url, error) from error
+            raise failed(self._access.url, error) from error
 
     @asynccontextmanager
     async def open(self, request: Request) -> AsyncGenerator[Stream]:
@@ -129,12 +130,13 @@ class Connection:
         Raises:
             ClientError: the gateway refuses, or the trouble does not pass in time.
         """
-        deadline = time.monotonic() + self._transport.total_s
+        way = self._transport
+        deadline = time.monotonic() + way.total_s
         attempt = 0
         while True:
             attempt += 1
             try:
-                answer = await self._connect(request)
+                answer = await self._connect(request, way.connect_s or way.total_s, _SILENCE_S)
                 break
             except ClientError as error:
                 await _pause_or_raise(request, error, attempt, deadline)
@@ -143,11 +145,66 @@ class Connection:
         finally:
             answer.close()  # not release: the rest of the body may never end
 
-    async def _connect(self, request: Request) -> aiohttp.ClientResponse:
-        way = self._transport
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=way.connect_s or way.total_s, sock_read=_SILENCE_S
-        )
+    @asynccontextmanager
+    async def once(
+        self, request: Request, *, connect_s: float, silence_s: float
+    ) -> AsyncGenerator[Stream]:
+        """Open a stream, and do not try again.
+
+        Args:
+            request: what to ask.
+            connect_s: seconds until a connection is there.
+            silence_s: seconds without anything after which it is broken.
+
+        Raises:
+            ClientError: the gateway refuses, or cannot be reached.
+        """
+        answer = await self._connect(request, connect_s, silence_s)
+        try:
+            yield Stream(answer)
+        finally:
+            answer.close()
+
+    async def upload(
+        self,
+        request: Request,
+        data: Callable[[], AsyncGenerator[bytes]],
+        size: int,
+        *,
+        timeout_s: float,
+    ) -> Response:
+        """Send a large body, again from its beginning after a passing trouble.
+
+        Args:
+            request: to which it belongs; it has none of its own.
+            data: begins to read it.
+            size: bytes of it.
+            timeout_s: seconds that all of it may take.
+
+        Raises:
+            ClientError: the gateway refuses, or the trouble does not pass in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=self._transport.connect_s)
+        request = replace(request, headers={**request.headers, "Content-Length": str(size)})
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                async with await self._request(request, timeout, data()) as answer:
+                    response = await _read(answer)
+                check(response)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                await _pause_or_raise(request, failed(self.url, error), attempt, deadline)
+            except ClientError as error:
+                await _pause_or_raise(request, error, attempt, deadline)
+            else:
+                return response
+
+    async def _connect(
+        self, request: Request, connect_s: float, silence_s: float
+    ) -> aiohttp.ClientResponse:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=silence_s)
         try:
             answer = await self._request(request, timeout)
             if answer.status == 200:
@@ -155,16 +212,19 @@ class Connection:
             async with answer:
                 raise error_of(await _read(answer))
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise _failed(self._access.url, error) from error
+            raise failed(self._access.url, error) from error
 
     async def _request(
-        self, request: Request, timeout: aiohttp.ClientTimeout
+        self,
+        request: Request,
+        timeout: aiohttp.ClientTimeout,
+        data: AsyncGenerator[bytes] | None = None,
     ) -> aiohttp.ClientResponse:
         return await self.session.request(
             request.method,
             self.address(request),
             headers=request.headers,
-            data=request.body,
+            data=request.body if data is None else data,
             timeout=timeout,
             # A gateway never redirects; whoever does shall not get the key.
             allow_redirects=False,
@@ -207,7 +267,8 @@ async def _pause_or_raise(
     await asyncio.sleep(pause_s)
 
 
-def _failed(url: str, error: Exception) -> ConnectionFailed:
+def failed(url: str, error: Exception) -> ConnectionFailed:
+    """Return the error of a request that had no answer."""
     told = f"{url}: {str(error) or type(error).__name__}"
     if isinstance(error, TimeoutError):
         return TimedOut(told, sent=not isinstance(error, aiohttp.ConnectionTimeoutError))

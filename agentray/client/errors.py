@@ -12,6 +12,7 @@
         ├── PayloadTooLarge         413
         ├── TooManyRequests         429: `retry_after_s`
         │   └── StreamLimitExceeded     a limit of `stream_limits` was reached; `offset`, to go on
+        ├── WebSocketRefused        the handshake of a WebSocket was not taken; its status
         ├── Unavailable             503: `retry_after_s`
         ├── ServerError             other 5xx: look into the gateway's log for `problem["id"]`
         │   ├── NotSupported            501: this cluster has no such thing
@@ -97,6 +98,14 @@ class Unavailable(ClientError):
 
 class ServerError(ClientError):
     """Something went wrong in the gateway."""
+
+
+class WebSocketRefused(ClientError):
+    """The gateway, or what is before it, did not take the handshake of a WebSocket.
+
+    Attributes:
+        status_code: of the answer, which had no reason with it.
+    """
 
 
 class StreamLimitExceeded(TooManyRequests):

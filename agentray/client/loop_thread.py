@@ -66,6 +66,13 @@ class LoopThread:
             if not self._closed:  # else it was closed before the loop
                 self.call(items.aclose)
 
+    def let_go(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have something tidied up there some time; nobody waits for it."""
+        with self._lock:
+            loop = None if self._closed or os.getpid() != self._pid else self._loop
+        if loop is not None:
+            asyncio.run_coroutine_threadsafe(work(), loop)
+
     def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """End the thread, after a last call; harmless when called twice.
 

@@ -9,13 +9,14 @@ from ssl import SSLContext
 from typing import Self
 
 from agentray.client.async_client import AsyncAgentClient
-from agentray.client.blocking import Blocking, blocking, iterating
+from agentray.client.blocking import Blocking, blocking, iterating, tailing
 from agentray.client.keys import AsyncKeys
 from agentray.client.loop_thread import LoopThread
 from agentray.client.requests import AsyncRequests
 from agentray.client.schedules import AsyncSchedules
 from agentray.client.sessions import AsyncSessions
 from agentray.client.webhooks import AsyncWebhooks
+from agentray.core.job_log import StreamLimits
 
 
 class Schedules(Blocking[AsyncSchedules]):
@@ -95,14 +96,15 @@ class AgentClient(Blocking[AsyncAgentClient]):
         timeout: float | Mapping[str, float] | None = None,
         proxy: str | None = None,
         ca: str | Path | SSLContext | None = None,
+        profile: str | None = None,
     ) -> None:
         """Make one; nothing is connected yet.
 
         Args:
             base_url: of the gateway, also with a path before its own, and with or without `/v1`;
-                None: `AGENTRAY_URL`, else the cluster of this machine.
-            agent_token: an API key; None: `AGENTRAY_API_KEY`, else the key of this machine's
-                cluster.
+                None: `AGENTRAY_URL`, else a profile, else the cluster of this machine.
+            agent_token: an API key; None: `AGENTRAY_API_KEY`, else that of the profile or of this
+                machine's cluster.
             user_token: on whose behalf: a fingerprint of it is recorded with what is made.
             tenant: for whom, where the key belongs to none.
             timeout: seconds that a call may take, repeats included, beyond what the gateway itself
@@ -111,6 +113,8 @@ class AgentClient(Blocking[AsyncAgentClient]):
             proxy: URL of an HTTP proxy; None: as the environment's `HTTPS_PROXY`, `HTTP_PROXY` and
                 `NO_PROXY` say, which hold for no loopback address.
             ca: file of the certificates to be trusted, or an SSL context; None: the system's.
+            profile: a gateway of `profiles.toml` by its name; None: `AGENTRAY_PROFILE`, else the
+                file's default.
 
         Raises:
             ClusterNotRunning: no URL is given, and nothing is up on this machine.
@@ -124,6 +128,7 @@ class AgentClient(Blocking[AsyncAgentClient]):
             timeout=timeout,
             proxy=proxy,
             ca=ca,
+            profile=profile,
         )
         loop = LoopThread()
         super().__init__(client, loop)
@@ -183,6 +188,52 @@ class AgentClient(Blocking[AsyncAgentClient]):
     retry_dead_letter = blocking(AsyncAgentClient.retry_dead_letter)
     forget_dead_letter = blocking(AsyncAgentClient.forget_dead_letter)
     purge_dead_letters = blocking(AsyncAgentClient.purge_dead_letters)
+
+    # Jobs
+
+    submit_job = blocking(AsyncAgentClient.submit_job)
+    upload = blocking(AsyncAgentClient.upload)
+    list_jobs = blocking(AsyncAgentClient.list_jobs)
+    job_page = blocking(AsyncAgentClient.job_page)
+    all_jobs = iterating(AsyncAgentClient.all_jobs)
+    get_job = blocking(AsyncAgentClient.get_job)
+    get_job_logs = blocking(AsyncAgentClient.get_job_logs)
+    list_job_logs = blocking(AsyncAgentClient.list_job_logs)
+    stop_job = blocking(AsyncAgentClient.stop_job)
+    delete_job = blocking(AsyncAgentClient.delete_job)
+    tail_job_logs = tailing(AsyncAgentClient.tail_job_logs)
+    websocket_tail_job_logs = tailing(AsyncAgentClient.websocket_tail_job_logs)
+    stream_tail_job_logs = tailing(AsyncAgentClient.stream_tail_job_logs)
+    follow_job = tailing(AsyncAgentClient.follow_job)
+
+    @property
+    def stream_limits(self) -> StreamLimits:
+        """What the tail of a log is worth, at most; it holds for tails that begin from then on."""
+        return self._target.stream_limits
+
+    @stream_limits.setter
+    def stream_limits(self, limits: StreamLimits) -> None:
+        self._target.stream_limits = limits
+
+    # The cluster
+
+    health_check = blocking(AsyncAgentClient.health_check)
+    get_gpu_status = blocking(AsyncAgentClient.get_gpu_status)
+    list_nodes = blocking(AsyncAgentClient.list_nodes)
+    get_node = blocking(AsyncAgentClient.get_node)
+    list_tasks = blocking(AsyncAgentClient.list_tasks)
+    get_task = blocking(AsyncAgentClient.get_task)
+    list_actors = blocking(AsyncAgentClient.list_actors)
+    get_actor = blocking(AsyncAgentClient.get_actor)
+    list_serve_applications = blocking(AsyncAgentClient.list_serve_applications)
+    get_serve_application = blocking(AsyncAgentClient.get_serve_application)
+    delete_serve_application = blocking(AsyncAgentClient.delete_serve_application)
+    get_cluster_resources = blocking(AsyncAgentClient.get_cluster_resources)
+    check_feasibility = blocking(AsyncAgentClient.check_feasibility)
+    get_runtime_policy = blocking(AsyncAgentClient.get_runtime_policy)
+    update_runtime_policy = blocking(AsyncAgentClient.update_runtime_policy)
+    get_gatekeeping_policy = blocking(AsyncAgentClient.get_gatekeeping_policy)
+    update_gatekeeping_policy = blocking(AsyncAgentClient.update_gatekeeping_policy)
 
     # The gateway
 

@@ -14,8 +14,16 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from ray import serve
 
+from agentray.client import AsyncAgentClient
 from agentray.microbenchmark.agents import Echo
-from agentray.microbenchmark.rows import Row, at_least, in_turn, per_second, sequential_p50_ms
+from agentray.microbenchmark.rows import (
+    Row,
+    at_least,
+    at_most,
+    in_turn,
+    per_second,
+    sequential_p50_ms,
+)
 from agentray.microbenchmark.scale import Scale
 
 NOOP = "no-op FastAPI deployment on Ray Serve"
@@ -54,7 +62,8 @@ async def measure_http(url: str, api_key: str, scale: Scale) -> list[Row]:
         connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
         headers = {"Authorization": f"Bearer {api_key}"}
         async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
-            return await _measure(session, url, scale)
+            rows = await _measure(session, url, scale)
+            return [*rows, await _measure_client(session, url, api_key, scale)]
     finally:
         await asyncio.to_thread(serve.delete, "agentray-microbenchmark")
 
@@ -88,3 +97,28 @@ async def _measure(session: aiohttp.ClientSession, url: str, scale: Scale) -> li
         Row("prompt_http_p50_ms", p50, "ms", NOOP, noop_p50),
         Row("prompt_http_32_per_s", per_s, "prompts/s", NOOP, noop_per_s, at_least(0.5)),
     ]
+
+
+async def _measure_client(
+    session: aiohttp.ClientSession, url: str, api_key: str, scale: Scale
+) -> Row:
+    """Measure what `agentray.client` adds to a request: the look at a run, which does least."""
+    async with AsyncAgentClient(url, api_key) as client:
+        run = await client.prompt("measure", Echo.agent_type.name)
+
+        async def ours() -> Any:
+            return await client.run(run.id)
+
+        async def bare() -> Any:
+            async with session.get(f"{url}/v1/runs/{run.id}") as response:
+                response.raise_for_status()
+                return await response.json()
+
+        await asyncio.gather(*(ours() for _ in range(16)), *(bare() for _ in range(16)))
+        p50, bare_p50 = await in_turn(
+            lambda: sequential_p50_ms(ours, scale.sequential),
+            lambda: sequential_p50_ms(bare, scale.sequential),
+            scale.rounds,
+        )
+    what = "the same request by bare aiohttp"
+    return Row("client_added_p50_ms", p50 - bare_p50, "ms", what, bare_p50, at_most(1, "value"))

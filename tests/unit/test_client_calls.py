@@ -201,7 +201,9 @@ def test_what_may_have_happened_is_not_repeated_unless_that_does_no_harm():
     # It never left, or the gateway says itself that it has not begun.
     assert pause(errors.ConnectionFailed("refused", sent=False)) is not None
     assert pause(http.error_of(answer(503, {"title": "T"}))) is not None
-    assert pause(http.error_of(answer(429, {"title": "T"}))) is not None
+    assert pause(http.error_of(answer(429, {"title": "T"}, retry_after="1"))) is not None
+    # Without a time it means no: waiting would not change it.
+    assert pause(http.error_of(answer(429, {"title": "T"}))) is None
 
 
 def test_only_passing_trouble_is_tried_again():

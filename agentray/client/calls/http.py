@@ -148,7 +148,10 @@ def pause_before_retry(
     """
     if not repeatable and not was_refused(error):
         return None
-    passing = isinstance(error, ConnectionFailed | Unavailable | TooManyRequests)
+    passing = isinstance(error, ConnectionFailed | Unavailable) or (
+        # Who may have no more says so without a time: then waiting does not help by itself.
+        isinstance(error, TooManyRequests) and error.retry_after_s is not None
+    )
     # An error page is no word of the gateway's: what stands before it lost it in the midst.
     if not passing and (not isinstance(error, ServerError) or error.problem):
         return None

@@ -1,0 +1,175 @@
+"""What gateways tell of keys, jobs and their cluster, as tables. Pure functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from agentray.cli.render import columns, moment, pairs, seconds, text
+from agentray.cli.results import result
+from agentray.protocol.keys import KeyInfo
+
+if TYPE_CHECKING:
+    from agentray.client import Job
+
+_SHORT_CHARS = 60
+_STATUS_STYLES: Mapping[str, str] = {
+    "PENDING": "yellow",
+    "DEPLOYING": "yellow",
+    "RUNNING": "cyan",
+    "SUCCEEDED": "green",
+    "ALIVE": "green",
+    "FINISHED": "green",
+}
+
+
+def keys(rows: Sequence[KeyInfo]) -> RenderableType:
+    """Return API keys as a table."""
+    table = columns("Key", "Name", "Scopes", "Tenant", "Created", "Revoked")
+    for row in rows:
+        table.add_row(
+            text(row.id),
+            text(row.name),
+            text(", ".join(row.scopes)),
+            text(row.tenant),
+            text(moment(row.created_at)),
+            text(row.revoked_at and moment(row.revoked_at), "red"),
+        )
+    return table if rows else Text("There are no such keys.")
+
+
+# Jobs
+
+
+def jobs(rows: Sequence[Job]) -> RenderableType:
+    """Return jobs as a table."""
+    table = columns("Job", "Status", "Progress", "Submitted", "Took", "Entrypoint", "Message")
+    for job in rows:
+        table.add_row(
+            text(job.job_id),
+            _status(job.status),
+            text(_percent(job.progress)),
+            text(_moment(job.start_time)),
+            text(_took(job)),
+            text(_short(job.entrypoint)),
+            text(_short(job.message) if job.status != "SUCCEEDED" else None),
+        )
+    return table if rows else Text("There are no such jobs.")
+
+
+def job(found: Job) -> RenderableType:
+    """Return a job with all that is known of it."""
+    metadata = "\n".join(f"{name}={value}" for name, value in found.metadata.items())
+    needs = {
+        "CPU": found.entrypoint_num_cpus,
+        "GPU": found.entrypoint_num_gpus,
+        "memory": found.entrypoint_memory,
+        **found.entrypoint_resources,
+    }
+    facts = pairs(
+        [
+            ("job", found.job_id),
+            ("status", _status(found.status)),
+            ("message", found.message),
+            ("entrypoint", found.entrypoint),
+            ("submitted", _moment(found.start_time)),
+            ("took", _took(found)),
+            ("by", found.source),
+            ("needs", ", ".join(f"{v:g} {name}" for name, v in needs.items() if v) or None),
+            ("node", found.driver_node_id),
+            ("exit code", None if found.driver_exit_code is None else str(found.driver_exit_code)),
+            ("metadata", metadata or None),
+            ("runtime_env", json.dumps(found.runtime_env) if found.runtime_env else None),
+            ("progress", _percent(found.progress)),
+            ("metrics", json.dumps(found.metrics) if found.metrics else None),
+        ]
+    )
+    return facts if found.result is None else Group(facts, Text(), result(found.result))
+
+
+def _status(status: str) -> Text:
+    return Text(str(status), style=_STATUS_STYLES.get(str(status), "red"))
+
+
+def _percent(progress: float | None) -> str | None:
+    return None if progress is None else f"{progress:.0%}"
+
+
+def _moment(milliseconds: int) -> str:
+    return moment(datetime.fromtimestamp(milliseconds / 1000, UTC))
+
+
+def _took(job: Job) -> str | None:
+    if job.end_time is None:
+        return None
+    return seconds(max(0, job.end_time - job.start_time) / 1000)
+
+
+def _short(told: str | None) -> str | None:
+    if told is None:
+        return None
+    line = " ".join(told.split())
+    return line if len(line) <= _SHORT_CHARS else f"{line[: _SHORT_CHARS - 1]}…"
+
+
+# The cluster
+
+
+def parts(kind: str, rows: Sequence[BaseModel]) -> RenderableType:
+    """Return machines, tasks, actors or Serve applications as a table.
+
+    Args:
+        kind: what they are.
+        rows: as the gateway tells of them.
+    """
+    fields = _FIELDS[kind]
+    table = columns(*fields)
+    for row in rows:
+        told = row.model_dump(mode="json")
+        table.add_row(*(_field(name, told.get(name)) for name in fields.values()))
+    return table if rows else Text(f"There are no such {kind}s.")
+
+
+def _field(name: str, value: Any) -> Text:
+    if name in {"state", "status"}:
+        return _status(value or "")
+    return text(json.dumps(value) if isinstance(value, dict | list) else value)
+
+
+_FIELDS: Mapping[str, Mapping[str, str]] = {
+    "node": {
+        "Node": "node_id",
+        "State": "state",
+        "Address": "node_ip",
+        "Head": "is_head_node",
+        "Has": "resources_total",
+    },
+    "task": {
+        "Task": "task_id",
+        "Name": "name",
+        "State": "state",
+        "Type": "type",
+        "Job": "job_id",
+        "Node": "node_id",
+    },
+    "actor": {
+        "Actor": "actor_id",
+        "Class": "class_name",
+        "Name": "name",
+        "State": "state",
+        "Process": "pid",
+        "Node": "node_id",
+    },
+    "application": {
+        "Application": "name",
+        "Status": "status",
+        "Route": "route_prefix",
+        "Message": "message",
+    },
+}
