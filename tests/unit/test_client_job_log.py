@@ -41,7 +41,7 @@ def test_a_log_is_the_same_wherever_connections_break(data: st.DataObject, log: 
     reading = reader()
     while reading.offset < len(log):
         query = reading.request("http").query
-        offset = int(query.get("offset", 0))
+        offset = int(str(query.get("offset", 0)))
         frames = cut(log[offset:], offset, Form.FRAMES, final=True, size=size)
         reading.feed(f'{{"type":"start","offset":{offset}}}')
         # The connection breaks after some of them; a proxy may even send one twice.
