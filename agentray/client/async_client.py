@@ -14,6 +14,7 @@ from agentray.client.connection import Connection
 from agentray.client.jobs import AsyncJobs
 from agentray.client.keys import AsyncKeys
 from agentray.client.letters import AsyncLetters
+from agentray.client.operations import AsyncOperations
 from agentray.client.requests import AsyncRequests
 from agentray.client.runs import AsyncRuns
 from agentray.client.schedules import AsyncSchedules
@@ -90,6 +91,11 @@ class AsyncAgentClient(AsyncRuns, AsyncLetters, AsyncJobs, AsyncCluster):
     def requests(self) -> AsyncRequests:
         """The jobs of typed requests."""
         return AsyncRequests(self._connection)
+
+    @property
+    def operations(self) -> AsyncOperations:
+        """What operators do: drain hosts and nodes, reset failed agents."""
+        return AsyncOperations(self._connection)
 
     @property
     def keys(self) -> AsyncKeys:

@@ -12,6 +12,7 @@ from agentray.client.async_client import AsyncAgentClient
 from agentray.client.blocking import Blocking, blocking, iterating, tailing
 from agentray.client.keys import AsyncKeys
 from agentray.client.loop_thread import LoopThread
+from agentray.client.operations import AsyncOperations
 from agentray.client.requests import AsyncRequests
 from agentray.client.schedules import AsyncSchedules
 from agentray.client.sessions import AsyncSessions
@@ -72,6 +73,19 @@ class Requests(Blocking[AsyncRequests]):
     start = blocking(AsyncRequests.start)
     get = blocking(AsyncRequests.get)
     cancel = blocking(AsyncRequests.cancel)
+
+
+class Operations(Blocking[AsyncOperations]):
+    """Operates the cluster, with an admin's key of no tenant. Every method raises `ClientError`."""
+
+    status = blocking(AsyncOperations.status)
+    drain_host = blocking(AsyncOperations.drain_host)
+    drain_node = blocking(AsyncOperations.drain_node)
+    undrain_node = blocking(AsyncOperations.undrain_node)
+    groups = blocking(AsyncOperations.groups)
+    failed_agents = blocking(AsyncOperations.failed_agents)
+    reset_agent = blocking(AsyncOperations.reset_agent)
+    gc = blocking(AsyncOperations.gc)
 
 
 class AgentClient(Blocking[AsyncAgentClient]):
@@ -149,6 +163,11 @@ class AgentClient(Blocking[AsyncAgentClient]):
     def requests(self) -> Requests:
         """The jobs of typed requests."""
         return Requests(self._target.requests, self._loop)
+
+    @property
+    def operations(self) -> Operations:
+        """What operators do: drain hosts and nodes, reset failed agents."""
+        return Operations(self._target.operations, self._loop)
 
     @property
     def keys(self) -> Keys:

@@ -32,6 +32,7 @@ from agentray.gateway.keys import ApiKeys
 from agentray.gateway.letters import DeadLetters
 from agentray.gateway.openai import OpenAi
 from agentray.gateway.openapi import TAGS, GatewayApp
+from agentray.gateway.operations import Operations
 from agentray.gateway.other_errors import OtherErrors
 from agentray.gateway.problems import (
     MISDIRECTED,
@@ -140,7 +141,8 @@ def build_app(services: Services) -> FastAPI:
         app.include_router(logs.router)
         app.include_router(Jobs(services, services.cluster, keys).router)
         app.include_router(ClusterRoutes(services, services.cluster, keys).router)
-    app.include_router(HealthChecks(services).router)
+    for part in (Operations(services, keys), HealthChecks(services)):
+        app.include_router(part.router)
     return app
 
 

@@ -31,6 +31,7 @@ from agentray.gateway.services import Services
 from agentray.jobs.ray_views import RayViews
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
+from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.manager_watch import ManagerWatch
 from agentray.runtime.ray_adapter import RayConnector, RayManager
 from agentray.runtime.ray_adapter.dashboard import Dashboard
@@ -98,7 +99,8 @@ class Gateway:
         channel = Channel(RayConnector(), batch=setup.settings.batch)
         bind_process(channel)
         # Kept: without a reference the watcher's task could be collected.
-        self._watcher = SnapshotWatcher(RayManager.find(), channel)
+        manager = RayManager.find()
+        self._watcher = SnapshotWatcher(manager, channel)
         await self._watcher.start()
         self._tasks = TaskSet("gateway")
         watch = ManagerWatch(store, RayManager.restart)
@@ -109,6 +111,7 @@ class Gateway:
             dispatcher=ChannelDispatcher(channel),
             ready=Readiness(channel),
             cluster=_cluster(setup.settings),
+            manager=ManagerClient(manager, channel),
         )
         # What has been imported stays: the collector need not look at it time and again.
         gc.collect()

@@ -43,6 +43,10 @@ TAGS: list[dict[str, Any]] = [
     {"name": "synapse", "description": "Agents, sessions and chats as `synapseclient` asks for."},
     {"name": "jobs", "description": "Programs on the cluster, and their logs."},
     {"name": "cluster", "description": "Machines, tasks, actors, Serve; what lets jobs in."},
+    {
+        "name": "operations",
+        "description": "Drain hosts and nodes, reset agents, look after it all.",
+    },
     {"name": "health", "description": "For probes and load balancers."},
 ]
 

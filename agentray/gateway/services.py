@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from agentray.config import Settings
 from agentray.gateway.cluster_parts import ClusterParts
+from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.ports import RunDispatcher, RunningHosts
 from agentray.store.base import Store
 
@@ -23,6 +24,7 @@ class Services:
         cluster: what runs jobs; None: there are no jobs here, and no views of the cluster.
         allowed_hosts: further names by which a gateway on a loopback address may be asked for,
             such as that of a proxy in front of it.
+        manager: does what operators ask for; None: nothing does.
     """
 
     settings: Settings
@@ -31,3 +33,4 @@ class Services:
     ready: RunningHosts
     cluster: ClusterParts | None = None
     allowed_hosts: AbstractSet[str] = field(default_factory=frozenset[str])
+    manager: ManagerClient | None = None

@@ -972,6 +972,7 @@ class Manager:
                 {**keeper.describe(), "leaves": self._leaves(keeper)}
                 for keeper in self._hosts.values()
             ],
+            "upgrades": self._try_out.told(),
             "host_deaths": self._deaths.told(),
             "quarantined": {str(a): why for a, why in self.quarantine.quarantined.items()},
         }

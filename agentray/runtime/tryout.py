@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
 
 from agentray.core.reconcile import HostStatus
 from agentray.errors import StartFailed
@@ -48,6 +49,21 @@ class TryOut:
         self._hosts = hosts
         self._until_leased = until_leased
         self._wake = wake
+        self._under_way: dict[str, set[str]] = {}  # pools, by app
+
+    def told(self) -> list[dict[str, Any]]:
+        """Return how far it is with each app, as the status tells."""
+        states = self._placements.pools
+        return [
+            {
+                "app": app,
+                "pools": {
+                    name: {"slots": self._placements.moved(name), "of": states[name].trial or SLOTS}
+                    for name in sorted(pools & states.keys())
+                },
+            }
+            for app, pools in self._under_way.items()
+        ]
 
     async def replace(self, app: str, pools: Collection[str]) -> None:
         """Move the slots of pools to hosts with new code, as long as these are healthy.
@@ -62,6 +78,7 @@ class TryOut:
         before = {name: states[name].generation for name in pools if name in states}
         for name in before:
             states[name].replace_hosts()
+        self._under_way[app] = tried
         try:
             for share in SHARES:
                 for name in tried & states.keys():
@@ -77,6 +94,7 @@ class TryOut:
                     states[name].last_error = ""
             raise
         finally:
+            del self._under_way[app]
             for name in tried & states.keys():
                 states[name].trial = None
             self._wake()

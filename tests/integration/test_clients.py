@@ -28,8 +28,9 @@ from agentray.client import (
     Unavailable,
 )
 from agentray.client.keys import AsyncKeys
+from agentray.client.operations import AsyncOperations
 from agentray.client.schedules import AsyncSchedules
-from agentray.client.sync_client import Keys, Schedules
+from agentray.client.sync_client import Keys, Operations, Schedules
 from agentray.errors import DeploymentStopped, Overloaded, StoreUnavailable
 from agentray.protocol.runs import RunStatus
 from tests.support.eventually import eventually_async
@@ -247,7 +248,12 @@ def parameters(method: Any) -> list[str]:
 
 @pytest.mark.parametrize(
     ("blocking", "asynchronous"),
-    [(AgentClient, AsyncAgentClient), (Keys, AsyncKeys), (Schedules, AsyncSchedules)],
+    [
+        (AgentClient, AsyncAgentClient),
+        (Keys, AsyncKeys),
+        (Operations, AsyncOperations),
+        (Schedules, AsyncSchedules),
+    ],
 )
 def test_both_clients_have_the_same_methods(blocking: type, asynchronous: type):
     one, other = members(blocking), members(asynchronous)

@@ -29,6 +29,7 @@ from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 from agentray.protocol.schedules import ScheduleSpec
 from agentray.protocol.snapshot import TypeView
 from agentray.protocol.traces import summarise
+from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.ports import Place
 from agentray.runtime.run_cursor import events_after
 from agentray.store.base import (
@@ -244,7 +245,14 @@ class Hosts:
 class Gateway:
     """A gateway's parts, as a test wants to turn them."""
 
-    def __init__(self, store: MemoryStore, home: Path, **settings: Any) -> None:
+    def __init__(
+        self,
+        store: MemoryStore,
+        home: Path,
+        *,
+        manager: ManagerClient | None = None,
+        **settings: Any,
+    ) -> None:
         self.store = store
         self.dispatcher = ScriptedDispatcher(store)
         self.hosts = Hosts()
@@ -252,7 +260,9 @@ class Gateway:
         self.runner = FileJobs(home)
         self.cluster = PaperCluster()
         parts = ClusterParts(self.runner, self.cluster, "http://127.0.0.1:1")
-        self.app = build_app(Services(self.settings, store, self.dispatcher, self.hosts, parts))
+        self.app = build_app(
+            Services(self.settings, store, self.dispatcher, self.hosts, parts, manager=manager)
+        )
         self.url = ""
 
     async def prepare(self) -> None:
