@@ -6,6 +6,7 @@ is made, never at import.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -21,6 +22,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -159,6 +161,32 @@ class Settings(BaseSettings):
     )
     hosts: PositiveInt = Field(default=2, description="Hosts of the pool `default`.")
     replicas: PositiveInt = Field(default=1, description="Replicas of the gateway.")
+    max_replicas: PositiveInt | None = Field(
+        default=None,
+        description="Replicas of the gateway when it is busy: their number follows the requests "
+        "under way, from `replicas` up. Unset: it is always `replicas`.",
+    )
+    gateway_target_requests: PositiveInt = Field(
+        default=100,
+        description="Requests under way per replica, streams among them, above which there are "
+        "more replicas where `max_replicas` lets them be.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+        default=None,
+        description="Further names by which a gateway on a loopback address may be asked for, such "
+        "as that of a proxy before it; divided by commas.",
+    )
+    root_path: str | None = Field(
+        default=None,
+        pattern=r"^(/[A-Za-z0-9._~-]+)+$",
+        description="Path before the gateway's own, such as `/agents`, where a proxy serves it "
+        "below one, and takes it from paths or not.",
+    )
+    cors_origins: Annotated[tuple[str, ...] | None, NoDecode] = Field(
+        default=None,
+        description="Origins whose web pages may ask the gateway, such as "
+        "`https://app.example.com`, or `*`; divided by commas. Unset: none.",
+    )
     max_body_bytes: PositiveInt = Field(
         default=1_048_576, description="Largest request body that the gateway reads."
     )
@@ -264,7 +292,12 @@ class Settings(BaseSettings):
     gateway_requests: PositiveInt = Field(
         default=1000,
         description="Requests that one replica of the gateway answers at once, those that wait for "
-        "runs and follow events among them; further ones get 429.",
+        "runs among them; further ones get 429.",
+    )
+    gateway_streams: NonNegativeInt = Field(
+        default=4000,
+        description="Streams of events that one replica holds besides; further ones take places of "
+        "requests.",
     )
     gateway_runs: PositiveInt = Field(
         default=20_000,
@@ -299,10 +332,33 @@ class Settings(BaseSettings):
             raise ValueError("it must be an absolute path, or begin with ~")
         return home
 
-    @field_validator("webhook_networks", mode="before")
+    @field_validator("webhook_networks", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
-    def _split_networks(cls, networks: object) -> object:
-        return parse_list(networks)
+    def _split(cls, value: object) -> object:
+        return parse_list(value)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in names or ():
+            if not re.fullmatch(r"[A-Za-z0-9.:_-]+", name) or ":/" in name:
+                raise ValueError(f"{name!r} is no name of a host, such as agents.example.com")
+        return names
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for origin in origins or ():
+            if origin != "*" and not re.fullmatch(r"https?://[^\s/?#@]+", origin):
+                raise ValueError(f"{origin!r} is no origin, such as https://app.example.com")
+        return origins
+
+    @field_validator("max_replicas")
+    @classmethod
+    def _check_max_replicas(cls, most: int | None, info: ValidationInfo) -> int | None:
+        if most is not None and most < info.data.get("replicas", 1):
+            raise ValueError("it must not be below `replicas`")
+        return most
 
     @field_validator("database_url")
     @classmethod

@@ -193,6 +193,9 @@ def event(found: RunEvent) -> str:
         case "tool_result":
             came_to = found.data.get("error") or _text(found.data.get("result"))
             return f"{found.data.get('name', '')}: {came_to}"
+        case "span":
+            took = found.data.get("duration_ms", 0)
+            return f"{found.data.get('agent', '')} handled {found.data.get('event', '')}: {took} ms"
         case "attempt_lost":
             return f"attempt lost: {found.data.get('reason', '')}"
         case "progress":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
+from datetime import datetime
 from typing import Any, Unpack
 
 from agentray.client.calls import runs as calls
@@ -189,14 +190,25 @@ class AsyncRuns(AsyncResource):
         seen = Cursor.of(after)
         return follow(self._connection.open, calls.get_events(run_id, seen), run_id, seen)
 
-    async def trace(self, run_id: str) -> list[Span]:
-        """Return the spans of an ended run, in order of their start.
+    async def trace(self, run_id: str, *, newer_than: datetime | None = None) -> list[Span]:
+        """Return a run's spans: of one with `enable_trace` as it goes, of others at their end.
+
+        Args:
+            run_id: which run.
+            newer_than: only what was told after this time.
 
         Raises:
             NotFound: there is no such run.
             ClientError: the gateway refuses, or cannot be reached within the client's timeout.
         """
-        return calls.parse_trace(await self._connection.send(calls.get_trace(run_id)))
+        spans: list[Span] = []
+        while True:
+            request = calls.get_trace(run_id, newer_than)
+            page = calls.parse_trace(await self._connection.send(request))
+            spans += page.spans
+            if not page.more:
+                return spans
+            newer_than = page.next
 
     async def _until_settled(self, run: Run, deadline: float) -> Run:
         while not is_settled(run) and (left_s := deadline - time.monotonic()) > 0:

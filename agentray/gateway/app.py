@@ -1,7 +1,8 @@
 """The gateway as an ASGI app: parts put together, and what holds for every request.
 
 Each router under `/v1` asks for a key; a test walks the document to see that none forgot. There
-are no CORS headers: a web page of another origin cannot use the API from a browser.
+are no CORS headers unless a setting names origins: a web page of another one cannot use the API
+from a browser.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentray import telemetry
+from agentray.config import Settings
 from agentray.errors import AgentrayError
 from agentray.gateway.admission import Admissions
 from agentray.gateway.async_jobs import AsyncJobs
@@ -34,6 +37,7 @@ from agentray.gateway.openai import OpenAi
 from agentray.gateway.openapi import TAGS, GatewayApp
 from agentray.gateway.operations import Operations
 from agentray.gateway.other_errors import OtherErrors
+from agentray.gateway.prefix import Prefix
 from agentray.gateway.problems import (
     MISDIRECTED,
     HttpProblem,
@@ -56,6 +60,7 @@ from agentray.gateway.webhook_sender import WebhookSender
 from agentray.gateway.webhooks import PromptWebhooks, Webhooks
 
 _API_VERSION = "1"
+_CORS_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "traceparent"]
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -107,6 +112,7 @@ def build_app(services: Services) -> FastAPI:
         summary="Prompt agents on a Ray cluster and follow their runs.",
         version=_API_VERSION,
         openapi_tags=TAGS,
+        servers=_servers(services.settings.root_path),
         # The usual pages for browsing load scripts from elsewhere into this origin.
         docs_url=None,
         redoc_url=None,
@@ -115,7 +121,12 @@ def build_app(services: Services) -> FastAPI:
         middleware=[
             Middleware(OtherErrors),
             Middleware(Guard, hosts=allowed_hosts(services)),
-            Middleware(Capacity, limit=services.settings.gateway_requests),
+            *_around(services.settings),
+            Middleware(
+                Capacity,
+                limit=services.settings.gateway_requests,
+                streams=services.settings.gateway_streams,
+            ),
             *_tracing(),
         ],
         exception_handlers={
@@ -146,6 +157,30 @@ def build_app(services: Services) -> FastAPI:
     return app
 
 
+def _servers(root_path: str | None) -> list[dict[str, str]] | None:
+    """Return where the gateway is, as its document says it."""
+    return None if root_path is None else [{"url": root_path}]
+
+
+def _around(settings: Settings) -> list[Middleware]:
+    """Return what settings put around the gateway: other origins, a path prefix."""
+    around: list[Middleware] = []
+    if settings.cors_origins:
+        around.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+                allow_headers=_CORS_HEADERS,
+                expose_headers=["Location", "Retry-After"],
+                max_age=600,
+            )
+        )
+    if settings.root_path is not None:
+        around.append(Middleware(Prefix, prefix=settings.root_path))
+    return around
+
+
 def _tracing() -> list[Middleware]:
     spans = telemetry.active()
     return [] if spans is None else [Middleware(HttpSpans, telemetry=spans)]
@@ -160,7 +195,8 @@ def allowed_hosts(services: Services) -> AbstractSet[str] | None:
     host = services.settings.host
     if not _is_loopback(host):
         return None
-    return _LOOPBACK_NAMES | {host} | {name.lower() for name in services.allowed_hosts}
+    also = {*services.allowed_hosts, *(services.settings.allowed_hosts or ())}
+    return _LOOPBACK_NAMES | {host} | {name.lower() for name in also}
 
 
 def _is_loopback(host: str) -> bool:

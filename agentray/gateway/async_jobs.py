@@ -167,7 +167,7 @@ class AsyncJobs:
         route("GET", "", self.list_types, "listJobTypes", {200: {"model": list[JobType]}})
         starting = (400, 404, 409, 413, 429)
         route("POST", "/{type}/start", self.start, "startJob", started, *starting, extra=body)
-        route("GET", "/{type}/get/{token}", self.get, "getJob", status, 404)
+        route("GET", "/{type}/get/{token}", self.get, "getTypedJob", status, 404)
         route("GET", "/{type}/stream/{token}", self.stream, "streamJob", events, 400, 404)
         route("POST", "/{type}/cancel/{token}", self.cancel, "cancelJob", status, 404)
         return router

@@ -27,6 +27,7 @@ from agentray.errors import StartFailed
 from agentray.gateway.app import build_app
 from agentray.gateway.capacity import RETRY_AFTER_S
 from agentray.gateway.cluster_parts import ClusterParts
+from agentray.gateway.serve_options import deployment_options
 from agentray.gateway.services import Services
 from agentray.jobs.ray_views import RayViews
 from agentray.runtime.channel import Channel
@@ -44,16 +45,9 @@ APPLICATION = "agentray"
 """Name of the Serve application."""
 
 
-_INGRESS_CONNECTIONS = 4096
-"""That HAProxy takes at once, as Serve sets it up; others wait to be accepted."""
-
 # Serve's own lines; a line per request would cost as much as a part of the request.
 _LOGGING = {"log_level": "WARNING", "enable_access_log": False}
 
-_ONE_THREAD = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
-"""The gateway never blocks its event loop, so it needs none apart from Serve's: each request, and
-each part of its answer, would cross from one thread to the other and back, which takes a replica a
-sixth of its time."""
 
 _sleep = time.sleep  # noqa: TID251 - Serve is polled; synchronous code awaits nothing
 _POLL_INTERVAL_S = 0.1
@@ -148,17 +142,9 @@ def start_gateway(settings: Settings, database_url: str) -> None:
     deployment: Any = serve.deployment(
         serve.ingress()(Gateway),
         name="gateway",
-        num_replicas=settings.replicas,
-        # The gateway has a limit of its own, and refuses what is beyond it with a problem document.
-        # Serve's is above all that its ingress lets through, and holds should that ever change.
-        max_ongoing_requests=settings.gateway_requests + _INGRESS_CONNECTIONS,
-        max_queued_requests=_INGRESS_CONNECTIONS,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
-        graceful_shutdown_timeout_s=20.0,
-        health_check_period_s=5.0,
-        health_check_timeout_s=20.0,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": _ONE_THREAD}},
         logging_config=_LOGGING,
+        **deployment_options(settings),
     )
     application = deployment.bind(ReplicaSetup(settings, database_url))
     # The replica takes as long to start as the ingress does: not one after the other.

@@ -135,8 +135,9 @@ def run_content(status: str) -> dict[str, Any]:
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the problems that a route may answer with."""
-    return {status: _problem(_EXAMPLES[status]) for status in sorted(statuses)}
+    """Describe the problems that a route may answer with; any may be told to come again."""
+    every = {*statuses, 429} if 503 in statuses else statuses
+    return {status: _problem(_EXAMPLES[status]) for status in sorted(every)}
 
 
 def _problem(example: HttpProblem) -> dict[str, Any]:
@@ -152,12 +153,24 @@ def _problem(example: HttpProblem) -> dict[str, Any]:
     }
 
 
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Go through all operations."""
+    for path in document["paths"].values():
+        yield from path.values()
+
+
+def _leave_out_default(responses: dict[str, Any]) -> None:
+    """Leave out the 200 that FastAPI adds where a route has said with what it succeeds."""
+    others = [status for status in responses if status[0] == "2" and status != "200"]
+    if others and responses.get("200") == {"description": "Successful Response"}:
+        del responses["200"]
+
+
 def _bodies(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Go through the schemas of all request bodies."""
-    for path in document["paths"].values():
-        for operation in path.values():
-            for content in operation.get("requestBody", {}).get("content", {}).values():
-                yield content["schema"]
+    for operation in _operations(document):
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            yield content["schema"]
 
 
 def _drop_their_422(document: dict[str, Any]) -> None:
@@ -182,6 +195,8 @@ class GatewayApp(FastAPI):
                 schemas.update(schema.pop("$defs", {}))
                 schemas[model.__name__] = schema
             _drop_their_422(document)
+            for operation in _operations(document):
+                _leave_out_default(operation["responses"])
             for body in _bodies(document):
                 schemas.update(body.pop("$defs", {}))
             # FastAPI adds its own form of a 422 to routes with parameters; ours replaces it.

@@ -177,6 +177,7 @@ class Prompts:
             max_attempts=prompt.max_attempts,
             durability=prompt.durability,
             user=asks.user,
+            trace=prompt.enable_trace,
         )
         if session is not None:
             given |= {SESSION: session.id, ACCESS: session.access_level.value}
@@ -210,7 +211,7 @@ def _digest(prompt: PromptBody) -> str:
     """Return a hash of what is asked of whom; how the answer is awaited is no part of it."""
     asked: list[Any] = [prompt.prompt, prompt.agent]
     shown = {"timeout_s", "budget", "max_attempts", "durability", "delay_s", "at"}
-    shown |= {"session", "policy", "webhook", "attachments", "output_schema"}
+    shown |= {"session", "policy", "webhook", "attachments", "output_schema", "enable_trace"}
     if options := prompt.model_dump(mode="json", include=shown, exclude_defaults=True):
         asked.append(options)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from agentray.core.lifecycle import is_settled
 from agentray.errors import AddressError, CallError, UnknownRun
@@ -17,8 +18,8 @@ from agentray.gateway.openapi import EVENTS_CONTENT, problems, run_content
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams, parse_last_event_id
 from agentray.ids import AgentId, check_type_name
-from agentray.protocol.runs import Run, RunStatus, Span
-from agentray.runtime.trace_reader import read_trace
+from agentray.protocol.runs import Run, RunStatus
+from agentray.runtime.trace_reader import TracedSpan, read_spans
 
 _PAUSE_S = 0.5  # between two attempts to join a run whose host cannot be asked
 _run_json = TypeAdapter(Run).dump_json
@@ -34,7 +35,33 @@ class RunPage(BaseModel):
 class Trace(BaseModel):
     """What a run did."""
 
-    spans: list[Span] = Field(description="In order of their start; empty until the run ends.")
+    spans: list[TracedSpan] = Field(
+        description="In the order in which they were told. Of a run without `enable_trace` there "
+        "are none until it has ended."
+    )
+    next: datetime | None = Field(
+        description="Give it as `newer_than` for what comes next; null: nothing was told yet."
+    )
+    more: bool = Field(description="There are further spans already.")
+    complete: bool = Field(description="The run has ended, and no further span comes.")
+
+
+class TraceFilter(BaseModel):
+    """Which part of a trace to return."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    newer_than: AwareDatetime | None = Field(
+        default=None,
+        description="Only what was told after this time: ISO 8601 with its offset, or seconds or "
+        "milliseconds since 1970.",
+    )
+    limit: int = Field(
+        default=1000,
+        ge=1,
+        le=1000,
+        description="Most spans to return; those of the same instant stay together.",
+    )
 
 
 class RunFilter(BaseModel):
@@ -228,9 +255,17 @@ class Runs:
         run = await self._reader.get(run_id, caller(request))
         return self._streams.response(run, cursor, {})
 
-    async def get_trace(self, request: Request, run_id: str) -> Response:
-        """Return the spans of an ended run: which agent handled what, where, and for how long."""
+    async def get_trace(
+        self, request: Request, run_id: str, wanted: Annotated[TraceFilter, Query()]
+    ) -> Response:
+        """Return a run's spans: which agent handled what, where, and for how long.
+
+        In pages, with `newer_than` and `limit`. With `enable_trace` also while the run goes on.
+        """
         await self._reader.check(run_id, caller(request))
-        found = await read_trace(self._store, run_id)
-        trace = Trace(spans=list(found.spans) if found else [])
+        page = await read_spans(
+            self._store, run_id, newer_than=wanted.newer_than, limit=wanted.limit
+        )
+        following = page.spans[-1].time if page.spans else wanted.newer_than
+        trace = Trace(spans=page.spans, next=following, more=page.more, complete=page.complete)
         return Response(trace.model_dump_json(), media_type="application/json")

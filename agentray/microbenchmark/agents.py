@@ -49,6 +49,30 @@ class Echo(Agent):
         return prompt.text
 
 
+def text_of(words: int) -> str:
+    """Return the text of that many words which the speaker says."""
+    return "".join(f"{number} " for number in range(words))
+
+
+class Speaker(Agent):
+    """Says as many words as it is asked for, each in a turn of the event loop of its own."""
+
+    options = AgentOptions(
+        name="microbenchmark_speaker", pool=POOL, concurrency=None, idle_timeout_s=_LONG_S
+    )
+
+    @on(Prompt)
+    async def answer(self, prompt: Prompt) -> str:
+        """Say words; asked for none, wait until it is cancelled."""
+        if not prompt.text.isdecimal():
+            await asyncio.sleep(_LONG_S)
+            return ""
+        for number in range(int(prompt.text)):
+            self.context.stream_text(f"{number} ")
+            await asyncio.sleep(0)
+        return prompt.text
+
+
 class DurableEcho(Agent):
     """Answers prompts at once, in the pool that everybody uses."""
 
@@ -211,7 +235,9 @@ class Talker(Agent):
         return prompt.text
 
 
-app = App("agentray_microbenchmark", [Echo, Sleeper, Peer, Talker], entry=None, pools=[POOL])
+app = App(
+    "agentray_microbenchmark", [Echo, Speaker, Sleeper, Peer, Talker], entry=None, pools=[POOL]
+)
 
 
 class OnOneHost(Agent):

@@ -17,6 +17,7 @@ from agentray.microbenchmark.in_memory import measure_in_memory
 from agentray.microbenchmark.moves import measure_moves
 from agentray.microbenchmark.peers import measure_peers
 from agentray.microbenchmark.places import deployed
+from agentray.microbenchmark.prompt_streams import measure_prompt_streams
 from agentray.microbenchmark.rows import Row
 from agentray.microbenchmark.scale import Scale
 from agentray.microbenchmark.sessions import measure_sessions
@@ -73,6 +74,8 @@ async def _measure(
     rows += await measure_peers(manager, scale)
     report("prompts over HTTP")
     rows += await measure_http(access.url, access.api_key or "", scale)
+    report("prompts that are followed")
+    rows += await measure_prompt_streams(access.url, access.api_key or "", scale)
     report("agents in memory")
     rows += await measure_in_memory(manager, scale)
     report("sessions")

@@ -15,6 +15,7 @@ class Scale:
     arrays: int  # that are sent
     stream_items: int  # in one stream
     bare_stream_items: int  # in one of the baseline, which is slower
+    idle_streams: int
     activations: int
     idle_agents: int
     actors: int  # for the baseline of one actor per agent
@@ -34,6 +35,7 @@ class Scale:
                 arrays=50,
                 stream_items=20_000,
                 bare_stream_items=1_000,
+                idle_streams=1_000,
                 activations=5_000,
                 idle_agents=20_000,
                 actors=2,
@@ -49,6 +51,7 @@ class Scale:
             arrays=200,
             stream_items=50_000,
             bare_stream_items=3_000,
+            idle_streams=1_000,
             activations=20_000,
             idle_agents=200_000,
             actors=6,

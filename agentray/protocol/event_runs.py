@@ -90,6 +90,8 @@ class RunOptions(NamedTuple):
         max_attempts: after so many that each lost a host it is given up; None: as settings say.
         durability: see `Durability`.
         access: what tools may touch that work on it, an `AccessLevel`; None: everything.
+        trace: each handled message is one of its events, so that its trace is whole, and there
+            while it runs; not in runs that are durable per step.
     """
 
     on_error: str = OnError.FAIL.value
@@ -101,6 +103,7 @@ class RunOptions(NamedTuple):
     max_attempts: int | None = None
     durability: str = Durability.RUN.value
     access: str | None = None
+    trace: bool = False
 
     def as_input(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a run is given, as JSON: its root event, as JSON, and how it is treated."""
@@ -117,7 +120,15 @@ class RunOptions(NamedTuple):
 
 PROMPT = RunOptions()
 
-_OF_PROMPTS = ("on_error", "timeout_s", "budget", "max_attempts", "durability", "access")
+_OF_PROMPTS = (
+    "on_error",
+    "timeout_s",
+    "budget",
+    "max_attempts",
+    "durability",
+    "access",
+    "trace",
+)
 """Options that a prompt may have, too."""
 
 
@@ -153,6 +164,7 @@ class Recording(StrEnum):
 
     TRACE = "t"  # which message led to which
     EVENTS = "e"  # the same, and the events themselves
+    LIVE = "l"  # the same as of a trace, and told to those who follow the run, as it comes
     NOTHING = "n"
 
 

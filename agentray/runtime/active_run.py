@@ -469,6 +469,8 @@ class ActiveRun:
 
 
 def _recording(options: RunOptions, *, durable: bool) -> Recording:
+    if options.trace:
+        return Recording.LIVE
     if options.events:
         return Recording.EVENTS
     return Recording.TRACE if durable else Recording.NOTHING

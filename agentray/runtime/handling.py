@@ -40,7 +40,7 @@ from agentray.protocol.codec import (
     text_of,
 )
 from agentray.protocol.envelope import Envelope, Failure, Kind, Large, Outcome, ReplyKind
-from agentray.protocol.event_runs import STEPS
+from agentray.protocol.event_runs import STEPS, Recording
 from agentray.runtime import passage
 from agentray.runtime.dead_letters import read_payload
 from agentray.runtime.own_turn import OWN, Unheard
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 # Members of an enum are looked up through its class, which shows at this rate.
 _TELL, _EVENT, _STREAM = int(Kind.TELL), int(Kind.EVENT), int(Kind.STREAM)
 _VALUE = int(ReplyKind.VALUE)
+_LIVE = Recording.LIVE.value
 
 
 async def handle(agent: Incarnation, turn: Turn, reentrant: bool = False) -> None:
@@ -460,7 +461,7 @@ def _trace(
     waited_ms = max(0.0, (agent.host.now() - turn.received) * 1000 - duration_ms)
     payload = envelope.payload
     size = len(payload) if isinstance(payload, bytes | Large) else None
-    scope_of(context).span(
+    span = (
         context.cause_id,
         envelope.cause_id,
         envelope.name,
@@ -472,6 +473,9 @@ def _trace(
         error,
         round(waited_ms, 3),
     )
+    scope_of(context).span(*span)
+    if context.run is not None and context.run[0] == _LIVE:
+        agent.host.telling.span(context, span)
 
 
 def _acknowledge(turn: Turn, outcome: Outcome) -> None:

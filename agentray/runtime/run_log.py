@@ -29,6 +29,9 @@ MAX_TEXT = 16_384
 GATHER_S = 0.005
 """How long what is said after a text that was shown is gathered, to be shown as one event."""
 
+BEGIN_S = 0.003
+"""How long what follows an attempt's beginning is waited for, to be shown together with it."""
+
 _REMEMBERED = 64
 """Events in the Store that are remembered here: who keeps up never has to read them there."""
 
@@ -85,6 +88,7 @@ class RunLog:
         self._over = False
         self._recorded = 0
         self.unrecorded = 0  # beyond the limit
+        self._begun = 0  # the offset after the beginning of an attempt
         self._said_at = -1.0  # when a text was shown last, in seconds of the event loop's clock
         self._changed: asyncio.Event | None = None
         self._ending: asyncio.Event | None = None
@@ -106,6 +110,8 @@ class RunLog:
             final: it is shown when it is written, not before, and so is what follows it.
         """
         self._append(_Entry(kind, data, time or datetime.now(UTC), final=final))
+        if kind == EventKind.STARTED:
+            self._begun = self._next
 
     def add_text(self, agent: str, text: str) -> None:
         """Append what an agent says, to the last event if that is a text which nobody has seen."""
@@ -219,9 +225,19 @@ class RunLog:
         try:
             async with asyncio.timeout(wait_s):
                 await self._until_there(offset, live=live)
+                if live and offset + 1 < self._begun == self._end(live=True):
+                    await self._until_more(self._begun - 1)
                 gather_s = self._said_at + GATHER_S - asyncio.get_running_loop().time()
                 if live and gather_s > 0 and not self._over:
                     await self._gather(gather_s)
+        except TimeoutError:
+            return
+
+    async def _until_more(self, offset: int) -> None:
+        """Wait a moment for what follows: who was shown the beginning would have to ask again."""
+        try:
+            async with asyncio.timeout(BEGIN_S):
+                await self._until_there(offset, live=True)
         except TimeoutError:
             return
 

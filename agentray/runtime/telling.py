@@ -16,9 +16,11 @@ from agentray.context import Context
 from agentray.protocol.codec import as_json, decode, encode
 from agentray.protocol.envelope import Kind, Reply, ReplyKind
 from agentray.protocol.event_runs import STEPS, PartsCall, RunKey, root_of
+from agentray.protocol.runs import EventKind
 from agentray.runtime.message import Post
 from agentray.runtime.scope import scope_of
 from agentray.runtime.step_run import StepRun
+from agentray.runtime.trace_writer import SPAN_FIELDS
 from agentray.runtime.turn import Turn
 
 if TYPE_CHECKING:
@@ -80,6 +82,10 @@ class Telling:
         elif self._is_elsewhere(run):
             self._leave()  # in their order
             self._send(run, self._message(run, context), kind, checked)
+
+    def span(self, context: Context, fields: tuple[Any, ...]) -> None:
+        """Tell that a message was handled, in the order of a `Span`'s fields."""
+        self.tell(context, EventKind.SPAN, dict(zip(SPAN_FIELDS, fields, strict=True)))
 
     def _find(self, run: str) -> ActiveRun | None:
         """Return a run that this host works on, and that a message with this key belongs to."""

@@ -88,6 +88,7 @@ def run_input(
     max_attempts: int | None = None,
     durability: str = Durability.RUN.value,
     user: str = "",
+    trace: bool = False,
 ) -> dict[str, Any]:
     """Return the input of a prompt's run.
 
@@ -99,11 +100,13 @@ def run_input(
         max_attempts: after so many that each lost a host it is given up; None: as settings say.
         durability: see `Durability`; nothing is said of the usual one.
         user: on whose behalf, as a fingerprint; "": it was not said.
+        trace: each handled message is one of its events.
     """
     given: dict[str, Any] = {"traceparent": traceparent, "timeout_s": timeout_s}
     given["max_attempts"] = max_attempts
     given["durability"] = None if durability == Durability.RUN else durability
     given["user"] = user or None
+    given["trace"] = trace or None
     if budget is not None:
         given["budget"] = budget.model_dump(mode="json", exclude_none=True)
     return {"prompt": prompt, **{name: v for name, v in given.items() if v is not None}}

@@ -30,6 +30,7 @@ TINY = Scale(
     arrays=3,
     stream_items=200,
     bare_stream_items=20,
+    idle_streams=20,
     activations=50,
     idle_agents=3_000,
     actors=1,

@@ -78,6 +78,10 @@ class Replica:
             await server.shutdown(sockets=[self._listener])
             await server.lifespan.shutdown()  # a forced exit leaves it waiting
 
+    def renew(self) -> None:
+        """Be another process, which `start` begins."""
+        self.app = build_app(self.services)
+
     def client(self, **options: Any) -> AsyncAgentClient:
         return AsyncAgentClient(self.url, KEY, **options)
 

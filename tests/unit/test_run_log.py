@@ -48,6 +48,21 @@ async def test_ends_are_shown_when_they_are_kept():
         assert [e.attempt for e in shown or ()] == [None, None]
 
 
+async def test_what_follows_the_beginning_at_once_is_shown_with_it():
+    log = RunLog(0, durable=True)
+    log.add("queued", {})
+    log.add("started", {"attempt": 1})
+    waiting = asyncio.create_task(log.after(-1, 60.0, live=True))
+    await asyncio.sleep(0)
+    log.add_text("poet/a", "to be")
+    await waiting
+    shown = log.shown(-1, 10, live=True)
+    assert [event.kind for event in shown or ()] == ["queued", "started", "text_delta"]
+    log.add("started", {"attempt": 1})
+    await log.after(2, 60.0, live=True)
+    assert [event.kind for event in log.shown(2, 10, live=True) or ()] == ["started"]
+
+
 async def test_who_keeps_up_never_has_to_read_the_store_and_memory_is_bounded():
     log = RunLog(0, durable=True)
     seen = -1

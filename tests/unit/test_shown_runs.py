@@ -117,10 +117,13 @@ async def test_text_is_shown_before_it_is_kept_and_kept_in_the_end():
         seen = [await anext(events) for _ in range(3)]
         assert [event.kind for event in seen] == ["queued", "started", "text_delta"]
         assert seen[2].data == {"text": "to be ", "agent": "poet/a"}
+        broken = Broken(at.runtime.store)
+        broken.hold()
         gates["(1)"].set()
         seen.append(await anext(events))
         assert seen[3].data["text"] == "or not "
         assert seen[3].attempt == 1, "it was shown before it was kept"
+        broken.go_on()
         gates["(2)"].set()
         seen += [event async for event in events]
         ended = await at.prompting

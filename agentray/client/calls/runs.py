@@ -49,6 +49,7 @@ class PromptOptions(TypedDict, total=False):
         attachments: files that the agent is given with it: `Attachment.of_file(PATH)`.
         output_schema: JSON Schema of the result, or a pydantic model; `run.result_as(MODEL)` reads
             the result. One that does not fit ends the run as failed with `OutputInvalid`.
+        enable_trace: each handled message is one of its events, `span`, as it comes.
     """
 
     run_timeout_s: float | None
@@ -62,6 +63,7 @@ class PromptOptions(TypedDict, total=False):
     policy: SessionPolicy | PolicyName
     attachments: Sequence[Attachment]
     output_schema: Mapping[str, Any] | type[BaseModel] | None
+    enable_trace: bool
 
 
 def begins_later(options: PromptOptions) -> bool:
@@ -81,13 +83,17 @@ class _Page(BaseModel):
     next: str | None
 
 
-class _Trace(BaseModel):
+class TracePage(BaseModel):
+    """Some spans of a run's trace, and where to go on."""
+
     spans: list[Span]
+    next: datetime | None = None
+    more: bool = False
 
 
 _run = TypeAdapter(Run)
 _page = TypeAdapter(_Page)
-_trace = TypeAdapter(_Trace)
+_trace = TypeAdapter(TracePage)
 
 
 # Requests
@@ -136,6 +142,7 @@ def _said(options: PromptOptions) -> dict[str, Any]:
         "durability": None if durability == "run" else durability,
         "delay_s": options.get("delay_s"),
         "at": None if at is None else at.isoformat(),
+        "enable_trace": options.get("enable_trace") or None,
         "webhook": None if webhook is None else webhook.model_dump(mode="json", exclude_none=True),
         "session": options.get("session"),
         "policy": None if policy == SessionPolicy.ENQUEUE else str(policy),
@@ -199,9 +206,10 @@ def get_events(run_id: str, after: Cursor) -> Request:
     return Request("GET", path_of("runs", run_id, "events"), headers=headers)
 
 
-def get_trace(run_id: str) -> Request:
+def get_trace(run_id: str, newer_than: datetime | None = None) -> Request:
     """Ask for the spans of a run."""
-    return Request("GET", path_of("runs", run_id, "trace"))
+    since = None if newer_than is None else newer_than.isoformat()
+    return Request("GET", path_of("runs", run_id, "trace"), query_of(newer_than=since))
 
 
 # Answers
@@ -226,13 +234,13 @@ def parse_page(response: Response) -> RunPage:
     return RunPage(page.runs, page.next)
 
 
-def parse_trace(response: Response) -> list[Span]:
-    """Read a trace.
+def parse_trace(response: Response) -> TracePage:
+    """Read a page of a trace.
 
     Raises:
         ClientError: the answer is a problem, or nothing that a gateway says.
     """
-    return parse_answer(response, _trace).spans
+    return parse_answer(response, _trace)
 
 
 def run_id_of(response: Response) -> str:
