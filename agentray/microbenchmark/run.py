@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentray.client.access import Access
+from agentray.config import ClusterRecord, Settings
 from agentray.microbenchmark.agents import POOL, app
 from agentray.microbenchmark.calls import measure_calls
 from agentray.microbenchmark.durable import measure_durable
@@ -14,6 +15,7 @@ from agentray.microbenchmark.failover import measure_failover
 from agentray.microbenchmark.growth import measure_growth
 from agentray.microbenchmark.http import measure_http
 from agentray.microbenchmark.in_memory import measure_in_memory
+from agentray.microbenchmark.jobs import measure_jobs
 from agentray.microbenchmark.moves import measure_moves
 from agentray.microbenchmark.peers import measure_peers
 from agentray.microbenchmark.places import deployed
@@ -76,6 +78,11 @@ async def _measure(
     rows += await measure_http(access.url, access.api_key or "", scale)
     report("prompts that are followed")
     rows += await measure_prompt_streams(access.url, access.api_key or "", scale)
+    record = ClusterRecord.read(Settings())
+    if record is not None:  # the job API of a cluster that others have put up is not known here
+        report("logs of jobs")
+        key = access.api_key or ""
+        rows += await measure_jobs(access.url, key, record.dashboard_url, scale)
     report("agents in memory")
     rows += await measure_in_memory(manager, scale)
     report("sessions")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 from zlib import crc32
 
@@ -212,13 +213,19 @@ class RunKey(NamedTuple):
     def __str__(self) -> str:
         return f"{self.recording}{self.host}|{self.attempt}|{self.begun}"
 
-    @classmethod
-    def parse(cls, text: str) -> RunKey:
+    @staticmethod
+    def parse(text: str) -> RunKey:
         """Read the text."""
-        host, attempt, begun = text[1:].split("|")
-        return cls(text[0], host, attempt, int(begun))
+        return _parse_key(text)
 
     @property
     def run_id(self) -> str:
         """The run's id."""
         return self.attempt.partition("#")[0]
+
+
+@lru_cache(maxsize=1024)
+def _parse_key(text: str) -> RunKey:
+    """Read a `RunKey`; each message of a run, and each word of a stream, brings the same one."""
+    host, attempt, begun = text[1:].split("|")
+    return RunKey(text[0], host, attempt, int(begun))
