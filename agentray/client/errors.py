@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentray.errors import AgentrayError
+from agentray.protocol.runs import RunError
 
 
 class ClientError(AgentrayError):
@@ -135,6 +136,32 @@ class LogLost(ServerError):
     def __init__(self, detail: str, offset: int) -> None:
         super().__init__(500, "The rest of the log is lost", detail)
         self.offset = offset
+
+
+class JobFailed(ClientError):
+    """A job has ended without a response.
+
+    Attributes:
+        token: of the job.
+        error: why; None: it was not told.
+    """
+
+    def __init__(self, token: str, error: RunError | None) -> None:
+        why = f"{error.type}: {error.message}" if error else "nobody knows why"
+        super().__init__(500, "The job failed", f"{token}: {why}")
+        self.token, self.error = token, error
+
+
+class JobTimedOut(ClientError):
+    """There was no progress of a job for as long as its caller waits. It goes on.
+
+    Attributes:
+        token: of the job.
+    """
+
+    def __init__(self, token: str, timeout_s: float) -> None:
+        super().__init__(408, "No progress", f"nothing new of job {token} for {timeout_s:g} s")
+        self.token, self.timeout_s = token, timeout_s
 
 
 class ConnectionFailed(ClientError):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from ssl import SSLContext
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from agentray.client.async_client import AsyncAgentClient
 from agentray.client.blocking import Blocking, blocking, iterating, tailing
@@ -18,6 +18,8 @@ from agentray.client.schedules import AsyncSchedules
 from agentray.client.sessions import AsyncSessions
 from agentray.client.webhooks import AsyncWebhooks
 from agentray.core.job_log import StreamLimits
+
+T = TypeVar("T")
 
 
 class Schedules(Blocking[AsyncSchedules]):
@@ -188,6 +190,14 @@ class AgentClient(Blocking[AsyncAgentClient]):
     def close(self) -> None:
         """Close the connections and end the thread; harmless when called twice."""
         self._close()
+
+    def do(self, work: Callable[[AsyncAgentClient], Coroutine[Any, Any, T]]) -> T:
+        """Do something with the asynchronous client, on its own event loop, and wait for it.
+
+        Args:
+            work: an asynchronous function of that client.
+        """
+        return self._loop.call(lambda: work(self._target))
 
     # Prompts and runs
 

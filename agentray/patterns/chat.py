@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from agentray.agent import Agent, on
+from agentray.agent import Agent, AgentOptions, on
 from agentray.errors import ConfigurationError
 from agentray.events import Prompt
 from agentray.patterns.llm import (
@@ -63,6 +63,7 @@ class ChatAgent(Agent):
     timeout_s: ClassVar[float] = DEFAULT_TIMEOUT_S
     streams: ClassVar[bool] = True
 
+    options = AgentOptions(accepts=frozenset({"tools", "json_schema", "images", "files", "audio"}))
     state: Conversation
     _language_model: LanguageModel[str]
 
@@ -99,7 +100,12 @@ class ChatAgent(Agent):
 
     @on(Prompt)
     async def prompted(self, prompt: Prompt) -> Any:
-        """Go on with the conversation; answers with a text, or as the prompt's schema says."""
+        """Go on with the conversation; answers with a text, or as the prompt's schema says.
+
+        A conversation that its caller keeps, as OpenAI's clients do, leaves the state as it is.
+        """
+        if prompt.chat is not None:
+            return await self._language_model.go_on(prompt.chat, stream=self.streams)
         said = self.state.messages
         reply = await self._language_model.converse(prompt, said, stream=self.streams)
         self.state.messages = last_turns(reply.messages, self.max_messages)

@@ -38,6 +38,7 @@ from agentray import telemetry
 from agentray.errors import ConfigurationError, DeadlineExceeded
 from agentray.events import Prompt
 from agentray.patterns.llm_shown import Shown
+from agentray.protocol.chat import Chat, ChatReply
 
 if TYPE_CHECKING:
     import pydantic_ai
@@ -119,6 +120,26 @@ class LanguageModel(Generic[T]):
             raise RuntimeError(_NO_RESULT)
         said = ModelMessagesTypeAdapter.dump_python(result.all_messages(), mode="json")
         return Reply(result.output, [_without_files(message) for message in said])
+
+    async def go_on(self, chat: Chat, *, stream: bool = False) -> ChatReply:
+        """Return the model's answer to a conversation that its caller keeps.
+
+        The model is shown the caller's tools, too: where it asks for one, that is the answer.
+
+        Args:
+            chat: all of it.
+            stream: show those who follow the run its text as it comes.
+
+        Raises:
+            DeadlineExceeded: no answer in time.
+            ConfigurationError: the schema of the answer is not that of an object.
+        """
+        from agentray.patterns import llm_chats
+
+        result = await self._ask(None, stream=stream, **llm_chats.options_of(chat))
+        if result is None:
+            raise RuntimeError(_NO_RESULT)
+        return llm_chats.reply_of(result)
 
     async def _ask(
         self, prompt: Any, *, stream: bool, **options: Any
