@@ -17,6 +17,8 @@
         ├── ServerError             other 5xx: look into the gateway's log for `problem["id"]`
         │   ├── NotSupported            501: this cluster has no such thing
         │   └── LogLost                 the rest of a log cannot be read any more
+        ├── JobFailed               a job has ended without a response; `error` tells why
+        ├── JobTimedOut             nothing new came of a job; it goes on
         └── ConnectionFailed        no answer at all: it could not be reached, or broke
             └── TimedOut            408: it took too long
 """

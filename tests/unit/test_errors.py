@@ -13,6 +13,7 @@ from agentray import errors
 from agentray.client import errors as client_errors
 from agentray.client.errors import ClientError, ConnectionFailed, class_of
 from agentray.errors import AgentrayError
+from agentray.protocol.runs import RunError
 
 SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.UnknownAgentType: ("greter", ("greeter", "auditor")),
@@ -77,6 +78,8 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     client_errors.TimedOut: ("no answer within 30 s",),
     client_errors.StreamLimitExceeded: ("max_lines", 4711),
     client_errors.LogLost: ("its node is gone", 4711),
+    client_errors.JobFailed: ("run_1", RunError(type="ValueError", message="no")),
+    client_errors.JobTimedOut: ("run_1", 2.5),
 }
 """Arguments of the classes that have a constructor of their own."""
 
