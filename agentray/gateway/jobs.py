@@ -155,6 +155,10 @@ class Jobs:
             for name, value in params.items()
             if name.startswith(_METADATA)
         }
+        if any("\0" in text for pair in metadata.items() for text in pair):
+            raise invalid("metadata", "query", "NUL characters cannot be stored")
+        if wanted.before is not None:
+            await self._check_cursor(request, wanted.before)
         query = JobQuery(
             wanted.status, wanted.source, caller(request).tenant, metadata, wanted.before
         )
@@ -167,6 +171,14 @@ class Jobs:
             headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
         # They are kept as they are shown: ten thousand of them are put together, not read.
         return Response(f"[{','.join(shown)}]", media_type="application/json", headers=headers)
+
+    async def _check_cursor(self, request: Request, before: str) -> None:
+        """Refuse to go on behind a job that is not there: an empty page would look like the end."""
+        try:
+            await self._find(request, before)
+        except UnknownJob as error:
+            told = f"{error} It may have been deleted since: begin again"
+            raise invalid("before", "query", told) from error
 
     async def get(
         self, request: Request, job_id: str, wanted: Annotated[JobWait, Query()]

@@ -26,6 +26,7 @@ from agentray.errors import (
 )
 from agentray.event_loop import time_of_day
 from agentray.ids import new_id
+from agentray.jobs.checks import check_submission
 from agentray.jobs.entrypoint import with_secrets
 from agentray.jobs.reporting import JOB_ID, JOB_URL
 from agentray.protocol.jobs import Job, JobPolicy, JobStatus, JobSubmission, redacted
@@ -104,7 +105,7 @@ class JobBook:
             raise JobConflict(job_id)  # and not a word about the job of another tenant
         policy = await self._store.job_policy()
         if known is None:
-            _check(submission)
+            check_submission(submission)
             await self._check_loads(policy, submission)
         token = secrets.token_urlsafe(32)
         spec = self._spec(job_id, submission)
@@ -247,24 +248,3 @@ def _demand(submission: JobSubmission) -> dict[str, float]:
         "memory": float(submission.entrypoint_memory),
     }
     return {name: n for name, n in (own | submission.entrypoint_resources).items() if n}
-
-
-def _check(submission: JobSubmission) -> None:
-    """Make sure that Ray can take a submission as far as that can be known here.
-
-    Raises:
-        JobRejected: it cannot.
-    """
-    env = submission.runtime_env
-    env_vars: Any = env.get("env_vars")
-    if env_vars is not None and not (
-        isinstance(env_vars, dict)
-        and all(isinstance(text, str) for pair in env_vars.items() for text in pair)  # pyright: ignore[reportUnknownVariableType] - JSON
-    ):
-        raise JobRejected("env_vars must be texts by name.", "runtime_env.env_vars")
-    modules: list[Any] = env.get("py_modules") or []
-    places = [("working_dir", env.get("working_dir")), *(("py_modules", m) for m in modules)]
-    for field, where in places:
-        if where is not None and not (isinstance(where, str) and "://" in where):
-            told = f"{where!r} is no URI: upload a package first, or name a remote one."
-            raise JobRejected(told, f"runtime_env.{field}")

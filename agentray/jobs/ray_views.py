@@ -54,6 +54,8 @@ class RayViews:
 
     async def _state(self, what: str, wanted: Selection) -> list[dict[str, Any]]:
         filters = wanted.filters
+        if not wanted.possible:
+            return []
         params: list[tuple[str, str]] = [
             ("limit", str(wanted.limit)),
             ("timeout", str(_TIMEOUT_S)),

@@ -22,6 +22,7 @@ _PARTIAL_S = 0.5
 _AGAIN_S = 0.25
 _GONE_S = 10.0  # for so long the log of an ended job may not be readable
 _MARK = "[agentray] "
+_RAY_ADDS = ", last available logs ("
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +114,12 @@ class _Words:
         return [text + "\n"] if self._form is Form.TEXT else [_json(type="log", message=text)]
 
     def _short(self, message: str | None) -> str | None:
-        """Return a message that has room in a frame, whatever its characters become in JSON."""
+        """Return a message that has room in a frame, whatever its characters become in JSON.
+
+        Ray adds the end of the log to why a job has failed: here that has just been told.
+        """
         most = self._most // 8
+        message = message and message.partition(_RAY_ADDS)[0]
         if message is None or len(message) <= most:
             return message
         return message[: most // 2] + " … " + message[-most // 3 :]

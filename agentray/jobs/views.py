@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agentray.core.jobs import NodeLoad
+
+_ID_DIGITS = {
+    "node_id": 56, "worker_id": 56, "task_id": 48, "parent_task_id": 48, "placement_group_id": 36,
+    "actor_id": 32, "job_id": 8,
+}  # fmt: skip
+"""Hexadecimal digits of Ray's ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +27,15 @@ class Selection:
 
     limit: int = 100
     filters: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def possible(self) -> bool:
+        """Whether its ids are of the form of Ray's: asked for others it fails, or lists all."""
+        return all(
+            re.fullmatch(f"[0-9a-f]{{{_ID_DIGITS[name]}}}", value)
+            for name, value in self.filters.items()
+            if name in _ID_DIGITS
+        )
 
 
 class ClusterViews(Protocol):

@@ -36,9 +36,12 @@ async def make(gateway: Gateway, log: bytes = b"", job_id: str = "a", **more: An
     return job
 
 
-async def end(gateway: Gateway, job: Job, status: JobStatus = JobStatus.SUCCEEDED) -> None:
+async def end(
+    gateway: Gateway, job: Job, status: JobStatus = JobStatus.SUCCEEDED, message: str = ""
+) -> None:
     end_time = int(now().timestamp() * 1000)
-    told = {"status": status, "end_time": end_time, "message": f"It has {status}."}
+    message = message or f"It has {status}."
+    told = {"status": status, "end_time": end_time, "message": message}
     await gateway.store.update_job(job.model_copy(update=told))
 
 
@@ -337,6 +340,20 @@ async def test_plain_text_is_the_log_line_by_line(gateway: Gateway, http: Http) 
             assert answer.content_type == "text/plain"
             text = await answer.text()
         assert text == "one\n\ntwo \\xff\nno end\n[agentray] the job has failed: It has FAILED.\n"
+
+
+async def test_the_end_does_not_tell_the_log_again(gateway: Gateway, http: Http) -> None:
+    job = await make(gateway, b"one\n")
+    why = "Job entrypoint command failed with exit code 3"
+    told = f"{why}, last available logs (truncated to 20,000 chars):\none\n"
+    await end(gateway, job, JobStatus.FAILED, message=told)
+    url = f"{http.url}/v1/jobs/a/logs/stream"
+    async with http.session.get(url, headers=HEADERS) as answer:
+        assert await answer.text() == f"one\n[agentray] the job has failed: {why}\n"
+    async with http.session.get(f"{url}?format=frames", headers=HEADERS) as answer:
+        frames = [json.loads(line) for line in (await answer.text()).splitlines()]
+    assert [frame["message"] for frame in frames if "message" in frame] == [why, why]
+    assert (await http.get("/v1/jobs/a"))[1]["message"] == told
 
 
 async def test_messages_are_objects_that_end_with_complete(gateway: Gateway, http: Http) -> None:

@@ -78,6 +78,17 @@ async def test_the_same_submission_is_the_same_job(http: Http, path: str) -> Non
         ({"entrypoint_num_cpus": -1}, "entrypoint_num_cpus"),
         ({"runtime_env": {"working_dir": "/etc"}}, "runtime_env.working_dir"),
         ({"runtime_env": {"env_vars": {"N": 1}}}, "runtime_env.env_vars"),
+        ({"runtime_env": {"env_vars": {"A=B": "1"}}}, "runtime_env.env_vars"),
+        ({"runtime_env": {"env_vars": {"": "1"}}}, "runtime_env.env_vars"),
+        ({"runtime_env": {"env_vars": {"A": "\0"}}}, "runtime_env.env_vars"),
+        ({"runtime_env": {"pip": ["a\0"]}}, "runtime_env.pip"),
+        ({"runtime_env": {"env_vars": "A"}}, "runtime_env.env_vars"),
+        ({"runtime_env": {"py_modules": 5}}, "runtime_env.py_modules"),
+        ({"entrypoint": " \t"}, "entrypoint"),
+        ({"entrypoint_num_gpus": 1.5}, "entrypoint_num_gpus"),
+        ({"entrypoint_memory": 10**15}, "entrypoint_memory"),
+        ({"entrypoint_resources": {"a": -1}}, "entrypoint_resources"),
+        ({"entrypoint_resources": {"CPU": 1}}, "entrypoint_resources"),
         ({"metadata": {"a": "\0"}}, "metadata"),
         ({"secrets": {"a=b": "x"}}, "secrets"),
         ({"nothing": 1}, "nothing"),
@@ -155,6 +166,18 @@ async def test_jobs_are_listed_in_pages(gateway: Gateway, http: Http) -> None:
     assert [job["job_id"] for job in ended] == ["j1"]
     assert Job.model_validate(ended[0]).status is JobStatus.SUCCEEDED
     assert (await http.get(f"{JOBS}?status=DONE"))[0] == 422
+
+
+async def test_a_listing_does_not_end_where_its_place_is_lost(http: Http) -> None:
+    tenant = {"SYNAPSE_Tenant": "acme"}
+    assert (await submit(http, submission_id="theirs", **tenant))[0] == 201
+    for before in ("nothing", "", "%00", "%0a", "../a"):
+        status, problem = await http.get(f"{JOBS}?before={before}")
+        assert (status, problem["errors"][0]["field"]) == (422, "before")
+    assert (await http.get(f"{JOBS}?before=theirs")) == (200, [])
+    status, problem = await http.get(f"{JOBS}?metadata.%00=a")
+    assert (status, problem["errors"][0]["field"]) == (422, "metadata")
+    assert "PostgreSQL" not in problem["detail"]
 
 
 async def test_a_job_is_stopped_and_forgotten(gateway: Gateway, http: Http) -> None:

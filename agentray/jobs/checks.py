@@ -1,0 +1,105 @@
+"""What Ray would not take of a submission, said before it is asked.
+
+Ray accepts most of it, and lets the job fail later, with a traceback of its own or with nothing at
+all: a process whose environment cannot be set never starts, and others wait behind it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, cast
+
+from agentray.errors import JobRejected
+from agentray.protocol.jobs import JobSubmission
+
+_VARIABLE = re.compile(r"[^=\0]+")
+_FIELDS = {
+    "CPU": "entrypoint_num_cpus",
+    "GPU": "entrypoint_num_gpus",
+    "memory": "entrypoint_memory",
+}
+_MOST = 2**49
+"""Of any resource: Ray counts in ten-thousandths, in 64 bits, and takes more for nothing."""
+
+
+def check_submission(submission: JobSubmission) -> None:
+    """Make sure that Ray can take a submission as far as that can be known here.
+
+    Raises:
+        JobRejected: it cannot.
+    """
+    if not submission.entrypoint.strip():
+        raise JobRejected("an empty command line does nothing.", "entrypoint")
+    _check_resources(submission)
+    env = submission.runtime_env
+    for name, value in env.items():
+        if _has_nul(name) or _has_nul(value):
+            raise JobRejected("NUL characters cannot be in it.", f"runtime_env.{name[:40]}")
+    _check_variables(env.get("env_vars"))
+    modules: Any = env.get("py_modules") or []
+    if not isinstance(modules, list):
+        raise JobRejected("py_modules must be a list of URIs.", "runtime_env.py_modules")
+    _check_place("working_dir", env.get("working_dir"))
+    for module in cast("list[Any]", modules):
+        _check_place("py_modules", module)
+
+
+def _has_nul(value: Any) -> bool:
+    match value:
+        case str():
+            return "\0" in value
+        case dict():
+            pairs = cast("dict[str, Any]", value).items()
+            return any(_has_nul(name) or _has_nul(item) for name, item in pairs)
+        case list():
+            return any(_has_nul(item) for item in cast("list[Any]", value))
+        case _:
+            return False
+
+
+def _check_resources(submission: JobSubmission) -> None:
+    known = {
+        "entrypoint_num_cpus": submission.entrypoint_num_cpus,
+        "entrypoint_num_gpus": submission.entrypoint_num_gpus,
+        "entrypoint_memory": submission.entrypoint_memory,
+    }
+    for name, amount in submission.entrypoint_resources.items():
+        if name in _FIELDS:
+            raise JobRejected(f"{name} is asked for by {_FIELDS[name]}.", "entrypoint_resources")
+        if not name or "\0" in name or not math.isfinite(amount) or amount < 0:
+            told = f"{name!r}: a resource has a name, and an amount of 0 or more."
+            raise JobRejected(told, "entrypoint_resources")
+        _check_amount("entrypoint_resources", name, amount)
+    for field, amount in known.items():
+        _check_amount(field, field, amount)
+    _check_whole("entrypoint_num_gpus", submission.entrypoint_num_gpus)
+
+
+def _check_amount(field: str, name: str, amount: float) -> None:
+    if amount > _MOST:
+        raise JobRejected(f"{name}: Ray counts to {_MOST}.", field)
+
+
+def _check_whole(field: str, amount: float) -> None:
+    if amount > 1 and amount % 1:
+        raise JobRejected(f"{amount} GPUs: above 1 Ray hands out whole ones.", field)
+
+
+def _check_variables(env_vars: Any) -> None:
+    field = "runtime_env.env_vars"
+    if env_vars is None:
+        return
+    if not isinstance(env_vars, dict):
+        raise JobRejected("env_vars must be texts by name.", field)
+    for name, value in cast("dict[str, Any]", env_vars).items():
+        if not isinstance(value, str):
+            raise JobRejected("env_vars must be texts by name.", field)
+        if not _VARIABLE.fullmatch(name):
+            raise JobRejected(f"{name[:40]!r} is no name of an environment variable.", field)
+
+
+def _check_place(name: str, where: Any) -> None:
+    if where is not None and not (isinstance(where, str) and "://" in where):
+        told = f"{where!r} is no URI: upload a package first, or name a remote one."
+        raise JobRejected(told, f"runtime_env.{name}")
