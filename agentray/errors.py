@@ -19,6 +19,7 @@
     │   ├── UnknownAction
     │   ├── NoHandler
     │   ├── UnknownAgent
+    │   ├── AgentNotVisible                 it is that of another tenant's session
     │   ├── UnknownRun
     │   ├── UnknownJob
     │   ├── UnknownPart                     a node, task, actor or Serve application
@@ -277,6 +278,14 @@ class UnknownAgent(AddressError):
             f"There is no record of {agent}: register or launch it. An agent that needs no "
             "arguments can also be addressed without, through handle()."
         )
+        self.agent = agent
+
+
+class AgentNotVisible(AddressError):
+    """The agent is that of another tenant's session: it is not there for who asks."""
+
+    def __init__(self, agent: str) -> None:
+        super().__init__(f"There is no agent {agent} that this API key may prompt.")
         self.agent = agent
 
 

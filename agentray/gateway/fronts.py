@@ -98,6 +98,8 @@ class FrontDesk:
             address = AgentId.parse(session.agent)
             own = {SESSION: session.id, ACCESS: session.access_level.value}
         place = self.services.dispatcher.place(*address, fresh_key=run_id, prompted=order.prompted)
+        if asks.tenant and order.key and order.session is None:
+            await self.sessions.check_agent(place.agent, asks.tenant)
         given = run_input(
             order.prompt,
             telemetry.current_traceparent() or traceparent,

@@ -22,7 +22,7 @@ from agentray.compat.openai.params import Common, check_accepted, check_storable
 from agentray.compat.openai.responses_params import ResponsesParams, parse_response
 from agentray.compat.openai.streams import ChatStream, ResponseStream
 from agentray.core.lifecycle import TERMINAL, is_settled
-from agentray.errors import AgentrayError, NoHandler, UnknownAgentType, UnknownRun
+from agentray.errors import AgentNotVisible, AgentrayError, NoHandler, UnknownAgentType, UnknownRun
 from agentray.gateway.auth import INVOKE, READ, Caller, KeyRing, RequireScope, caller
 from agentray.gateway.bodies import read_body
 from agentray.gateway.fronts import FrontDesk, Order
@@ -316,7 +316,7 @@ def _of_model(model: str) -> Generator[None]:
     """Say in their words that there is no such agent."""
     try:
         yield
-    except (UnknownAgentType, NoHandler):
+    except (UnknownAgentType, NoHandler, AgentNotVisible):
         raise _unknown_model(model) from None
 
 

@@ -150,6 +150,8 @@ class Prompts:
             if prompt.session is not None:
                 session = await self._sessions.get(prompt.session, asks.tenant or None)
             run = self._new_run(prompt, asks, request, session)
+            if asks.tenant and prompt.agent and "/" in prompt.agent:
+                await self._sessions.check_agent(run.agent, asks.tenant)
             admitted = await self._admissions.admit(run)
             admission = admitted.admission
             if admission.conflict:

@@ -15,6 +15,7 @@ from agentray.gateway.openapi import problems, run_content
 from agentray.gateway.problems import from_validation, invalid
 from agentray.gateway.runs import run_response
 from agentray.gateway.services import Services
+from agentray.ids import AgentId
 from agentray.protocol.schedules import (
     Schedule,
     ScheduleSpec,
@@ -22,6 +23,7 @@ from agentray.protocol.schedules import (
     check_schedule_id,
 )
 from agentray.runtime.schedule_book import ScheduleBook
+from agentray.runtime.session_book import SessionBook
 
 _EXAMPLE: dict[str, JsonValue] = {
     "id": "nightly",
@@ -91,8 +93,9 @@ class ScheduleFilter(BaseModel):
 class Schedules:
     """The schedules resource."""
 
-    def __init__(self, services: Services, keys: KeyRing) -> None:
+    def __init__(self, services: Services, keys: KeyRing, sessions: SessionBook) -> None:
         self._book = ScheduleBook(services.store, services.dispatcher)
+        self._sessions = sessions
         self._max_bytes = services.settings.max_body_bytes
         self.router = self._routes(keys)
 
@@ -153,6 +156,7 @@ class Schedules:
             body = NewScheduleBody.model_validate_json(await read_body(request, self._max_bytes))
         except ValidationError as error:
             raise from_validation(error.errors(), "body") from error
+        await self._check_agent(body, request)
         owner = caller(request).owner
         try:
             schedule, created = await self._book.create(body.id, body.spec(), owner)
@@ -184,6 +188,7 @@ class Schedules:
         except ValidationError as error:
             raise from_validation(error.errors(), "body") from error
         await self._check(schedule_id, request)
+        await self._check_agent(body, request)
         try:
             return _answer(await self._book.replace(schedule_id, body.spec()))
         except InvalidSchedule as error:
@@ -217,6 +222,12 @@ class Schedules:
         if not caller(request).sees(schedule.owner):
             raise UnknownSchedule(schedule_id)
         return schedule
+
+    async def _check_agent(self, body: ScheduleBody, request: Request) -> None:
+        """Let the caller prompt the agent that a schedule names."""
+        tenant = caller(request).tenant
+        if tenant and body.agent and "/" in body.agent:
+            await self._sessions.check_agent(AgentId.parse(body.agent), tenant)
 
     async def _check(self, schedule_id: str, request: Request) -> None:
         """Let the caller go on to do something with a schedule."""

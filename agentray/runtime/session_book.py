@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agentray.errors import (
+    AgentNotVisible,
     AgentrayError,
     SessionBusy,
     SessionChanged,
@@ -120,6 +121,16 @@ class SessionBook:
         if found is None or tenant not in {None, found.tenant}:
             raise UnknownSession(session_id)
         return found
+
+    async def check_agent(self, agent: AgentId, tenant: str) -> None:
+        """Let a tenant address an agent unless it is that of another tenant's session.
+
+        Raises:
+            AgentNotVisible: it is.
+        """
+        found = await self._store.session_of_agent(agent)
+        if found is not None and found.tenant != tenant:
+            raise AgentNotVisible(str(agent))
 
     async def list(
         self, query: SessionQuery, before: str | None = None, limit: int = 50

@@ -79,6 +79,11 @@ class MemorySessions:
         row = self._living(session_id, now)
         return row.session if row else None
 
+    async def session_of_agent(self, agent: AgentId) -> Session | None:
+        """Return the session that an agent is of, also one that is gone and not yet forgotten."""
+        found = (row.session for row in self._sessions.values() if row.session.agent == str(agent))
+        return next(found, None)
+
     def _living(self, session_id: str, now: datetime) -> SessionRow | None:
         row = self._sessions.get(session_id)
         return row if row is not None and self._lives(row, now) else None

@@ -38,6 +38,11 @@ class PostgresSessions:
         row = await self._database.fetch_row("get_session", session_id, now)
         return _session_of(row) if row else None
 
+    async def session_of_agent(self, agent: AgentId) -> Session | None:
+        """Return the session that an agent is of, also one that is gone and not yet forgotten."""
+        row = await self._database.fetch_row("session_of_agent", agent.type, agent.key)
+        return _session_of(row) if row else None
+
     async def list_sessions(
         self, query: SessionQuery, now: datetime, *, limit: int = 50, before: str | None = None
     ) -> list[Session]:

@@ -14,6 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from agentray.ids import AgentId
 from agentray.protocol.sessions import Session, SessionQuery, SessionRun
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class SessionStore(Protocol):
 
     async def get_session(self, session_id: str, now: datetime) -> Session | None:
         """Return a session; None: there is none, or it has expired or is being deleted."""
+        ...
+
+    async def session_of_agent(self, agent: AgentId) -> Session | None:
+        """Return the session that an agent is of, also one that is gone and not yet forgotten."""
         ...
 
     async def list_sessions(

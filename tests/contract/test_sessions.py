@@ -94,6 +94,17 @@ async def test_an_id_and_an_agent_are_for_one_session(store: Store):
     assert await store.create_session(session("s2"))
 
 
+async def test_the_session_of_an_agent_is_found_until_it_is_forgotten(store: Store):
+    made = session(tenant="acme")
+    await store.create_session(made)
+    agent = AgentId.parse(made.agent)
+
+    assert await store.session_of_agent(agent) == made
+    assert await store.session_of_agent(AgentId(agent.type, "other")) is None
+    await store.delete_session(made.id, at(1))
+    assert (await store.session_of_agent(agent)) is not None
+
+
 async def test_what_cannot_be_stored_is_refused(store: Store):
     wrongs: list[dict[str, Any]]
     wrongs = [{"title": "a\0"}, {"labels": {"a": "x\0"}}, {"metadata": {"a": {1, 2}}}]

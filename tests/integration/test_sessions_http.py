@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -254,6 +255,33 @@ async def test_a_session_is_there_for_its_tenant_alone(http: Http):
     assert (await http.get("/v1/sessions", key=OTHER))[1]["sessions"] == []
     assert len((await http.get("/v1/sessions", key=ACME))[1]["sessions"]) == 1
     assert (await http.prompt("x", session="t", key=ACME))[0] == 200
+
+
+async def test_the_agent_of_a_session_is_there_for_its_tenant_alone(http: Http):
+    body = {"id": "t", "agent": "scribe"}
+    await http.ask("POST", "/v1/sessions", body=body, key=ACME)
+    assert (await http.prompt("secret", session="t", key=ACME))[0] == 200
+    chat = {"model": "scribe/t", "messages": [{"role": "user", "content": "x"}]}
+    asks: list[tuple[str, dict[str, Any], int]] = [
+        ("/v1/prompts", {"prompt": "x", "agent": "scribe/t"}, 200),
+        ("/v1/chat/completions", chat, 200),
+        ("/v1/responses", {"model": "scribe/t", "input": "x"}, 200),
+        ("/v1/async/prompt/start", {"request": {"prompt": "x"}, "agent": "scribe/t"}, 202),
+        ("/v1/schedules", {"prompt": "x", "agent": "scribe/t", "every_s": 9000}, 201),
+    ]
+    for path, asked, _ in asks:
+        status, answer, _ = await http.ask("POST", path, body=asked, key=OTHER)
+        assert status == 404, (path, answer)
+        assert "secret" not in str(answer)
+    await http.ask("DELETE", "/v1/sessions/t", key=ACME)  # its state is forgotten behind that
+    assert (await http.prompt("x", agent="scribe/t", key=OTHER))[0] == 404
+
+    await http.ask("POST", "/v1/sessions", body={**body, "id": "u"}, key=ACME)
+    for path, asked, expected in asks:
+        text = str(asked).replace("scribe/t", "scribe/u")
+        status, answer, _ = await http.ask("POST", path, body=ast.literal_eval(text), key=ACME)
+        assert status == expected, (path, answer)
+    assert (await http.prompt("x", agent="scribe/u"))[0] == 200  # of no tenant: sees all
 
 
 async def test_a_copy_goes_on_where_the_session_stands(http: Http):

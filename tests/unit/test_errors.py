@@ -21,6 +21,7 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.UnknownAction: ("greeter/ada", "sing", ("greet",)),
     errors.NoHandler: ("greeter/ada", "shop.OrderPlaced"),
     errors.UnknownAgent: ("greeter/ada",),
+    errors.AgentNotVisible: ("greeter/ada",),
     errors.UnknownRun: ("run_1",),
     errors.UnknownState: ("greeter/ada",),
     errors.UnknownJob: ("nightly",),

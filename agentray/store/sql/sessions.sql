@@ -20,6 +20,13 @@ SELECT id, agent_type, agent_key, access_level, title, labels, metadata, ttl_s, 
 FROM sessions
 WHERE id = $1 AND session_lives(sessions, $2);
 
+-- name: session_of_agent
+-- Return the session that an agent is of, also one that is gone.
+SELECT id, agent_type, agent_key, access_level, title, labels, metadata, ttl_s, owner, tenant,
+       created_at, updated_at, expires_at, copied_from, version
+FROM sessions
+WHERE agent_type = $1 AND agent_key = $2;
+
 -- name: list_sessions
 -- Return sessions by their ids, the last one first.
 SELECT id, agent_type, agent_key, access_level, title, labels, metadata, ttl_s, owner, tenant,
