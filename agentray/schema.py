@@ -49,7 +49,7 @@ def request_view(request: type[Request]) -> RequestView:
     # What nobody reads was meant otherwise, unless the class says that it takes anything.
     schema.setdefault("additionalProperties", False)
     schema.pop("title", None)
-    doc = _doc(request) if "__doc__" in vars(request) else ""
+    doc = _doc(request) if vars(request).get("__doc__") else ""  # not that of `Request`
     return RequestView(request.request_type, request.event_type, json.dumps(schema), doc)
 
 

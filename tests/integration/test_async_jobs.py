@@ -43,6 +43,7 @@ async def test_the_types_are_listed_with_their_schemas(client: AsyncAgentClient)
     assert (report.agents, report.doc) == (("reporter",), "Makes a report of so many rows.")
     assert report.request_schema["properties"].keys() == {"rows", "title"}
     assert sorted(found["shared.work"].agents) == ["helper", "reporter"]
+    assert found["shared.work"].doc == ""  # not that of the class that all requests have
 
 
 async def test_a_job_processes_tells_how_far_it_is_and_completes(client: AsyncAgentClient):
