@@ -614,7 +614,8 @@ class SessionConflict(StoreError):
         """
         super().__init__(
             f"The session id {session_id!r} or the agent {agent} is in use: take others, or delete "
-            "the session that has them."
+            "the session that has them. After that, or after its time is over, it takes minutes "
+            "until they are free."
         )
         self.session_id, self.agent = session_id, agent
 

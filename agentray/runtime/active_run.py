@@ -92,6 +92,7 @@ class ActiveRun:
         self.options = RunOptions.of_input(stored.input)
         self.recording = _recording(self.options, durable=durable)
         self.started_at = datetime.now(UTC)
+        self._to_end = to_end
         attempt = f"{self.run.id}#{self.run.attempt}"
         begun = int(self.started_at.timestamp() * 1e6)
         self.key = str(RunKey(self.recording, book.host_id, attempt, begun))
@@ -350,9 +351,10 @@ class ActiveRun:
         move(self.run.id, RunStatus.RUNNING, status)
         finished_at = datetime.now(UTC)
         error = None if status == RunStatus.SUCCEEDED or not errors else errors[0]
-        # With answers, it is the same attempt that began before it asked.
-        began = self.run.started_at if self.stored.answers else None
-        started_at = began or self.started_at
+        # With answers, it is the same attempt that began before it asked. One that was taken up to
+        # be ended begins nothing here.
+        began = self.run.started_at if self.stored.answers or self._to_end else None
+        started_at = began or (None if self._to_end else self.started_at)
         usage = self._end_counting()
         run = self.run.model_copy(
             update={

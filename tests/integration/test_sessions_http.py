@@ -257,6 +257,18 @@ async def test_a_session_is_there_for_its_tenant_alone(http: Http):
     assert (await http.prompt("x", session="t", key=ACME))[0] == 200
 
 
+async def test_what_was_cancelled_before_its_turn_has_not_begun(http: Http):
+    await make(http)
+    _, first, _ = await http.prompt("wait", session="s", wait_s=0)
+    _, second, _ = await http.prompt("b", session="s", wait_s=0)
+    await gates.until_begun("wait")
+    _, second, _ = await http.ask("POST", f"/v1/runs/{second['id']}/cancel", body={"wait_s": 20})
+    assert (second["status"], second["started_at"]) == ("cancelled", None)
+    _, first, _ = await http.ask("POST", f"/v1/runs/{first['id']}/cancel", body={"wait_s": 20})
+    assert first["status"] == "cancelled"
+    assert first["started_at"] >= first["created_at"]
+
+
 async def test_the_agent_of_a_session_is_there_for_its_tenant_alone(http: Http):
     body = {"id": "t", "agent": "scribe"}
     await http.ask("POST", "/v1/sessions", body=body, key=ACME)
