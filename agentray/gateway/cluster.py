@@ -57,6 +57,9 @@ class Feasibility(BaseModel):
     num_cpus: float = Field(default=0, ge=0, allow_inf_nan=False)
     num_gpus: float = Field(default=0, ge=0, allow_inf_nan=False)
     memory_bytes: int | None = Field(default=None, ge=0)
+    resources: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict[str, float], description="Others, by Ray's names."
+    )
     replicas: int = Field(default=1, ge=1, le=100_000)
     metadata: dict[str, Any] | None = None
 
@@ -64,6 +67,7 @@ class Feasibility(BaseModel):
     def demand(self) -> dict[str, float]:
         """What one replica needs, in Ray's names."""
         wanted = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory_bytes or 0}
+        wanted |= self.resources
         return {name: float(amount) for name, amount in wanted.items() if amount}
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import re
 import time
+import zipfile
 from typing import Annotated, Any
 
 from fastapi import Header, Query, Request
@@ -219,6 +221,8 @@ class Jobs:
         digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         if not digest.startswith(wanted):
             raise invalid("name", "path", "the content has another SHA-256 than its name says")
+        if not await asyncio.to_thread(zipfile.is_zipfile, io.BytesIO(data)):
+            raise invalid("body", "body", "the content is no zip")
         if not await self._runner.has_package(name):
             await self._runner.put_package(name, data)
         return JSONResponse({"uri": f"gcs://{name}"})

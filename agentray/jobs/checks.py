@@ -6,6 +6,7 @@ all: a process whose environment cannot be set never starts, and others wait beh
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any, cast
@@ -19,6 +20,10 @@ _FIELDS = {
     "GPU": "entrypoint_num_gpus",
     "memory": "entrypoint_memory",
 }
+_LONGEST = 128 * 1024 - 1
+"""Bytes of one environment variable with its name: Linux starts no process with a longer one."""
+_ROOM = 100_000
+"""Bytes of runtime_env and metadata together: Ray hands both to the job in one such variable."""
 _MOST = 2**49
 """Of any resource: Ray counts in ten-thousandths, in 64 bits, and takes more for nothing."""
 
@@ -32,7 +37,13 @@ def check_submission(submission: JobSubmission) -> None:
     if not submission.entrypoint.strip():
         raise JobRejected("an empty command line does nothing.", "entrypoint")
     _check_resources(submission)
+    for name, value in submission.secrets.items():
+        if len(f"{name}={value}".encode()) > _LONGEST:
+            raise JobRejected(f"{name[:40]!r} is over {_LONGEST} bytes long.", "secrets")
     env = submission.runtime_env
+    if len(json.dumps([env, submission.metadata])) > _ROOM:
+        told = f"metadata and runtime_env are over {_ROOM} bytes together."
+        raise JobRejected(told, "metadata" if len(json.dumps(env)) < _ROOM else "runtime_env")
     for name, value in env.items():
         if _has_nul(name) or _has_nul(value):
             raise JobRejected("NUL characters cannot be in it.", f"runtime_env.{name[:40]}")
@@ -78,7 +89,7 @@ def _check_resources(submission: JobSubmission) -> None:
 
 def _check_amount(field: str, name: str, amount: float) -> None:
     if amount > _MOST:
-        raise JobRejected(f"{name}: Ray counts to {_MOST}.", field)
+        raise JobRejected(f"{name} is over {_MOST}, the most that Ray counts to.", field)
 
 
 def _check_whole(field: str, amount: float) -> None:

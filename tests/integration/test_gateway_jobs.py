@@ -256,6 +256,10 @@ async def test_files_are_uploaded_once(gateway: Gateway, http: Http) -> None:
     assert gateway.runner.packages == {name: data}
     assert (await http.ask("PUT", path, body=data + b"x"))[0] == 422
     assert (await http.ask("PUT", f"{JOBS}/packages/other.zip", body=data))[0] == 422
+    name = f"_ray_pkg_{hashlib.sha256(b'no zip').hexdigest()}.zip"
+    status, problem, _ = await http.ask("PUT", f"{JOBS}/packages/{name}", body=b"no zip")
+    assert (status, problem["detail"]) == (422, "body: the content is no zip")
+    assert name not in gateway.runner.packages
 
 
 # The policy
@@ -296,6 +300,10 @@ async def test_feasibility_says_why_not(http: Http) -> None:
     assert await check() == {"allowed": True, "reasons": [], "possible": True}
     told = ["It needs 4 CPU, and at most 3 are free on one machine."]
     assert await check(num_cpus=4) == {"allowed": False, "reasons": told, "possible": True}
+    told = ["It needs 1 unobtainium, and the largest machine has 0."]
+    assert await check(resources={"unobtainium": 1}) == {
+        "allowed": False, "reasons": told, "possible": False
+    }  # fmt: skip
     verdict = await check(num_gpus=1)
     assert (verdict["allowed"], verdict["possible"]) == (False, False)
     assert verdict["error_type"] == "gpu_unavailable"
