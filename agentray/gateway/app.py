@@ -60,7 +60,11 @@ from agentray.gateway.webhook_sender import WebhookSender
 from agentray.gateway.webhooks import PromptWebhooks, Webhooks
 
 _API_VERSION = "1"
-_CORS_HEADERS = ["Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "traceparent"]
+_CORS_HEADERS = [
+    *("Authorization", "Content-Type", "Idempotency-Key", "If-Match", "Last-Event-ID"),
+    *("SYNAPSE-Tenant", "SYNAPSE-User", "traceparent"),
+]
+_CORS_EXPOSED = ["ETag", "Link", "Location", "Retry-After", "x-request-id"]
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -172,7 +176,7 @@ def _around(settings: Settings) -> list[Middleware]:
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
                 allow_headers=_CORS_HEADERS,
-                expose_headers=["Location", "Retry-After"],
+                expose_headers=_CORS_EXPOSED,
                 max_age=600,
             )
         )

@@ -72,7 +72,7 @@ async def test_what_only_looks_like_the_prefix_is_not_found(tmp_path: Path, path
 
 
 async def test_other_origins_may_ask_where_a_setting_says_so(tmp_path: Path):
-    wanted = "authorization,idempotency-key,last-event-id"
+    wanted = "authorization,idempotency-key,if-match,last-event-id,synapse-tenant"
     ask = {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
     ask["Access-Control-Request-Headers"] = wanted
     status, headers, _ = await answer(tmp_path, "OPTIONS", "/v1/prompts", settings={}, **ask)
@@ -84,7 +84,8 @@ async def test_other_origins_may_ask_where_a_setting_says_so(tmp_path: Path):
         tmp_path, "POST", "/v1/prompts", settings=allowed, Origin=ORIGIN
     )
     assert headers["access-control-allow-origin"] == ORIGIN
-    assert "location" in headers["access-control-expose-headers"].lower()
+    shown = headers["access-control-expose-headers"].lower().split(", ")
+    assert {"etag", "link", "location", "retry-after", "x-request-id"} <= set(shown)
     assert "access-control-allow-credentials" not in headers
     other = {**ask, "Origin": "https://evil.example"}
     status, headers, _ = await answer(tmp_path, "OPTIONS", "/v1/prompts", settings=allowed, **other)
