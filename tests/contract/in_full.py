@@ -95,7 +95,9 @@ class Clerk(Agent):
     """Does what it is told; its key is also its witness's."""
 
     options = AgentOptions(
-        mailbox=2, restart=RestartPolicy(max_restarts=1, backoff_s=0.01, max_backoff_s=0.02)
+        name="clerk_in_full",  # other apps of the cluster have clerks, too
+        mailbox=2,
+        restart=RestartPolicy(max_restarts=1, backoff_s=0.01, max_backoff_s=0.02),
     )
     state: Kept
 

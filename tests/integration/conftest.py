@@ -13,7 +13,9 @@ from tests.support.gateway import BreakableStore, Gateway, Http
 
 @pytest.fixture
 async def gateway(tmp_path: Path) -> AsyncGenerator[Gateway]:
-    gateway = Gateway(BreakableStore(), tmp_path, max_body_bytes=2000, max_wait_s=20)
+    gateway = Gateway(
+        BreakableStore(), tmp_path, max_body_bytes=2000, max_attachments_bytes=1, max_wait_s=20
+    )
     await gateway.prepare()
     async with gateway.serving():
         yield gateway
