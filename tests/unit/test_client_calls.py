@@ -100,7 +100,8 @@ def test_runs_are_read():
     assert calls.parse_run(answer(202, RUN)).id == "run_1"
     page = calls.parse_page(answer(200, {"runs": [RUN], "next": "run_1"}))
     assert ([run.id for run in page.runs], page.next) == (["run_1"], "run_1")
-    assert calls.parse_trace(answer(200, {"spans": []})) == []
+    page = calls.parse_trace(answer(200, {"spans": []}))
+    assert (list(page.spans), page.more) == ([], False)
 
 
 def test_the_run_of_a_stream_is_named_by_its_location():

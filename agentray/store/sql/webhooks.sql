@@ -37,7 +37,7 @@ SELECT claimed.id AS webhook_id, claimed.run_id, claimed.url, claimed.events AS 
        claimed.finished_at AS done_at, claimed.owner AS webhook_owner,
        runs.id, runs.status, runs.agent_type, runs.agent_key, runs.result, runs.error, runs.attempt,
        runs.correlation_id, runs.created_at, runs.started_at, runs.finished_at, runs.usage,
-       runs.questions, runs.not_before, runs.schedule
+       runs.questions, runs.not_before, runs.schedule, runs.session
 FROM claimed LEFT JOIN runs ON runs.id = claimed.run_id
 ORDER BY claimed.id;
 
