@@ -209,7 +209,10 @@ class Operations:
 
     async def reset(self, agent_type: str, key: str) -> Response:
         """Let a failed agent start again, or one leave its quarantine."""
-        agent = AgentId.parse(f"{agent_type}/{key}")
+        try:
+            agent = AgentId.parse(f"{agent_type}/{key}")
+        except (ConfigurationError, ValueError) as error:
+            raise HttpProblem(UNKNOWN, str(error)) from error
         reset = await _asked(self._manager.reset_agent(agent, timeout=_RESET_S))
         return _json({"agent": str(agent), "reset": reset})
 

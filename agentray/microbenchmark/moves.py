@@ -15,6 +15,7 @@ from agentray.runtime.manager_client import ManagerClient
 
 _CALLERS = 8
 _PAUSE_S = 0.002
+_START_S = 60.0
 _QUIET_S = 0.25
 """Between two moves: calls begun then are the baseline."""
 
@@ -44,7 +45,7 @@ async def _move(manager: ManagerClient, moves: int) -> tuple[list[float], list[f
     agents = list(
         itertools.islice((key for key in keys if slot_of(AgentId(name, key)) == slot), _CALLERS)
     )
-    hosts = [h["id"] for h in (await manager.status())["hosts"] if h["pool"] == FAILOVER_POOL]
+    hosts = await _live_hosts(manager)
     calm: list[float] = []
     moved: list[float] = []
     into, ended = calm, False
@@ -70,3 +71,15 @@ async def _move(manager: ManagerClient, moves: int) -> tuple[list[float], list[f
         ended = True
     await manager.balance_pool(FAILOVER_POOL)
     return calm, moved
+
+
+async def _live_hosts(manager: ManagerClient) -> list[str]:
+    """Return the two hosts of the pool, when both take slots."""
+    async with asyncio.timeout(_START_S):
+        while True:
+            hosts = (await manager.status())["hosts"]
+            ours = [host for host in hosts if host["pool"] == FAILOVER_POOL]
+            live = [host["id"] for host in ours if host["status"] == "live"]
+            if len(live) > 1:
+                return live
+            await asyncio.sleep(_PAUSE_S)

@@ -153,7 +153,8 @@ async def test_events_arrive_while_the_run_goes_on_and_can_be_resumed(
     async with web.stream("GET", f"{path}/events") as (_, events):
         kept = [event async for event in events]
     assert [event.id for event in kept] == [str(n) for n in range(len(seen))]
-    assert [event.data for event in kept] == [{**event.data, "attempt": None} for event in seen]
+    shown = [{k: v for k, v in event.data.items() if k != "attempt"} for event in seen]
+    assert [event.data for event in kept] == shown
     for last in ("1", seen[1].id):
         async with web.stream("GET", f"{path}/events", Last_Event_ID=last) as (_, events):
             assert [event async for event in events] == kept[2:]

@@ -125,7 +125,7 @@ class TestPrompt:
     async def test_a_text_over_the_limit(self, shell: Shell):
         done = await shell("prompt", "x" * 3000)
         assert done.exit_code == ExitCode.USAGE
-        assert "The body is over 2000 bytes." in done.stderr
+        assert "The body is over 2004 bytes." in done.stderr
 
     async def test_a_run_that_fails(self, shell: Shell):
         done = await shell("prompt", "fail")

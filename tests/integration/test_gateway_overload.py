@@ -104,7 +104,7 @@ async def test_a_store_that_fails_takes_no_room_away(serve: Serve):
 async def test_of_hundreds_of_requests_that_wait_those_beyond_the_limit_are_refused_at_once(
     serve: Serve,
 ):
-    async with serve(gateway_requests=25) as (gateway, http):
+    async with serve(gateway_requests=25, gateway_streams=0) as (gateway, http):
         gateway.dispatcher.gate.clear()
         _, run, _ = await http.prompt("slow", wait_s=0)
         path = f"/v1/runs/{run['id']}"
