@@ -52,6 +52,7 @@ from agentray.gateway.runs import RunReader, Runs
 from agentray.gateway.schedules import Schedules
 from agentray.gateway.services import Services
 from agentray.gateway.sessions import Sessions
+from agentray.gateway.slashes import BothForms
 from agentray.gateway.sockets import refuse
 from agentray.gateway.streaming import RunStreams
 from agentray.gateway.synapse import SynapseAgents
@@ -126,6 +127,7 @@ def build_app(services: Services) -> FastAPI:
             Middleware(OtherErrors),
             Middleware(Guard, hosts=allowed_hosts(services)),
             *_around(services.settings),
+            Middleware(BothForms),
             Middleware(
                 Capacity,
                 limit=services.settings.gateway_requests,

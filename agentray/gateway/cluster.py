@@ -21,8 +21,8 @@ from agentray.gateway.auth import ADMIN, READ, KeyRing, caller
 from agentray.gateway.bodies import openapi_body, read_body
 from agentray.gateway.cluster_parts import ClusterParts
 from agentray.gateway.problems import FORBIDDEN, IN_USE, NOT_HERE, HttpProblem, from_validation
+from agentray.gateway.routes import Routes
 from agentray.gateway.services import Services
-from agentray.gateway.slashes import BothForms
 from agentray.jobs.views import Selection
 from agentray.protocol.jobs import JobPolicy, JobStatus, PolicyChange
 from agentray.store.jobs import JobQuery
@@ -95,14 +95,14 @@ class ClusterRoutes:
         self.router = self._routes(keys)
 
     def _routes(self, keys: KeyRing) -> Any:
-        forms = BothForms("/v1", "cluster", keys)
+        routes = Routes("/v1", "cluster", keys)
         many: dict[int | str, dict[str, Any]] = {200: {"model": list[dict[str, Any]]}}
         one: dict[int | str, dict[str, Any]] = {200: {"model": dict[str, Any]}}
         gone: dict[int | str, dict[str, Any]] = {204: {"description": "It is taken down."}}
         policy: dict[int | str, dict[str, Any]] = {200: {"model": JobPolicy}}
         verdict: dict[int | str, dict[str, Any]] = {200: {"model": Verdict}}
         nobodys: dict[str, Any] = {"then": [Depends(_nobodys)]}
-        add = forms.add
+        add = routes.add
         add(["GET"], "/health", self.health, "getHealth", READ, one)
         for kind in ("node", "task", "actor"):
             add(
@@ -134,8 +134,8 @@ class ClusterRoutes:
         for prefix in ("/builds", "/containers"):
             for path in (prefix, f"{prefix}/{{rest:path}}"):
                 methods = ["GET", "POST", "PATCH", "DELETE"]
-                forms.add(methods, path, self.no_containers, "", READ, {}, hidden=True)
-        return forms.router
+                routes.add(methods, path, self.no_containers, "", READ, {}, hidden=True)
+        return routes.router
 
     async def health(self) -> Response:
         """Answer, when the gateway and its database do."""

@@ -20,8 +20,8 @@ from agentray.errors import AgentrayError, UnknownJob
 from agentray.gateway.auth import READ, KeyRing, RequireScope, caller
 from agentray.gateway.cluster_parts import ClusterParts
 from agentray.gateway.problems import from_error, from_validation, invalid
+from agentray.gateway.routes import Routes
 from agentray.gateway.services import Services
-from agentray.gateway.slashes import BothForms
 from agentray.gateway.sockets import deny
 from agentray.jobs.feeds import Feed, LogHub
 from agentray.jobs.tails import Tail, follow, whole
@@ -91,7 +91,7 @@ class JobLogs:
         await self._hub.close()
 
     def _routes(self, keys: KeyRing) -> Any:
-        forms = BothForms("/v1/jobs/{job_id}/logs", "jobs", keys)
+        routes = Routes("/v1/jobs/{job_id}/logs", "jobs", keys)
         text: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
         log: dict[int | str, dict[str, Any]] = {
             200: {
@@ -105,11 +105,10 @@ class JobLogs:
                 "content": {**text, "application/x-ndjson": {"schema": {"type": "string"}}},
             }
         }
-        forms.add(["GET"], "", self.get, "getJobLog", READ, log, 404)
-        forms.add(["GET"], "/stream", self.stream, "streamJobLog", READ, stream, 404, 429)
-        for path in ("/v1/jobs/{job_id}/logs", "/v1/jobs/{job_id}/logs/"):
-            forms.router.add_api_websocket_route(path, self.websocket)
-        return forms.router
+        routes.add(["GET"], "", self.get, "getJobLog", READ, log, 404)
+        routes.add(["GET"], "/stream", self.stream, "streamJobLog", READ, stream, 404, 429)
+        routes.router.add_api_websocket_route("/v1/jobs/{job_id}/logs", self.websocket)
+        return routes.router
 
     async def get(
         self, request: Request, job_id: str, wanted: Annotated[LogPart, Query()]

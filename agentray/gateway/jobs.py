@@ -20,8 +20,8 @@ from agentray.gateway.bodies import check_idempotency_key, openapi_body, read_bo
 from agentray.gateway.cluster_parts import ClusterParts
 from agentray.gateway.openapi import KEY_HEADER
 from agentray.gateway.problems import UNAUTHORIZED, UNKNOWN, HttpProblem, from_validation, invalid
+from agentray.gateway.routes import Routes
 from agentray.gateway.services import Services
-from agentray.gateway.slashes import BothForms
 from agentray.jobs.book import JobBook, Submitter
 from agentray.protocol.jobs import Job, JobReport, JobStatus, JobSubmission
 from agentray.runtime.job_keeper import token_digest
@@ -90,7 +90,7 @@ class Jobs:
         self.router = self._routes(keys)
 
     def _routes(self, keys: KeyRing) -> Any:
-        forms = BothForms("/v1/jobs", "jobs", keys)
+        routes = Routes("/v1/jobs", "jobs", keys)
         one: dict[int | str, dict[str, Any]] = {200: {"model": Job}}
         made: dict[int | str, dict[str, Any]] = {
             200: {"model": Job, "description": "It is there, and says the same."},
@@ -104,7 +104,7 @@ class Jobs:
         }
         pack: dict[int | str, dict[str, Any]] = {200: {"model": Package}}
         body = {**openapi_body(JobSubmission), "parameters": [KEY_HEADER]}
-        add = forms.add
+        add = routes.add
         submitting = (400, 409, 413, 429)
         add(["POST"], "", self.submit, "submitJob", INVOKE, made, *submitting, openapi_extra=body)
         add(["GET"], "", self.list_jobs, "listJobs", READ, page)
@@ -126,7 +126,7 @@ class Jobs:
         add(["GET"], package, self.get_package, "getPackage", READ, pack, 404)
         add(["POST"], f"{at}/report", self.report, "reportJob", None, {})
         add(["POST"], f"{at}/secrets", self.secrets, "takeJobSecrets", None, {})
-        return forms.router
+        return routes.router
 
     async def submit(self, request: Request) -> Response:
         """Submit a job: a command line that Ray runs on the cluster.

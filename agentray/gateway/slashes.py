@@ -1,68 +1,24 @@
-"""Routes that answer with and without a slash at their end: clients of both kinds are about."""
+"""Paths with a slash at their end are those without: clients of both kinds are about.
+
+Nothing redirects: some clients make a GET of a POST that is redirected.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from fastapi import APIRouter, Depends
-
-from agentray.gateway.auth import KeyRing, RequireScope
-from agentray.gateway.openapi import problems
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class BothForms:
-    """Adds routes in both forms, of which the document names the one without the slash."""
+    """Takes one slash from the end of each path, but for the path that is nothing else."""
 
-    def __init__(self, prefix: str, tag: str, keys: KeyRing) -> None:
-        """Make one.
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
-        Args:
-            prefix: of all paths.
-            tag: in the document.
-            keys: knows who asks.
-        """
-        self.router = APIRouter(tags=[tag])
-        self._prefix = prefix
-        self._keys = keys
-
-    def add(
-        self,
-        methods: Sequence[str],
-        path: str,
-        endpoint: Any,
-        name: str,
-        scope: str | None,
-        answers: dict[int | str, dict[str, Any]],
-        *errors: int,
-        then: Sequence[Any] = (),
-        hidden: bool = False,
-        **more: Any,
-    ) -> None:
-        """Add a route.
-
-        Args:
-            methods: HTTP's.
-            path: below the prefix, without a slash at its end.
-            endpoint: answers.
-            name: in the document.
-            scope: that the key must have; None: the route checks by itself, and is hidden.
-            answers: in the document.
-            errors: statuses of further problems.
-            then: dependencies after that of the key.
-            hidden: it is not in the document.
-            more: as FastAPI has it.
-        """
-        keys = [Depends(RequireScope(self._keys, scope))] if scope else []
-        for form in ("", "/"):
-            self.router.add_api_route(
-                f"{self._prefix}{path}{form}",
-                endpoint,
-                methods=list(methods),
-                operation_id=None if form else name,
-                name=f"{name}{form}",
-                dependencies=[*keys, *then],
-                responses={**answers, **problems(401, 403, 421, 422, 500, 503, *errors)},
-                include_in_schema=not form and scope is not None and not hidden,
-                **more,
-            )
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, as ASGI has it."""
+        path: str = scope.get("path", "")
+        if path[-1:] == "/" and path != "/":
+            raw: bytes = scope.get("raw_path") or path.encode()
+            if raw[-1:] == b"/":  # else it is a part of the last name, written as %2F
+                scope = {**scope, "path": path[:-1], "raw_path": raw[:-1]}
+        await self._app(scope, receive, send)

@@ -13,8 +13,10 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
 
 from agentray.gateway.openapi import TAGS
+from agentray.gateway.slashes import BothForms
 from tests.support.gateway import KEY, BreakableStore, Gateway
 
 Json = dict[str, Any]
@@ -179,6 +181,37 @@ def test_a_caller_s_mistake_is_never_a_500(bench: Bench, data: st.DataObject):
     if not filled.startswith(OTHER_FORMS):
         declared = {int(status) for status in operation["responses"]}
         assert told.status in declared | {404, 405}, about
+
+
+def test_every_route_answers_with_and_without_a_slash_at_its_end(bench: Bench):
+    sent = {"host": "localhost", "authorization": f"Bearer {KEY}"}
+    for method, path, _ in bench.operations:
+        filled = re.sub(r"\{\w+\}", "none", path)
+        plain = bench.ask(method, filled, "", sent, b"{}")
+        slashed = bench.ask(method, f"{filled}/", "", sent, b"{}")
+        about = (method, filled, plain.status, plain.body[:300], slashed.status, slashed.body[:300])
+        assert "location" not in slashed.headers or slashed.status < 300, about
+        assert slashed.status == plain.status, about
+        assert f"There is no {path}".encode() not in slashed.body, about
+        if plain.status >= 400:
+            assert slashed.body == plain.body, about
+    assert b"There is no /v1/keys//" in bench.ask("GET", "/v1/keys//x", "", sent, b"").body
+    assert b"There is no /." in bench.ask("GET", "/", "", sent, b"").body
+
+
+async def test_a_slash_that_is_part_of_a_name_stays():
+    seen: list[tuple[str, bytes]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        del receive, send
+        seen.append((scope["path"], scope["raw_path"]))
+
+    async def nothing(*_: Any) -> Any:
+        return None
+
+    for path, raw in (("/v1/x/a/", b"/v1/x/a%2F"), ("/v1/x/", b"/v1/x/"), ("/", b"/")):
+        await BothForms(app)({"type": "http", "path": path, "raw_path": raw}, nothing, nothing)
+    assert seen == [("/v1/x/a/", b"/v1/x/a%2F"), ("/v1/x", b"/v1/x"), ("/", b"/")]
 
 
 def test_the_document_says_everything(tmp_path: Path):
