@@ -125,6 +125,8 @@ class AsyncCluster(AsyncResource):
         memory_bytes: int | None = None,
         replicas: int = 1,
         metadata: Mapping[str, Any] | None = None,
+        *,
+        resources: Mapping[str, float] | None = None,
     ) -> Feasibility:
         """Return whether something has room now, and the policy lets it in.
 
@@ -135,14 +137,16 @@ class AsyncCluster(AsyncResource):
             memory_bytes: likewise.
             replicas: how many there are to be.
             metadata: what else is known.
+            resources: what else each replica needs, by Ray's names.
         """
-        body = {
+        body: dict[str, Any] = {
             "kind": kind,
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
             "memory_bytes": memory_bytes,
             "replicas": replicas,
             "metadata": metadata or {},
+            "resources": resources or {},
         }
         answer = await self._connection.send(calls.check_feasibility(body))
         return parse_answer(answer, calls.FEASIBILITY)

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Unpack
+from typing import IO, Unpack
 
 from agentray.client.calls import ray_jobs as calls
 from agentray.client.calls.http import check
@@ -17,7 +17,7 @@ from agentray.client.connection import Connection
 from agentray.client.errors import NotFound
 from agentray.client.frames import open_frames
 from agentray.client.job_log import AsyncLogTail, line_tail_of, tail_of
-from agentray.client.packages import pack
+from agentray.client.packages import pack, with_requirements
 from agentray.client.records import Job
 from agentray.client.resource import AsyncResource
 from agentray.core.job_log import StreamLimits
@@ -78,12 +78,12 @@ class AsyncJobs(AsyncResource):
             Conflict: the id is that of another job.
             TooManyRequests: the policy lets no further job in now.
             InvalidRequest: Ray does not take it.
-            ConfigurationError: a directory cannot be packed.
+            ConfigurationError: a directory cannot be packed, or a file of requirements not be read.
             ClientError: the gateway refuses, or cannot be reached within the client's timeout.
         """
         again = idempotency_key or new_id("key")
         calls.submit(entrypoint, options, again)  # what is wrong is said before the upload
-        env: dict[str, Any] = dict(options.get("runtime_env") or {})
+        env = with_requirements(options.get("runtime_env") or {})
         if working_dir is not None:
             env["working_dir"] = await self.upload(working_dir, excludes, on_upload=on_upload)
         if py_modules:

@@ -1,15 +1,15 @@
-"""Packs a directory for a job: a zip whose name follows from its content."""
+"""Packs what a job needs of this machine: a zip whose name follows from its content."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from agentray.errors import ConfigurationError
 
@@ -63,6 +63,33 @@ def pack(directory: str | Path, excludes: Sequence[str] = (), *, within: bool = 
         file.close()
         raise ConfigurationError(f"There is nothing to be packed in {str(root)!r}.")
     return package
+
+
+def with_requirements(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a runtime_env in which files of requirements are replaced by what is in them.
+
+    Raises:
+        ConfigurationError: a file cannot be read.
+    """
+    env = dict(runtime_env)
+    for name in ("pip", "uv"):
+        given = env.get(name)
+        if isinstance(given, str):
+            env[name] = _requirements(name, given)
+        elif isinstance(given, Mapping):
+            more = dict(cast("Mapping[str, Any]", given))
+            if isinstance(packages := more.get("packages"), str):
+                env[name] = {**more, "packages": _requirements(name, packages)}
+    return env
+
+
+def _requirements(name: str, file: str) -> list[str]:
+    try:
+        lines = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        told = f"{name}: the requirements {file!r} cannot be read: {error}."
+        raise ConfigurationError(told) from error
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _files(root: Path, excludes: Sequence[str]) -> Iterator[tuple[Path, PurePosixPath]]:

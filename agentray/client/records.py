@@ -99,7 +99,7 @@ class GpuSummary(Record):
     """The GPUs of all machines."""
 
     total_gpus: int = 0
-    available_gpus: float = 0
+    available_gpus: int = 0
     total_memory_bytes: int = 0
     available_memory_bytes: int = 0
     max_utilization: float = 0

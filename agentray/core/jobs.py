@@ -28,6 +28,30 @@ _SUPERVISOR_LOST = frozenset(
 )
 
 
+_HEADLINE_CHARS = 200
+_BEFORE_LOGS = ", last available logs (truncated"  # what Ray says before the end of a job's log
+
+
+def headline(message: str) -> str:
+    """Return a message in one line: where it has several, its first and its last one.
+
+    Ray's message about a job that has failed ends with as much as 20,000 characters of its log, of
+    which the last line mostly says why.
+    """
+    lines = [" ".join(line.split()) for line in message.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    first = lines[0].partition(_BEFORE_LOGS)[0]
+    if len(lines) == 1:
+        return _cut(first, _HEADLINE_CHARS)
+    half = _HEADLINE_CHARS // 2 - 2
+    return f"{_cut(first, half)} … {_cut(lines[-1], half)}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 @dataclass(frozen=True, slots=True)
 class JobFacts:
     """What is known of a job that has not ended.

@@ -305,9 +305,13 @@ def _gpus(machines: list[dict[str, Any]]) -> dict[str, Any]:
     used = [gpu["utilization_gpu"] for gpu in gpus if gpu["utilization_gpu"] is not None]
     mb = 1024 * 1024
     total = sum(gpu["memory_total"] for gpu in gpus) * mb
+    there, free = (
+        sum(machine[name].get("GPU", 0) for machine in machines)
+        for name in ("resources_total", "resources_available")
+    )
     return {
-        "total_gpus": sum(machine["resources_total"].get("GPU", 0) for machine in machines),
-        "available_gpus": sum(machine["resources_available"].get("GPU", 0) for machine in machines),
+        "total_gpus": int(there),
+        "available_gpus": int(free),  # whole ones: clients of other systems read a whole number
         "total_memory_bytes": total,
         "available_memory_bytes": total - sum(gpu["memory_used"] for gpu in gpus) * mb,
         "max_utilization": max(used, default=0.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import json
 import re
 import time
 import zipfile
@@ -14,6 +15,7 @@ from fastapi import Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from agentray.core.jobs import headline
 from agentray.errors import UnknownJob
 from agentray.gateway.auth import INVOKE, READ, KeyRing, caller
 from agentray.gateway.bodies import check_idempotency_key, openapi_body, read_body
@@ -29,6 +31,7 @@ from agentray.store.jobs import JobQuery, StoredJob
 
 _PACKAGE = re.compile(r"_ray_pkg_([0-9a-f]{16,64})\.zip")
 _METADATA = "metadata."
+_SHORT_RECORD = 1000  # characters; one with less has no long message
 _LOOK_S = 0.25  # between two looks at a job that somebody waits for
 _job_json = TypeAdapter(Job).dump_json
 
@@ -149,7 +152,8 @@ class Jobs:
     async def list_jobs(self, request: Request, wanted: Annotated[JobFilter, Query()]) -> Response:
         """List jobs, newest first; the header `Link` has the next page, where there is one.
 
-        `metadata.NAME=VALUE`, also several times, lists those that were submitted with it.
+        `metadata.NAME=VALUE`, also several times, lists those that were submitted with it. A long
+        `message` is one line here, its first and its last; the job itself has all of it.
         """
         params = request.query_params
         metadata = {
@@ -172,7 +176,8 @@ class Jobs:
             following = request.url.include_query_params(before=last)
             headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
         # They are kept as they are shown: ten thousand of them are put together, not read.
-        return Response(f"[{','.join(shown)}]", media_type="application/json", headers=headers)
+        listed = ",".join(map(_listed, shown))
+        return Response(f"[{listed}]", media_type="application/json", headers=headers)
 
     async def _check_cursor(self, request: Request, before: str) -> None:
         """Refuse to go on behind a job that is not there: an empty page would look like the end."""
@@ -259,6 +264,16 @@ class Jobs:
             raise _not_its_token()
         headers = {"Cache-Control": "no-store"}
         return JSONResponse({"secrets": found}, headers=headers)
+
+
+def _listed(kept: str) -> str:
+    """Return a job as it stands in a list: its message short. Short records are not read."""
+    if len(kept) <= _SHORT_RECORD:
+        return kept
+    job: dict[str, Any] = json.loads(kept)
+    if job.get("message"):
+        job["message"] = headline(job["message"])
+    return json.dumps(job, ensure_ascii=False)
 
 
 def _digits(name: str) -> str:

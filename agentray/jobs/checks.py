@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
-from typing import Any, cast
 
 from agentray.errors import JobRejected
+from agentray.jobs.environments import check_environment
 from agentray.protocol.jobs import JobSubmission
 
-_VARIABLE = re.compile(r"[^=\0]+")
 _FIELDS = {
     "CPU": "entrypoint_num_cpus",
     "GPU": "entrypoint_num_gpus",
@@ -44,29 +42,7 @@ def check_submission(submission: JobSubmission) -> None:
     if len(json.dumps([env, submission.metadata])) > _ROOM:
         told = f"metadata and runtime_env are over {_ROOM} bytes together."
         raise JobRejected(told, "metadata" if len(json.dumps(env)) < _ROOM else "runtime_env")
-    for name, value in env.items():
-        if _has_nul(name) or _has_nul(value):
-            raise JobRejected("NUL characters cannot be in it.", f"runtime_env.{name[:40]}")
-    _check_variables(env.get("env_vars"))
-    modules: Any = env.get("py_modules") or []
-    if not isinstance(modules, list):
-        raise JobRejected("py_modules must be a list of URIs.", "runtime_env.py_modules")
-    _check_place("working_dir", env.get("working_dir"))
-    for module in cast("list[Any]", modules):
-        _check_place("py_modules", module)
-
-
-def _has_nul(value: Any) -> bool:
-    match value:
-        case str():
-            return "\0" in value
-        case dict():
-            pairs = cast("dict[str, Any]", value).items()
-            return any(_has_nul(name) or _has_nul(item) for name, item in pairs)
-        case list():
-            return any(_has_nul(item) for item in cast("list[Any]", value))
-        case _:
-            return False
+    check_environment(env)
 
 
 def _check_resources(submission: JobSubmission) -> None:
@@ -95,22 +71,3 @@ def _check_amount(field: str, name: str, amount: float) -> None:
 def _check_whole(field: str, amount: float) -> None:
     if amount > 1 and amount % 1:
         raise JobRejected(f"{amount} GPUs: above 1 Ray hands out whole ones.", field)
-
-
-def _check_variables(env_vars: Any) -> None:
-    field = "runtime_env.env_vars"
-    if env_vars is None:
-        return
-    if not isinstance(env_vars, dict):
-        raise JobRejected("env_vars must be texts by name.", field)
-    for name, value in cast("dict[str, Any]", env_vars).items():
-        if not isinstance(value, str):
-            raise JobRejected("env_vars must be texts by name.", field)
-        if not _VARIABLE.fullmatch(name):
-            raise JobRejected(f"{name[:40]!r} is no name of an environment variable.", field)
-
-
-def _check_place(name: str, where: Any) -> None:
-    if where is not None and not (isinstance(where, str) and "://" in where):
-        told = f"{where!r} is no URI: upload a package first, or name a remote one."
-        raise JobRejected(told, f"runtime_env.{name}")

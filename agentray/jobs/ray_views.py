@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from typing import Any
 
@@ -17,8 +16,8 @@ from ray.serve.exceptions import RayServeException
 
 from agentray.core.jobs import NodeLoad
 from agentray.errors import RayUnavailable
+from agentray.jobs.machines import id_of, load_of, machine, shown
 from agentray.jobs.views import Selection
-from agentray.protocol.jobs import REDACTED, redacted
 from agentray.runtime.ray_adapter.dashboard import Dashboard, in_thread
 
 _TIMEOUT_S = 15
@@ -68,7 +67,7 @@ class RayViews:
         said = answer.json()
         if answer.status != 200 or not said.get("result"):
             raise RayUnavailable(f"Ray does not tell its {what}: {str(said.get('msg'))[:300]}")
-        return [_shown(part) for part in said["data"]["result"]["result"]]
+        return [shown(part) for part in said["data"]["result"]["result"]]
 
     async def serve_applications(self) -> list[dict[str, Any]]:
         """Return the applications that Ray Serve runs."""
@@ -106,93 +105,12 @@ class RayViews:
             answer = await self._dashboard.ask("GET", "/nodes", params={"view": "summary"})
             if answer.status != 200:
                 raise RayUnavailable(f"Ray does not tell of its nodes: HTTP {answer.status}")
-            known = {_id_of(node): node for node in answer.json()["data"]["summary"]}
+            known = {id_of(node): node for node in answer.json()["data"]["summary"]}
             free: Any = await in_thread(ray.state.available_resources_per_node)
             living = [node for node in await in_thread(ray.nodes) if node["Alive"]]
             self._machines = [
-                _machine(node, known.get(node["NodeID"], {}), free.get(node["NodeID"], {}))
+                machine(node, known.get(node["NodeID"], {}), free.get(node["NodeID"], {}))
                 for node in living
             ]
-            self._loads = [_load(machine) for machine in self._machines]
+            self._loads = [load_of(machine) for machine in self._machines]
             self._collected_at = time.time()
-
-
-def _shown(part: Any) -> Any:
-    """Return what Ray tells, without the values of environment variables that look like secrets."""
-    match part:
-        case dict():
-            return {name: _shown_field(name, value) for name, value in part.items()}
-        case list():
-            return [_shown(item) for item in part]
-        case _:
-            return part
-
-
-def _shown_field(name: str, value: Any) -> Any:
-    if name == "serialized_runtime_env" and isinstance(value, str):
-        try:
-            return json.dumps(redacted(json.loads(value)))
-        except ValueError:
-            return REDACTED  # whatever it is, nobody has looked at it
-    if name == "env_vars" and isinstance(value, dict):
-        return redacted({"env_vars": value})["env_vars"]
-    return _shown(value)
-
-
-def _id_of(node: dict[str, Any]) -> str:
-    return node.get("raylet", {}).get("nodeId", "")
-
-
-def _machine(node: dict[str, Any], seen: dict[str, Any], free: dict[str, float]) -> dict[str, Any]:
-    """Return a machine: `seen` is what its agent has measured, which may be nothing yet."""
-    total: dict[str, float] = node["Resources"]
-    memory = seen.get("mem") or [0, 0, 0, 0]  # total, available, percent, used
-    store, free_store = (amount.get("object_store_memory", 0.0) for amount in (total, free))
-    cpus = total.get("CPU", 0.0)
-    return {
-        "node_id": node["NodeID"],
-        "host_name": node["NodeManagerHostname"],
-        "ip": node["NodeManagerAddress"],
-        "is_head_node": "node:__internal_head__" in total,
-        "state": "ALIVE",
-        "alive": True,
-        "accelerator_type": next(
-            (n.partition(":")[2] for n in total if n.startswith("accelerator_type:")), None
-        ),
-        "cpu": {"total": cpus, "used": cpus - free.get("CPU", 0), "available": free.get("CPU", 0)},
-        "cpu_percent": seen.get("cpu"),
-        "memory": {"total": memory[0], "used": memory[3], "available": memory[1]},
-        "object_store": {
-            "total": store,
-            "used": store - free_store,
-            "available": free_store,
-        },
-        "gpus": [_gpu(n, gpu) for n, gpu in enumerate(seen.get("gpus") or [])],
-        "resources_total": total,
-        "resources_available": free,
-    }
-
-
-def _gpu(number: int, gpu: dict[str, Any]) -> dict[str, Any]:
-    used, total = gpu.get("memoryUsed") or 0, gpu.get("memoryTotal") or 0
-    return {
-        "index": gpu.get("index", number),
-        "name": gpu.get("name"),
-        "uuid": gpu.get("uuid"),
-        "utilization_gpu": gpu.get("utilizationGpu"),
-        "memory_used": used,
-        "memory_total": total,
-        "memory_used_ratio": used / total if total else 0.0,
-        "processes_pids": [p.get("pid") for p in gpu.get("processesPids") or []],
-    }
-
-
-def _load(machine: dict[str, Any]) -> NodeLoad:
-    memory = machine["memory"]
-    return NodeLoad(
-        machine["node_id"],
-        machine["resources_total"],
-        machine["resources_available"],
-        machine["cpu_percent"],
-        (memory["used"], memory["total"]) if memory["total"] else None,
-    )

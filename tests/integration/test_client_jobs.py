@@ -419,6 +419,7 @@ async def test_resources_and_the_policy(gateway: Gateway, client: AsyncAgentClie
     assert (await client.get_cluster_resources(use_cache=False)).node_counts.alive == 1
     assert (await client.get_gpu_status())["total_gpus"] == 0
     assert (await client.check_feasibility("job", 2)).allowed
+    assert not (await client.check_feasibility("task", 1, resources={"tpu": 1})).allowed
     refused = await client.check_feasibility("serve", 64, num_gpus=1)
     assert not refused.allowed
     assert refused.reasons

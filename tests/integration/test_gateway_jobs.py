@@ -28,10 +28,15 @@ def token(gateway: Gateway, job_id: str) -> str:
     return gateway.runner.specs[job_id]["runtime_env"]["env_vars"]["AGENTRAY_JOB_TOKEN"]
 
 
-async def end(gateway: Gateway, job_id: str, status: JobStatus = JobStatus.SUCCEEDED) -> None:
+async def end(
+    gateway: Gateway,
+    job_id: str,
+    status: JobStatus = JobStatus.SUCCEEDED,
+    message: str = "over",
+) -> None:
     stored = await gateway.store.get_job(job_id)
     assert stored is not None
-    told = {"status": status, "end_time": stored.job.start_time + 5, "message": "over"}
+    told = {"status": status, "end_time": stored.job.start_time + 5, "message": message}
     assert await gateway.store.update_job(stored.job.model_copy(update=told))
 
 
@@ -82,6 +87,8 @@ async def test_the_same_submission_is_the_same_job(http: Http, path: str) -> Non
         ({"runtime_env": {"env_vars": {"": "1"}}}, "runtime_env.env_vars"),
         ({"runtime_env": {"env_vars": {"A": "\0"}}}, "runtime_env.env_vars"),
         ({"runtime_env": {"pip": ["a\0"]}}, "runtime_env.pip"),
+        ({"runtime_env": {"pip": 5}}, "runtime_env.pip"),
+        ({"runtime_env": {"config": {"eager_install": 1}}}, "runtime_env.config.eager_install"),
         ({"runtime_env": {"env_vars": "A"}}, "runtime_env.env_vars"),
         ({"runtime_env": {"py_modules": 5}}, "runtime_env.py_modules"),
         ({"entrypoint": " \t"}, "entrypoint"),
@@ -178,6 +185,24 @@ async def test_a_listing_does_not_end_where_its_place_is_lost(http: Http) -> Non
     status, problem = await http.get(f"{JOBS}?metadata.%00=a")
     assert (status, problem["errors"][0]["field"]) == (422, "metadata")
     assert "PostgreSQL" not in problem["detail"]
+
+
+async def test_a_long_message_is_short_in_a_list_and_whole_in_the_job(
+    gateway: Gateway, http: Http
+) -> None:
+    await submit(http, submission_id="a", metadata={"who": "Zoë"})
+    log = "\n".join(
+        ["Traceback:", *(f"  line {n}" for n in range(500)), "ValueError: no such file"]
+    )
+    said = (
+        "Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000"
+    )
+    await end(gateway, "a", JobStatus.FAILED, message=f"{said} chars):\n{log}\n")
+    _, job = await http.get(f"{JOBS}/a")
+    assert job["message"].endswith(f"{log}\n")
+    _, (listed,) = await http.get(JOBS)
+    told = "Job entrypoint command failed with exit code 1 … ValueError: no such file"
+    assert listed == {**job, "message": told}
 
 
 async def test_a_job_is_stopped_and_forgotten(gateway: Gateway, http: Http) -> None:

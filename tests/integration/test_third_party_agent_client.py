@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from agentray.client import AsyncAgentClient
+from agentray.jobs.machines import gpu_of
 from agentray.protocol.jobs import JobStatus
 from tests.integration.test_client_jobs import begin, change
 from tests.support.gateway import KEY, Gateway
-from tests.support.jobs import NODE
+from tests.support.jobs import NODE, machine
 from tests.support.third_party import run_third_party
 
 LOG = b"1\n\n[2]\ndata: three\nlast"  # what looks like JSON or like events, too
@@ -18,6 +19,15 @@ async def test_every_documented_method_works(gateway: Gateway):
         "tasks": [{"task_id": "t1", "state": "FINISHED", "status": "FINISHED"}],
         "actors": [],
     }
+    process = {"pid": 77, "gpuMemoryUsage": 10, "gpuUtilization": None}
+    gpu = {"index": 0, "memoryUsed": 10, "memoryTotal": 40, "processesPids": [process]}
+    gateway.cluster.known = [
+        machine(
+            gpus=[gpu_of(0, gpu)],
+            resources_total={"CPU": 4.0, "GPU": 1.0},
+            resources_available={"CPU": 3.0, "GPU": 0.5},
+        )
+    ]
     gateway.cluster.apps.append({"name": "my-app@1.0", "status": "RUNNING"})
     async with AsyncAgentClient(gateway.url, KEY, tenant="acme") as client:
         ended, running = await begin(gateway, client, LOG), await begin(gateway, client)
@@ -42,7 +52,9 @@ async def test_every_documented_method_works(gateway: Gateway):
     assert blocking["malformed"] == ["ClientError", 400]
     assert blocking["limited"] == ["ClientError", 429]
     assert blocking["containers"] == ["ServerError", 501]
-    assert (blocking["gpus"], blocking["feasible"], blocking["policy"]) == (0, True, 0)
+    assert (blocking["gpus"], blocking["feasible"], blocking["policy"]) == (1, True, 0)
+    assert blocking["gpu"]["memory_total"] == 40
+    assert blocking["gpu"]["processes_pids"]["77"]["gpu_memory_usage"] == 10
     assert blocking["resources"] == other["resources"] == NODE
     assert (blocking["nodes"], blocking["node"]) == (["n1"], "ALIVE")
     assert (blocking["tasks"], blocking["task"]) == (["t1"], "FINISHED")

@@ -43,6 +43,7 @@ def use_blocking():
         "malformed": error_of(lambda: list(client.tail_job_logs("a/b"))),
         "gpus": client.get_gpu_status()["total_gpus"],
         "resources": client.get_cluster_resources().nodes[0].node_id,
+        "gpu": client.get_cluster_resources().nodes[0].gpus[0].model_dump(),
         "feasible": client.check_feasibility("job", 2)["allowed"],
         "policy": client.get_runtime_policy().max_concurrent_jobs,
         "containers": error_of(client.list_containers),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentray.client.packages import pack
+from agentray.client.packages import pack, with_requirements
 from agentray.errors import ConfigurationError
 
 
@@ -73,3 +73,16 @@ def test_nothing_to_be_packed_is_said(tmp_path: Path):
     (tmp_path / "none").mkdir()
     with pytest.raises(ConfigurationError, match="nothing to be packed"):
         pack(tmp_path / "none")
+
+
+def test_files_of_requirements_are_replaced_by_what_is_in_them(tmp_path: Path):
+    file = tmp_path / "requirements.txt"
+    file.write_text("# ours\n\nrequests==2\n  polars  \n")
+    packages = ["requests==2", "polars"]
+    assert with_requirements({"pip": str(file), "a": 1}) == {"pip": packages, "a": 1}
+    told = with_requirements({"uv": {"packages": str(file), "uv_check": True}})
+    assert told == {"uv": {"packages": packages, "uv_check": True}}
+    for given in ({"pip": ["a"]}, {"pip": 5}, {"uv": {"packages": ["a"]}}, {"conda": "base"}):
+        assert with_requirements(given) == given
+    with pytest.raises(ConfigurationError, match="no/such"):
+        with_requirements({"pip": "no/such"})

@@ -34,7 +34,8 @@ class SubmitOptions(TypedDict, total=False):
     Attributes:
         submission_id: its id, 1 to 100 letters, digits, `-`, `_`. The same id with the same body is
             the same job; None: a new one.
-        runtime_env: Ray's: `pip`, `env_vars`, `working_dir` as a URI …
+        runtime_env: Ray's: `pip` (packages, or a file of requirements on this machine), `env_vars`,
+            `working_dir` as a URI …
         metadata: names and values by which it is found again.
         entrypoint_num_cpus: that Ray reserves for its command.
         entrypoint_num_gpus: likewise.
