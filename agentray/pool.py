@@ -136,9 +136,9 @@ class Pool:
         isolation: `shared`: each host runs many agents. `actor`: each agent that has something to
             do has a host of its own, started with its first message and stopped when it has left
             memory; `hosts` is the most of them.
-        placement: `pack`: Ray fills machines one after the other; `spread`: over as many machines
-            as there are. Ray looks at this for hosts that reserve something, such as
-            `num_cpus=0.1`; those that reserve nothing go to any machine.
+        placement: `pack`: machines are filled one after the other, each up to its number of CPUs,
+            where a host counts as one CPU unless it reserves more or less; `spread`: over as many
+            machines as there are. Decided for each host when it is started.
         load_per_host: messages under way and waiting at one host above which a pool with a most
             number of hosts grows.
         grace_s: seconds that agents may take to finish what they do when they move to another host,

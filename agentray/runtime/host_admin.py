@@ -201,7 +201,7 @@ class HostAdmin:
             "status": status if node.alive else "gone",
             "drained": drains,
             "hosts": hosts,
-            "resources": dict(node.resources),
+            "resources": {n: much for n, much in node.resources.items() if _is_shown(n)},
         }
 
     def _hosts_on(self, node: str) -> list[str]:
@@ -246,3 +246,8 @@ class HostAdmin:
         """
         await self._orders.undrain_node(await self._node(node))
         self._wake()
+
+
+def _is_shown(resource: str) -> bool:
+    """Whether people want to know of it: not what Ray itself calls machines by."""
+    return ":" not in resource and resource != "object_store_memory"

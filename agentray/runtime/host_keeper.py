@@ -61,6 +61,7 @@ class HostKeeper:
         self.info: dict[str, Any] = {}
         self.told = -1  # version of the newest snapshot that it has taken
         self.avoids: frozenset[str] = frozenset()  # machines on which it must not be made
+        self.meant_for: str | None = None  # machine that was chosen for it; None: none was
         self._factory = factory
         self.shortage: Shortage | None = None  # what it waits for while it is pending
         self._on_lost = on_lost
@@ -93,7 +94,7 @@ class HostKeeper:
         """
         self.avoids = frozenset(avoid)
         try:
-            self._control = await self._factory.create(self.ref, pool, avoid)
+            self._control = await self._factory.create(self.ref, pool, avoid, self.meant_for)
             self.info = await self._until_started(self._control.start(setup), pool)
         except (HostGone, HostUnreachable) as error:
             raise StartFailed(f"Host {self.ref.id} ended while it started: {error}") from error

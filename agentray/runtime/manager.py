@@ -59,6 +59,7 @@ from agentray.runtime.job_keeper import JobKeeper
 from agentray.runtime.last_deaths import LastDeaths
 from agentray.runtime.leadership import Leadership
 from agentray.runtime.letter_desk import LetterDesk
+from agentray.runtime.machine_choice import MachineChoice
 from agentray.runtime.order_book import OrderBook
 from agentray.runtime.orphanage import Orphanage
 from agentray.runtime.placements import Placements, PoolState, until_stored
@@ -130,9 +131,8 @@ class Manager:
             kept_letters: dead letters that are kept, the newest.
             jobs: keeps the records of jobs; None: nothing here runs any.
         """
-        self._store = store
+        self._store, self._factory = store, factory
         self._lead, self._jobs = lead, jobs
-        self._factory = factory
         self._setup = host_setup
         self._redriver = redriver
         book = PoolBook(store)
@@ -162,6 +162,9 @@ class Manager:
         )
         self.host_admin = HostAdmin(
             self._orders, self._placements, self._hosts, factory, wake=self._wake.set
+        )
+        self._machines = MachineChoice(
+            factory, self._orders, self._placements.pools, self._hosts, self._leaves
         )
         self._answers = RunAnswers(
             store, partial(post_run, redriver.channel, mode=RunMode.ANSWERED)
@@ -414,6 +417,7 @@ class Manager:
             made_for = pool.spec.host_digest
             row = HostRow(ref.id, keeper.pool, ref.actor_name, "starting", made_for=made_for)
             await self._store.put_host(row)
+            await self._machines.choose(keeper, pool.spec)
             info = await keeper.start(self._setup, pool.spec, self._orders.nodes)
             row = replace(row, status="live", node_id=info["node_id"], pid=info["pid"])
             await self._store.put_host(row)

@@ -196,12 +196,14 @@ class NodeInfo:
         address: its name or number in the network.
         alive: it belongs to the cluster now.
         resources: what it has.
+        free: what of that is not reserved, which may be a moment old.
     """
 
     id: str
     address: str
     alive: bool = True
     resources: Mapping[str, float] = field(default_factory=dict[str, float])
+    free: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class HostFactory(Protocol):
@@ -216,7 +218,7 @@ class HostFactory(Protocol):
         ...
 
     async def create(
-        self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = ()
+        self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = (), prefer: str | None = None
     ) -> HostControl:
         """Begin to start a host; it is there when its `start` has answered.
 
@@ -224,6 +226,7 @@ class HostFactory(Protocol):
             host: how it will be reached.
             pool: what it needs.
             avoid: ids of machines on which it must not be.
+            prefer: id of the machine on which it shall be, if that is there and has room for it.
 
         Raises:
             ConfigurationError: what the pool asks for cannot be meant.

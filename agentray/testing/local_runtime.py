@@ -239,16 +239,18 @@ class _Network:
 
     async def nodes(self) -> list[NodeInfo]:
         """See `ports.HostFactory`."""
-        return [NodeInfo(node, "localhost") for node in self._runtime.nodes]
+        nodes = self._runtime.nodes
+        all_of_them = {"CPU": float(len(nodes)), **(self._runtime.resources or {})}
+        share = {name: amount / len(nodes) for name, amount in all_of_them.items()}
+        return [NodeInfo(node, "localhost", resources=share, free=share) for node in nodes]
 
     async def create(
-        self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = ()
+        self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = (), prefer: str | None = None
     ) -> HostControl:
         """See `ports.HostFactory`."""
         made = self.hosts[host.id] = _LocalHost(host, self._runtime)
         if allowed := self._allowed(avoid):
-            used = Counter(node for h, node in self.node_of.items() if self.hosts[h].alive)
-            self.node_of[host.id] = min(allowed, key=lambda node: used[node])
+            self.node_of[host.id] = prefer if prefer in allowed else allowed[0]
             self.room.ask(host.id, pool.demand)
         return made
 
@@ -402,14 +404,14 @@ class LocalRuntime(SyncContext):
                 host, for they share the loop; 0: none is. Not for virtual time.
             resources: of the one machine that this process pretends to be, by Ray's names, such as
                 `{"CPU": 4, "GPU": 0}`: pools that want more are pending. None: as much as anybody
-                wants. What pools say of `runtime_env` and `placement` has no effect here.
+                wants. What pools say of `runtime_env` has no effect here.
             max_runs: that one host works on at once; None: any number.
             batch: most that leaves together for one host.
             metrics: where the hosts' metrics go, such as `RecordedMetrics`; None: nowhere.
             metrics_interval_s: how often they do.
             quarantine_after: deaths of hosts after which an agent takes no messages; 0: never.
-            nodes: ids of the machines among which its hosts are divided; `resources` are those of
-                all of them together.
+            nodes: ids of the machines on which its hosts are placed; `resources` are those of all
+                of them together, in equal parts, and one CPU for each if they name none.
         """
         self.max_state_bytes = max_state_bytes
         self.store: Store = store or MemoryStore()

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 _NODE_LABEL = "ray.io/node-id"
+_NOWHERE = "none"  # the id of no machine: a condition with it holds for all
 _NOTES_S = 30.0
 """How long what a dead host has left stays for those who called it."""
 
@@ -50,15 +51,26 @@ class RayHostFactory:
     async def nodes(self) -> Sequence[NodeInfo]:
         """Return the machines; see `ports.HostFactory`."""
         try:
-            found = await asyncio.to_thread(ray.nodes)
+            found, free = await asyncio.to_thread(_look_at_nodes)
         except RayError as error:
             raise HostUnreachable(f"Ray does not tell its machines: {error}") from error
-        return [_node(node) for node in found if node["Alive"]]
+        return [_node(node, free.get(node["NodeID"], {})) for node in found if node["Alive"]]
 
     async def create(
-        self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = ()
+        self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = (), prefer: str | None = None
     ) -> HostControl:
         """Begin to start a host; see `ports.HostFactory`."""
+        # Ray gives each machine a label with its id.
+        allowed = {_NODE_LABEL: f"!in({','.join(sorted(avoid))})"} if avoid else None
+        wish: dict[str, Any] = {"label_selector": allowed}
+        if prefer is not None:
+            # A soft NodeAffinitySchedulingStrategy would wait at a machine that has become full,
+            # and is not heeded for what reserves nothing.
+            other = allowed or {_NODE_LABEL: f"!in({_NOWHERE})"}
+            wish = {
+                "label_selector": {_NODE_LABEL: prefer},
+                "fallback_strategy": [{"label_selector": other}],
+            }
         actor = ray.remote(HostActor).options(
             name=host.actor_name,
             namespace=NAMESPACE,
@@ -69,8 +81,7 @@ class RayHostFactory:
             resources=dict(pool.resources),
             runtime_env=await asyncio.to_thread(_prepare, pool),
             scheduling_strategy="SPREAD" if pool.placement == "spread" else "DEFAULT",
-            # Ray gives each machine a label with its id.
-            label_selector={_NODE_LABEL: f"!in({','.join(sorted(avoid))})"} if avoid else None,
+            **wish,
             max_restarts=0,  # the manager starts a new one; a restarted one would have no leases
             max_concurrency=MAX_CONCURRENCY,
             # A call carries hundreds of messages; Ray's record of it would tell nothing of them.
@@ -145,11 +156,15 @@ def _same(bundle: Mapping[str, float], demand: Mapping[str, float]) -> bool:
     )
 
 
-def _node(node: Mapping[str, Any]) -> NodeInfo:
-    kept = ("CPU", "GPU", "memory")
-    own = {k: v for k, v in node["Resources"].items() if k in kept or ":" not in k}
-    own.pop("object_store_memory", None)
-    return NodeInfo(node["NodeID"], node["NodeManagerAddress"], node["Alive"], own)
+def _look_at_nodes() -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
+    """Return all machines that there have been, and what is free of each."""
+    return ray.nodes(), ray.state.available_resources_per_node()
+
+
+def _node(node: Mapping[str, Any], free: Mapping[str, float]) -> NodeInfo:
+    total = node["Resources"]
+    left = {name: free.get(name, 0.0) for name in total}
+    return NodeInfo(node["NodeID"], node["NodeManagerAddress"], node["Alive"], total, left)
 
 
 def _machine(node: Any) -> Machine:
