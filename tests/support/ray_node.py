@@ -37,7 +37,8 @@ def main(gcs_address: str, address: str, temp_dir: str, cpus: str, resources: st
         dashboard_agent_listen_port=0,
         min_worker_port=0,
         max_worker_port=0,
-        include_log_monitor=False,
+        # It is a truth value, whatever Ray's annotation says.
+        include_log_monitor=False,  # pyright: ignore[reportArgumentType]
     )
     node = Node(params, head=False, shutdown_at_exit=False, spawn_reaper=False, connect_only=False)
     (raylet,) = node.all_processes["raylet"]

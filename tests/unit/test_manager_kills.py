@@ -8,7 +8,7 @@ after it; what it had begun never goes on. Another one comes, as Ray starts it a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from typing import Any, cast
 
 from hypothesis import HealthCheck, example, given, settings
@@ -125,8 +125,10 @@ def fused(runtime: LocalRuntime, fuse: Fuse) -> None:
     """Let the factory, and what it makes, have the fuse."""
     create, adopt = runtime.network.create, runtime.network.adopt
 
-    async def fused_create(host: HostRef, pool: PoolSpec, *more: Any) -> Any:
-        made = await fuse.do(lambda: create(host, pool, *more))
+    async def fused_create(
+        host: HostRef, pool: PoolSpec, avoid: Collection[str] = (), prefer: str | None = None
+    ) -> Any:
+        made = await fuse.do(lambda: create(host, pool, avoid, prefer))
         return Watched(made, fuse, _DEEDS_OF_HOSTS.__contains__)
 
     async def fused_adopt(host: HostRef) -> Any:
