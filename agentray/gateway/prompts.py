@@ -135,7 +135,8 @@ class Prompts:
 
         location = {"Location": f"/v1/runs/{admission.run.id}"}
         if prompt.stream or "text/event-stream" in request.headers.get("accept", ""):
-            return self._streams.response(admission.run, Cursor(), location)
+            begins = admitted.driving is not None
+            return self._streams.response(admission.run, Cursor(), location, begins=begins)
         wait_s = 0.0 if prompt.later and prompt.wait_s is None else prompt.wait_s
         wait_s = check_wait(wait_s, self._settings.max_wait_s)
         if admitted.driving is None:

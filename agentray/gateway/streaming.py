@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
+from contextlib import aclosing
 
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
@@ -39,6 +40,10 @@ _TERMINAL_KINDS = frozenset(status.value for status in TERMINAL)
 _KEEPALIVE = b": keepalive\n\n"
 _to_json = TypeAdapter(RunEvent).dump_json
 
+_MAX_WRITE = 65_536
+"""Bytes that are written at once: what came together is one piece of the answer, as its way to the
+client costs the same for one event and for ten."""
+
 
 def parse_last_event_id(value: str | None) -> Cursor:
     """Return where to go on.
@@ -59,6 +64,27 @@ def as_sse(event: RunEvent) -> bytes:
     return b"id: %s\nevent: %s\ndata: %s\n\n" % (event_id, event.kind.encode(), _to_json(event))
 
 
+def _written(events: Sequence[RunEvent]) -> Iterator[bytes]:
+    """Yield what is written of events that came together; of none, a sign of life."""
+    if not events:
+        yield _KEEPALIVE
+    waiting: list[bytes] = []
+    size = 0
+    for event in events:
+        waiting.append(as_sse(event))
+        size += len(waiting[-1])
+        if size >= _MAX_WRITE:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+def _retrieve(task: asyncio.Task[list[RunEvent]]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
 class RunStreams:
     """Follows runs."""
 
@@ -66,25 +92,37 @@ class RunStreams:
         self._store = store
         self._dispatcher = dispatcher
 
-    def response(self, run: Run, cursor: Cursor, headers: dict[str, str]) -> StreamingResponse:
+    def response(
+        self, run: Run, cursor: Cursor, headers: dict[str, str], *, begins: bool = False
+    ) -> StreamingResponse:
         """Answer with a run's events to its end.
 
         Args:
             run: the run, as it is now.
             cursor: the last event that the client has.
             headers: further headers.
+            begins: it was given to its host a moment ago, which is asked at once, together with
+                that.
         """
+        first = None
+        if begins:
+            asked = self._dispatcher.watch(AgentId.parse(run.agent), run.id, cursor, KEEPALIVE_S)
+            first = asyncio.create_task(asked, name=f"first events of {run.id}")
+            first.add_done_callback(_retrieve)  # its client may be gone before it is looked at
         return StreamingResponse(
-            self._chunks(run, cursor),
+            self._chunks(run, cursor, first),
             media_type="text/event-stream",
             # nginx would collect the events otherwise.
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no", **headers},
         )
 
-    async def _chunks(self, run: Run, cursor: Cursor) -> AsyncIterator[bytes]:
+    async def _chunks(
+        self, run: Run, cursor: Cursor, first: asyncio.Task[list[RunEvent]] | None
+    ) -> AsyncIterator[bytes]:
         try:
-            async for event in self.follow(run, cursor):
-                yield _KEEPALIVE if event is None else as_sse(event)
+            async for events in self._follow(run, cursor, first):
+                for chunk in _written(events):
+                    yield chunk
         except AgentrayError as error:
             # The status is sent already. The stream ends before its terminal event, so the client
             # comes back with Last-Event-ID and is told what is wrong.
@@ -100,6 +138,17 @@ class RunStreams:
         Raises:
             StoreUnavailable: they cannot be read now.
         """
+        async with aclosing(self._follow(run, cursor)) as batches:
+            async for events in batches:
+                if not events:
+                    yield None
+                for event in events:
+                    yield event
+
+    async def _follow(
+        self, run: Run, cursor: Cursor, first: asyncio.Task[list[RunEvent]] | None = None
+    ) -> AsyncGenerator[list[RunEvent]]:
+        """Yield what came together; [] is a sign of life."""
         agent = AgentId.parse(run.agent)
         ended = run.status in TERMINAL
         quiet_since = time.monotonic()
@@ -107,48 +156,50 @@ class RunStreams:
             if ended:
                 events = await events_after(self._store, run.id, cursor)
             else:
-                events = await self._live(agent, run.id, cursor)
-            for event in events:
-                yield event
-                if event.kind in _TERMINAL_KINDS:
-                    return
-                cursor = Cursor.at(event)
+                asked = first or self._dispatcher.watch(agent, run.id, cursor, KEEPALIVE_S)
+                events, first = await self._live(run.id, cursor, asked), None
             if events:
+                yield events
+                if events[-1].kind in _TERMINAL_KINDS:
+                    return
+                cursor = Cursor.at(events[-1])
                 quiet_since = time.monotonic()
                 continue
             if ended:
                 break
             if time.monotonic() - quiet_since >= KEEPALIVE_S:
                 quiet_since = time.monotonic()
-                yield None
+                yield []
             stored = await self._store.get_run(run.id)
             ended = stored is None or stored.run.status in TERMINAL
-        async for event in self._closing(run.id, cursor.offset):
-            yield event
+        if (closing := await self._closing(run.id, cursor.offset)) is not None:
+            yield [closing]
 
-    async def _live(self, agent: AgentId, run_id: str, cursor: Cursor) -> list[RunEvent]:
+    async def _live(
+        self, run_id: str, cursor: Cursor, asked: Awaitable[list[RunEvent]]
+    ) -> list[RunEvent]:
         """Return what comes next; [] after a while, in which nothing has."""
-        asked = time.monotonic()
+        begun = time.monotonic()
         try:
-            events = await self._dispatcher.watch(agent, run_id, cursor, KEEPALIVE_S)
+            events = await asked
         except (CallError, AddressError):
             # Its host is being replaced, or does not have the run yet.
             events = await events_after(self._store, run_id, cursor)
-        if not events and time.monotonic() - asked < _PAUSE_S:
+        if not events and time.monotonic() - begun < _PAUSE_S:
             # No host works on it: it waits for an answer, or for its time, or its host is away.
             await asyncio.sleep(_PAUSE_S)
         return events
 
-    async def _closing(self, run_id: str, after: int) -> AsyncIterator[RunEvent]:
-        """Yield a terminal event for a run that ended without one: its host did not end it."""
+    async def _closing(self, run_id: str, after: int) -> RunEvent | None:
+        """Return a terminal event for a run that ended without one: its host did not end it."""
         stored = await self._store.get_run(run_id)
         if stored is None or stored.run.status not in TERMINAL or after >= stored.events:
-            return
+            return None
         last = await self._store.run_events(run_id, after=stored.events - 2, limit=1)
         if last and last[0].kind in _TERMINAL_KINDS:
-            return  # the client has it already
+            return None  # the client has it already
         run = stored.run
-        yield RunEvent(
+        return RunEvent(
             offset=stored.events,
             kind=run.status.value,
             time=run.finished_at or run.created_at,

@@ -263,7 +263,19 @@ class Channel:
         Raises:
             AgentrayError: whatever became of it, if not a value; or the handler's own exception.
         """
-        message = self._send(int(kind), target, name, payload, timeout)
+        return await self.value_of(self.begin_request(kind, target, name, payload, timeout=timeout))
+
+    def begin_request(
+        self, kind: int, target: AgentId, name: str, payload: Any, *, timeout: float | None
+    ) -> Request:
+        """Send a message now, together with what else leaves in this turn of the event loop.
+
+        What comes of it is to be fetched with `value_of`.
+        """
+        return self._send(int(kind), target, name, payload, timeout)
+
+    async def value_of(self, message: Request) -> Any:
+        """Return the reply's payload of a message that was sent; see `request`."""
         try:
             return await message.future
         except asyncio.CancelledError:

@@ -14,6 +14,7 @@ from agentray.protocol.runs import Run, RunStatus
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.agent_stats import NO_COUNTERS
 from agentray.runtime.failures import told_of
+from agentray.runtime.outbox import Outbox
 from agentray.runtime.requests import asked_type
 from agentray.runtime.session_book import refusal
 from agentray.runtime.state_changes import StateChanges
@@ -162,6 +163,8 @@ class Control:
         else:
             events = await runs.events(run_id, after, wait_s)
         turn.reply(ReplyKind.VALUE, encode(events))
+        if isinstance(turn.sink, Outbox):
+            turn.sink.hurry()
 
     # Agents
 

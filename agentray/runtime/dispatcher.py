@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 from agentray.errors import DeploymentStopped, NoHandler, UnknownAgentType
 from agentray.event_run import cancel_run, join_run
@@ -18,7 +19,7 @@ from agentray.protocol.schedules import ScheduleSpec
 from agentray.protocol.snapshot import TypeView
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatching import check_running, pool_for
-from agentray.runtime.message import Post
+from agentray.runtime.message import Post, Request
 from agentray.runtime.ports import Place
 from agentray.runtime.redrive import post_run
 from agentray.store.base import NewRun
@@ -108,15 +109,19 @@ class ChannelDispatcher:
         self._channel.post(Post(Kind.RUN, agent, name, payload, on_reply))
         return await future
 
-    async def watch(
+    def watch(
         self, agent: AgentId, run_id: str, cursor: Cursor, wait_s: float
-    ) -> list[RunEvent]:
+    ) -> Coroutine[Any, Any, list[RunEvent]]:
         """Return events beyond those seen, waiting for the first; see `ports.RunDispatcher`."""
         payload = encode((run_id, cursor.offset, wait_s, cursor.attempt))
-        events = await self._channel.request(
+        # Now, not when it is awaited: with the run itself, that was given to its host just before.
+        asked = self._channel.begin_request(
             Kind.WATCH, agent, "", payload, timeout=wait_s + _WATCH_SLACK_S
         )
-        return decode(events)
+        return self._events(asked)
+
+    async def _events(self, asked: Request) -> list[RunEvent]:
+        return decode(await self._channel.value_of(asked))
 
     async def join(self, agent: AgentId, run_id: str) -> Run:
         """Return a run when it has ended; see `ports.RunDispatcher`."""

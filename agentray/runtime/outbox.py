@@ -113,6 +113,11 @@ class Outbox:
         else:
             self._wake_collector()
 
+    def hurry(self) -> None:
+        """Let what is there leave now, also where a delivery waits for other replies."""
+        for delivery in self._delivering:
+            delivery.finish()
+
     def begin(self, message_ids: set[int]) -> Delivery:
         """Begin a delivery; replies from now on are counted for it. End it with `after_grace`."""
         delivery = Delivery(message_ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -327,10 +327,12 @@ class RunDispatcher(Protocol):
         """
         ...
 
-    async def watch(
+    def watch(
         self, agent: AgentId, run_id: str, cursor: Cursor, wait_s: float
-    ) -> list[RunEvent]:
+    ) -> Coroutine[Any, Any, list[RunEvent]]:
         """Return events that come after those seen, waiting up to `wait_s` for the first.
+
+        The host is asked when this is called; what comes back is to be awaited.
 
         What is not in the Store yet says which attempt it belongs to; ends are in the Store.
         [] after `wait_s` without an event, or earlier where no host works on the run.

@@ -193,6 +193,22 @@ def test_a_delivery_takes_its_replies_along_as_soon_as_the_last_one_is_there() -
     run(scenario())
 
 
+def test_what_hurries_leaves_with_the_delivery_that_waits_for_something_else() -> None:
+    async def main() -> tuple[float, list[int]]:
+        outbox = Outbox(now=0.0)
+        assert outbox.is_new(batch(1))
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        answering = asyncio.create_task(outbox.after_grace(outbox.begin({1, 2})))
+        await asyncio.sleep(0)
+        outbox.reply(2, ReplyKind.VALUE)
+        outbox.hurry()
+        await answering
+        return loop.time() - begun, number_and_ids(outbox.answer(batch(1)))[1]
+
+    assert run(main()) == (0.0, [2])
+
+
 def test_a_delivery_does_not_wait_for_slow_replies_which_a_collector_gets() -> None:
     async def scenario() -> None:
         outbox = Outbox(now=0.0)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from agentray import Agent, AgentId, App, Event, ManagerClient, Prompt, Run, action, on
 from agentray.errors import StoreUnavailable
+from agentray.gateway.admission import Admissions
 from agentray.gateway.streaming import RunStreams
 from agentray.protocol.cursors import NOTHING, Cursor
 from agentray.protocol.runs import RunEvent
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
+from agentray.store.base import NewRun, run_input
 from agentray.testing import LocalRuntime
+from agentray.testing import run as run_in_virtual_time
 from tests.support.eventually import eventually_async
 from tests.support.local_gateway import channel_to
 
@@ -149,6 +153,36 @@ async def test_words_of_one_turn_are_one_event_and_tool_calls_stay_in_their_plac
             ("tool_result", {"id": call, "name": "look", "result": ["found"], "agent": "poet/a"}),
             ("text_delta", {"text": "three ", "agent": "poet/a"}),
         ]
+
+
+def test_the_first_text_waits_for_no_timer_and_is_written_with_what_came_before_it():
+    """In virtual time, which stands still while somebody has something to do."""
+
+    async def first_write() -> tuple[float, str]:
+        async with watching() as at:
+            dispatcher = ChannelDispatcher(at.channel)
+            admissions = Admissions(at.runtime.store, dispatcher, max_under_way=9)
+            place = dispatcher.place("poet", "a", "")
+            given, now = run_input("to be (1)", None), datetime.now(UTC)
+            new = NewRun("run_1", place.agent, place.pool, place.slot, given, "run_1", now)
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            admitted = await admissions.admit(new)
+            answer = at.streams.response(admitted.admission.run, Cursor(), {}, begins=True)
+            writes = aiter(answer.body_iterator)
+            first = await anext(writes)
+            took_s = loop.time() - begun
+            gates["(1)"].set()
+            async for _ in writes:
+                pass
+            await admissions.close()
+            return took_s, str(first, "utf-8") if isinstance(first, bytes) else str(first)
+
+    took_s, text = run_in_virtual_time(first_write())
+    assert took_s == 0
+    assert [line for line in text.splitlines() if line.startswith("event:")] == [
+        "event: queued", "event: started", "event: text_delta",
+    ]  # fmt: skip
 
 
 async def test_several_that_watch_see_all_of_it_wherever_they_come_in():
