@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TypeVar, cast
 
 import typer
 from pydantic import ValidationError
@@ -21,7 +23,9 @@ from agentray.errors import AgentrayError, ConfigurationError
 
 if TYPE_CHECKING:
     from agentray.client import AsyncAgentClient
+    from agentray.runtime.manager_client import ManagerClient
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -47,6 +51,9 @@ TimeoutOption = Annotated[
 ]
 DEFAULT_TIMEOUT_S = 10.0
 
+_WrongWords: type[Exception] = typer.BadParameter.__mro__[1]
+"""Typer's own error about words that it cannot read; where its module is depends on its version."""
+
 _profile: ContextVar[str | None] = ContextVar("profile", default=None)
 """What `agentray --profile` names."""
 
@@ -59,7 +66,7 @@ class _Telling:
         _profile.set(ctx.find_root().params.get("profile"))
         try:
             return cast("Any", super()).invoke(ctx)
-        except (typer.Exit, typer.Abort):
+        except (typer.Exit, typer.Abort, _WrongWords):
             raise
         except Ended as ended:
             raise typer.Exit(128 + ended.signum) from ended
@@ -113,20 +120,6 @@ def _wrong_setting(location: tuple[int | str, ...], message: str) -> str:
     return f"AGENTRAY_{'_'.join(map(str, location)).upper()}: {told}"
 
 
-def ask_gateway(target: Target, ask: Callable[[AsyncAgentClient], Coroutine[Any, Any, T]]) -> T:
-    """Ask a gateway, and leave.
-
-    Raises:
-        ClientError: it refuses, or cannot be reached.
-    """
-
-    async def asking() -> T:
-        async with target.client() as client:
-            return await ask(client)
-
-    return asyncio.run(asking())
-
-
 @dataclass(frozen=True, slots=True)
 class Target:
     """The gateway that a command talks to."""
@@ -147,3 +140,85 @@ class Target:
         read_settings()  # the client reads them, too, and would not say what is wrong with them
         profile = None if self.url else _profile.get()
         return AsyncAgentClient(self.url, self.key, timeout=self.timeout_s, profile=profile)
+
+    def ask(self, work: Callable[[AsyncAgentClient], Coroutine[Any, Any, T]]) -> T:
+        """Ask it, and leave.
+
+        Args:
+            work: an asynchronous function of the client.
+
+        Raises:
+            ClientError: it refuses, or cannot be reached.
+        """
+
+        async def asking() -> T:
+            async with self.client() as client:
+                return await work(client)
+
+        return asyncio.run(asking())
+
+
+def asks_gateway(
+    command: Callable[Concatenate[Target, P], None], *, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> Callable[..., None]:
+    """Give a command its first argument, a gateway, and the options that say which one.
+
+    Args:
+        command: its other parameters are its arguments and options, as typer reads them.
+        timeout_s: what its --timeout is when nobody says it.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    _, *own = signature.parameters.values()
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, default, kind in (
+            ("url", None, UrlOption),
+            ("key", None, KeyOption),
+            ("timeout", timeout_s, TimeoutOption),
+        )
+    ]
+
+    @wraps(command)
+    def run(*, url: str | None, key: str | None, timeout: float, **given: Any) -> None:
+        cast("Callable[..., None]", command)(Target(url, key, timeout), **given)
+
+    parameters = [*own, *options]
+    run.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore[reportAttributeAccessIssue] - as inspect reads it
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
+    return run
+
+
+def goes_on(context: typer.Context) -> bool:
+    """Whether a word of a group's own follows; then the group itself has nothing to do.
+
+    Raises:
+        ConfigurationError: options stand before it, where it would not see them.
+    """
+    if context.invoked_subcommand is None:
+        return False
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = name.removeprefix("as_").replace("_", "-")
+            word = context.invoked_subcommand
+            raise ConfigurationError(f"Write --{option} after `{word}`: it is an option of that.")
+    return True
+
+
+def ask_manager(work: Callable[[ManagerClient], Awaitable[T]]) -> T:
+    """Ask the manager of this machine's cluster, and leave.
+
+    Args:
+        work: an asynchronous function of the connection.
+
+    Raises:
+        ClusterNotRunning: nothing is up here.
+    """
+    settings = read_settings()
+    from agentray.runtime.connection import connect
+
+    async def asking() -> T:
+        async with connect(settings=settings) as manager:
+            return await work(manager)
+
+    return asyncio.run(asking())

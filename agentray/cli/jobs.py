@@ -1,186 +1,218 @@
-"""Commands about jobs: submit, list, get, logs, stop, delete. They speak HTTP, and need no Ray."""
+"""Commands about jobs: submit, list, get, logs, stop, delete, and the policy that lets them in.
+
+They speak HTTP, and need no Ray.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from agentray.cli import console
-from agentray.cli.command import (
-    DEFAULT_TIMEOUT_S,
-    Command,
-    JsonOption,
-    KeyOption,
-    Target,
-    TimeoutOption,
-    UrlOption,
-    ask_gateway,
-)
+from agentray.cli.command import Command, JsonOption, Target, asks_gateway
 from agentray.cli.exits import ExitCode
 from agentray.cli.job_logs import LogPrinter, uploads
+from agentray.cli.options import (
+    BeforeOption,
+    ManyOption,
+    UntilEndedOption,
+    read_amounts,
+    read_object,
+    read_pairs,
+)
+from agentray.cli.showing import show, show_page
 from agentray.cli.times import read_seconds
 from agentray.errors import ConfigurationError
 from agentray.protocol.jobs import JobStatus
 
 if TYPE_CHECKING:
-    from agentray.client import AsyncAgentClient, Job, SubmitOptions
+    from rich.console import RenderableType
+
+    from agentray.client import (
+        AsyncAgentClient,
+        AsyncLogTail,
+        Job,
+        LogEvent,
+        RuntimePolicy,
+        SubmitOptions,
+    )
 
 group = typer.Typer(
     name="jobs", help="Jobs: programs that Ray runs on the cluster.", no_args_is_help=True
 )
 
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="See `jobs list`.")]
+Words = Annotated[
+    list[str], typer.Argument(metavar="-- COMMAND...", help="The command line of the job.")
+]
+NewId = Annotated[
+    str | None,
+    typer.Option("--id", help="Its id (default: a new one). Said again it is the same job."),
+]
+WorkingDir = Annotated[
+    Path | None, typer.Option(help="A directory in which it runs: it is uploaded.")
+]
+PyModules = Annotated[
+    list[Path] | None, typer.Option(help="A directory that it can import; several times.")
+]
+Excludes = Annotated[
+    list[str] | None,
+    typer.Option(help="What is not uploaded: a name or path, with *; several times."),
+]
+RuntimeEnv = Annotated[str | None, typer.Option(metavar="JSON|@FILE", help="Ray's runtime_env.")]
+Variables = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable; several times.")
+]
+Secrets = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="A variable of this shell that the job gets, and no record; several times.",
+    ),
+]
+Packages = Annotated[
+    list[str] | None, typer.Option(metavar="PACKAGE", help="A package; several times.")
+]
+Metadata = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="By which it is found; several times."),
+]
+Resources = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=AMOUNT", help="Another; several times.")
+]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show its log until it has ended.")]
+
 _FOLLOWING_S = 60.0  # without any sign of the gateway; then following a log is given up
 
 
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """What is uploaded for a job."""
+
+    working_dir: Path | None
+    py_modules: Sequence[Path]
+    excludes: Sequence[str]
+
+
 @group.command(cls=Command, context_settings={"ignore_unknown_options": True})
+@asks_gateway
 def submit(  # noqa: PLR0913 - the options are read from the signature
-    command: Annotated[
-        list[str], typer.Argument(metavar="-- COMMAND...", help="The command line of the job.")
-    ],
+    target: Target,
+    command: Words,
     *,
-    job_id: Annotated[
-        str | None,
-        typer.Option("--id", help="Its id (default: a new one). Said again it is the same job."),
-    ] = None,
-    working_dir: Annotated[
-        Path | None, typer.Option(help="A directory in which it runs: it is uploaded.")
-    ] = None,
-    py_module: Annotated[
-        list[Path] | None, typer.Option(help="A directory that it can import; several times.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(help="What is not uploaded: a name or path, with *; several times."),
-    ] = None,
-    runtime_env: Annotated[
-        str | None, typer.Option(metavar="JSON|@FILE", help="Ray's runtime_env.")
-    ] = None,
-    env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A variable; several times.")
-    ] = None,
-    secret: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="A variable of this shell that the job gets, and no record; several times.",
-        ),
-    ] = None,
-    pip: Annotated[
-        list[str] | None, typer.Option(metavar="PACKAGE", help="A package; several times.")
-    ] = None,
-    metadata: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="By which it is found; several times."),
-    ] = None,
+    job_id: NewId = None,
+    working_dir: WorkingDir = None,
+    py_module: PyModules = None,
+    exclude: Excludes = None,
+    runtime_env: RuntimeEnv = None,
+    env: Variables = None,
+    secret: Secrets = None,
+    pip: Packages = None,
+    metadata: Metadata = None,
     num_cpus: Annotated[float | None, typer.Option(min=0, help="CPUs of its command.")] = None,
     num_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs, likewise.")] = None,
     memory: Annotated[int | None, typer.Option(min=0, help="Bytes, likewise.")] = None,
-    resource: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=AMOUNT", help="Another; several times.")
-    ] = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Show its log until it has ended.")
-    ] = False,
+    resource: Resources = None,
+    follow: Follow = False,
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Submit a job and print its id.
 
     With --follow it exits with 6 when the job does not succeed. Ctrl-C leaves the job alone.
     """
-    given = read_environment(runtime_env)
-    if variables := read_pairs("--env", env):
-        given["env_vars"] = {**given.get("env_vars", {}), **variables}
-    if pip:
-        given["pip"] = pip
     options: SubmitOptions = {
         "submission_id": job_id,
-        "runtime_env": given or None,
+        "runtime_env": read_environment(runtime_env, env, pip) or None,
         "metadata": read_pairs("--metadata", metadata) or None,
         "entrypoint_num_cpus": num_cpus,
         "entrypoint_num_gpus": num_gpus,
         "entrypoint_memory": memory,
-        "entrypoint_resources": read_amounts(resource) or None,
+        "entrypoint_resources": read_amounts("--resource", resource) or None,
         "secrets": read_secrets(secret) or None,
     }
-
-    async def ask(client: AsyncAgentClient) -> tuple[Job, ExitCode]:
-        with uploads() as told:
-            job = await client.submit_job(
-                shlex.join(command) if len(command) > 1 else command[0],
-                working_dir=working_dir,
-                py_modules=py_module or (),
-                excludes=exclude or (),
-                on_upload=told,
-                **options,
-            )
-        if not follow:
-            return job, ExitCode.OK
-        console.note(f"{job.job_id}: {job.status.value}")
-        tail = client.follow_job(job.job_id, _FOLLOWING_S)
-        status = await LogPrinter(as_json=False).follow(tail)
-        code = ExitCode.OK if status == JobStatus.SUCCEEDED else ExitCode.RUN_FAILED
-        return await client.get_job(job.job_id), code
-
-    job, code = ask_gateway(Target(url, key, timeout), ask)
+    line = shlex.join(command) if len(command) > 1 else command[0]
+    files = _Files(working_dir, py_module or (), exclude or ())
+    job, code = target.ask(lambda client: _submit(client, line, files, options, follow=follow))
     if as_json:
         console.write(job.model_dump_json(indent=2))
     elif not follow:
         console.write(job.job_id)
+    _exit(code)
+
+
+async def _submit(
+    client: AsyncAgentClient, line: str, files: _Files, options: SubmitOptions, *, follow: bool
+) -> tuple[Job, ExitCode]:
+    """Submit a job; where its log is followed, return it as it has ended."""
+    with uploads() as told:
+        job = await client.submit_job(
+            line,
+            working_dir=files.working_dir,
+            py_modules=files.py_modules,
+            excludes=files.excludes,
+            on_upload=told,
+            **options,
+        )
+    if not follow:
+        return job, ExitCode.OK
+    console.note(f"{job.job_id}: {job.status.value}")
+    code = await _print_log(client.follow_job(job.job_id, _FOLLOWING_S), as_json=False)
+    return await client.get_job(job.job_id), code
+
+
+async def _print_log(tail: AsyncLogTail[LogEvent], *, as_json: bool) -> ExitCode:
+    """Print a log to its end, and return what the end of its job means."""
+    status = await LogPrinter(as_json=as_json).follow(tail)
+    return ExitCode.OK if status == JobStatus.SUCCEEDED else ExitCode.RUN_FAILED
+
+
+def _exit(code: ExitCode) -> None:
     if code is not ExitCode.OK:
         raise typer.Exit(code)
 
 
 @group.command("list", cls=Command)
+@asks_gateway
 def list_(
+    target: Target,
     *,
     status: Annotated[JobStatus | None, typer.Option(help="Only these.")] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only with it; several times.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most of them.")] = 20,
-    before: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only older ones than this.")
-    ] = None,
+    limit: ManyOption = 20,
+    before: BeforeOption = None,
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """List jobs, newest first, also those that Ray's own commands submitted."""
-    found = read_pairs("--metadata", metadata)
-    page = ask_gateway(
-        Target(url, key, timeout), lambda client: client.job_page(limit, before, status, found)
-    )
-    if as_json:
-        rows: list[Any] = [job.model_dump(mode="json") for job in page.jobs]
-        console.write_json({"jobs": rows, "next": page.next})
-        return
+    wanted = read_pairs("--metadata", metadata)
+    page = target.ask(lambda client: client.job_page(limit, before, status, wanted))
+    show_page("jobs", page.jobs, page.next, _table, as_json=as_json)
+
+
+def _table(rows: Sequence[Job]) -> RenderableType:
     from agentray.cli import views
 
-    console.out().print(views.jobs(page.jobs))
-    if page.next:
-        console.note(f"There are more: --before {page.next}")
+    return views.jobs(rows)
+
+
+def _whole(found: Job) -> RenderableType:
+    from agentray.cli import views
+
+    return views.job(found)
 
 
 @group.command(cls=Command)
+@asks_gateway
 def get(
-    job_id: JobId,
-    wait: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Until it has ended, at most 90s, 15m, 2h.")
-    ] = None,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    target: Target, job_id: JobId, wait: UntilEndedOption = None, as_json: JsonOption = False
 ) -> None:
     """Show a job.
 
@@ -193,19 +225,16 @@ def get(
         with console.waiting("waiting for the job") if wait_s else console.nothing():
             return await client.get_job(job_id, wait_s)
 
-    job = ask_gateway(Target(url, key, timeout), ask)
-    if as_json:
-        console.write(job.model_dump_json(indent=2))
-    else:
-        from agentray.cli import views
-
-        console.out().print(views.job(job))
+    job = target.ask(ask)
+    show(job, _whole, as_json=as_json)
     if wait is not None and job.status is not JobStatus.SUCCEEDED:
         raise typer.Exit(ExitCode.RUN_FAILED if job.status.ended else ExitCode.UNFINISHED)
 
 
 @group.command(cls=Command)
+@partial(asks_gateway, timeout_s=_FOLLOWING_S)
 def logs(
+    target: Target,
     job_id: JobId,
     *,
     follow: Annotated[
@@ -220,35 +249,29 @@ def logs(
     as_json: Annotated[
         bool, typer.Option("--json", help="A line of JSON for each piece, with its offset.")
     ] = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = _FOLLOWING_S,
 ) -> None:
     """Print the log of a job: to a file or pipe byte by byte as it is.
 
-    Broken connections are made again; no line is lost or doubled by that. Exits with 1 when the
-    rest of the log is lost.
+    Broken connections are made again; no line is lost or doubled by that. With --follow it exits
+    with 6 when the job has failed or was stopped, as `submit --follow` does; without, what is there
+    was asked for, whatever became of the job. Exits with 1 when the rest of the log is lost.
     """
     if tail is not None and offset:
         raise ConfigurationError("Give --tail or --offset, not both.")
 
-    async def ask(client: AsyncAgentClient) -> str:
-        found = client.follow_job(job_id, timeout, offset=offset, tail=tail, follow=follow)
-        return await LogPrinter(as_json=as_json).follow(found)
+    async def ask(client: AsyncAgentClient) -> ExitCode:
+        found = client.follow_job(job_id, target.timeout_s, offset=offset, tail=tail, follow=follow)
+        return await _print_log(found, as_json=as_json)
 
-    ask_gateway(Target(url, key, timeout), ask)
+    code = target.ask(ask)
+    if follow:
+        _exit(code)
 
 
 @group.command(cls=Command)
+@asks_gateway
 def stop(
-    job_id: JobId,
-    wait: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Until it has ended, at most 90s, 15m, 2h.")
-    ] = None,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    target: Target, job_id: JobId, wait: UntilEndedOption = None, as_json: JsonOption = False
 ) -> None:
     """Ask for the end of a job. With --wait it exits with 7 when it has not ended in time."""
     wait_s = 0.0 if wait is None else read_seconds("--wait", wait)
@@ -260,7 +283,7 @@ def stop(
                 job = await client.get_job(job_id, wait_s)
         return job
 
-    job = ask_gateway(Target(url, key, timeout), ask)
+    job = target.ask(ask)
     told = job.status.value if job.status.ended else "is going to end"
     console.write(job.model_dump_json(indent=2) if as_json else f"{job.job_id}: {told}")
     if wait is not None and not job.status.ended:
@@ -268,12 +291,10 @@ def stop(
 
 
 @group.command(cls=Command)
+@asks_gateway
 def delete(
+    target: Target,
     job_ids: Annotated[list[str], typer.Argument(metavar="JOB_ID...", help="See `jobs list`.")],
-    *,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Forget jobs that have ended, and their logs."""
 
@@ -282,32 +303,53 @@ def delete(
             await client.delete_job(job_id)
             console.write(f"{job_id}: deleted")
 
-    ask_gateway(Target(url, key, timeout), ask)
+    target.ask(ask)
 
 
-def read_pairs(option: str, words: list[str] | None) -> dict[str, str]:
-    """Read values as they are written on the command line.
+@group.command(cls=Command)
+@asks_gateway
+def policy(
+    target: Target,
+    *,
+    max_jobs: Annotated[
+        int | None, typer.Option(min=0, help="Jobs under way at once; 0: any number.")
+    ] = None,
+    max_cpu: Annotated[
+        float | None, typer.Option(min=0.01, max=100, help="Percent of all CPUs; 100: no limit.")
+    ] = None,
+    max_memory: Annotated[
+        float | None, typer.Option(min=0.01, max=100, help="Percent of all memory, likewise.")
+    ] = None,
+    max_gpu: Annotated[
+        float | None, typer.Option(min=0.01, max=100, help="Percent of all GPUs, likewise.")
+    ] = None,
+    enabled: Annotated[
+        bool | None, typer.Option("--on/--off", help="Whether any of the limits hold.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what lets jobs in; with options change it, for the next submission on."""
+    given = {
+        "max_concurrent_jobs": max_jobs,
+        "cpu_max_utilization_percent": max_cpu,
+        "memory_max_utilization_percent": max_memory,
+        "gpu_max_utilization_percent": max_gpu,
+        "gatekeeping_enabled": enabled,
+    }
+    change = {name: value for name, value in given.items() if value is not None}
 
-    Raises:
-        ConfigurationError: one is not `NAME=VALUE`.
-    """
-    pairs = [word.partition("=") for word in words or ()]
-    if wrong := [name for name, sign, _ in pairs if not sign or not name]:
-        raise ConfigurationError(f"{option} {wrong[0]}: write NAME=VALUE.")
-    return {name: value for name, _, value in pairs}
+    async def ask(client: AsyncAgentClient) -> RuntimePolicy:
+        if change:
+            return await client.update_runtime_policy(change)
+        return await client.get_runtime_policy()
+
+    show(target.ask(ask), _policy, as_json=as_json)
 
 
-def read_amounts(words: list[str] | None) -> dict[str, float]:
-    """Read amounts of resources.
+def _policy(found: RuntimePolicy) -> RenderableType:
+    from agentray.cli import views
 
-    Raises:
-        ConfigurationError: one is not `NAME=AMOUNT`.
-    """
-    found = read_pairs("--resource", words)
-    try:
-        return {name: float(amount) for name, amount in found.items()}
-    except ValueError as error:
-        raise ConfigurationError(f"--resource: {error}.") from error
+    return views.policy(found)
 
 
 def read_secrets(names: list[str] | None) -> dict[str, str]:
@@ -321,18 +363,20 @@ def read_secrets(names: list[str] | None) -> dict[str, str]:
     return {name: os.environ[name] for name in names or ()}
 
 
-def read_environment(text: str | None) -> dict[str, Any]:
-    """Read a runtime_env: JSON, or a file that has it.
+def read_environment(
+    text: str | None, variables: list[str] | None, packages: list[str] | None
+) -> dict[str, Any]:
+    """Read a runtime_env, and what is said beside it.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: it is no JSON object, or a variable is not `NAME=VALUE`.
     """
-    if text is None:
-        return {}
-    try:
-        found: Any = json.loads(Path(text[1:]).read_text() if text[:1] == "@" else text)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"--runtime-env: {error}") from error
-    if not isinstance(found, dict):
-        raise ConfigurationError("--runtime-env: it is no JSON object.")
-    return found  # pyright: ignore[reportUnknownVariableType] - JSON: the gateway checks it
+    env = {} if text is None else read_object("--runtime-env", text)
+    if more := read_pairs("--env", variables):
+        known: object = env.get("env_vars") or {}
+        if not isinstance(known, dict):
+            raise ConfigurationError("--runtime-env: its env_vars are no JSON object.")
+        env["env_vars"] = cast("dict[str, Any]", known) | more
+    if packages:
+        env["pip"] = packages
+    return env

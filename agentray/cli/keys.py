@@ -1,28 +1,23 @@
-"""Commands about API keys: create, list, revoke. They speak HTTP, and need no Ray here."""
+"""Commands about API keys: create, list, get, revoke. They speak HTTP, and need no Ray here."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from agentray.cli import console
-from agentray.cli.command import (
-    DEFAULT_TIMEOUT_S,
-    Command,
-    JsonOption,
-    KeyOption,
-    Target,
-    TimeoutOption,
-    UrlOption,
-    ask_gateway,
-)
+from agentray.cli.command import Command, JsonOption, Target, asks_gateway
+from agentray.cli.options import BeforeOption, LimitOption
+from agentray.cli.showing import show, show_page
 from agentray.errors import ConfigurationError
 from agentray.protocol.keys import KeyInfo, Scope
 
 if TYPE_CHECKING:
-    from agentray.client import AsyncAgentClient, KeyPage
-    from agentray.protocol.keys import CreatedKey
+    from rich.console import RenderableType
+
+    from agentray.client import AsyncAgentClient
 
 group = typer.Typer(
     name="keys", help="API keys: who may do what. For admins.", no_args_is_help=True
@@ -32,7 +27,9 @@ _SCOPES = ("invoke", "read", "admin")
 
 
 @group.command(cls=Command)
+@asks_gateway
 def create(
+    target: Target,
     *,
     scopes: Annotated[
         str,
@@ -47,17 +44,10 @@ def create(
         typer.Option(help="It sees what this tenant has (default: as the key that asks)."),
     ] = None,
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Make a key and print it: this once, since only its hash is kept."""
     wanted = read_scopes(scopes)
-
-    async def ask(client: AsyncAgentClient) -> CreatedKey:
-        return await client.keys.create(wanted, name=name, tenant=tenant)
-
-    made = ask_gateway(Target(url, key, timeout), ask)
+    made = target.ask(lambda client: client.keys.create(wanted, name=name, tenant=tenant))
     if as_json:
         console.write(made.model_dump_json(indent=2))
         return
@@ -80,48 +70,49 @@ def read_scopes(text: str) -> list[Scope]:
 
 
 @group.command("list", cls=Command)
+@asks_gateway
 def list_(
-    limit: Annotated[int, typer.Option(min=1, max=200, help="Most of them.")] = 50,
-    before: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only older ones than this.")
-    ] = None,
+    target: Target,
+    limit: LimitOption = 50,
+    before: BeforeOption = None,
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """List keys, newest first, also revoked ones; never the keys themselves."""
+    page = target.ask(lambda client: client.keys.list(limit=limit, before=before))
+    show_page("keys", page.keys, page.next, _table, as_json=as_json)
 
-    async def ask(client: AsyncAgentClient) -> KeyPage:
-        return await client.keys.list(limit=limit, before=before)
 
-    page = ask_gateway(Target(url, key, timeout), ask)
-    if as_json:
-        rows: list[Any] = [found.model_dump(mode="json") for found in page.keys]
-        console.write_json({"keys": rows, "next": page.next})
-        return
+def _table(rows: Sequence[KeyInfo]) -> RenderableType:
     from agentray.cli import views
 
-    console.out().print(views.keys(page.keys))
-    if page.next:
-        console.note(f"There are more: --before {page.next}")
+    return views.keys(rows)
 
 
 @group.command(cls=Command)
-def revoke(
-    key_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="See `keys list`.")],
-    *,
+@asks_gateway
+def get(
+    target: Target,
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="See `keys list`.")],
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Show what is known of a key; never the key itself."""
+    found = target.ask(lambda client: client.keys.get(key_id))
+    show(found, lambda info: _table([info]), as_json=as_json)
+
+
+@group.command(cls=Command)
+@asks_gateway
+def revoke(
+    target: Target,
+    key_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="See `keys list`.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Revoke keys: they open nothing any more, at the latest in ten seconds."""
 
     async def ask(client: AsyncAgentClient) -> list[KeyInfo]:
         return [await client.keys.revoke(key_id) for key_id in key_ids]
 
-    revoked = ask_gateway(Target(url, key, timeout), ask)
+    revoked = target.ask(ask)
     if as_json:
         console.write_json([found.model_dump(mode="json") for found in revoked])
         return

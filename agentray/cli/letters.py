@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agentray.cli import console
-from agentray.cli.command import (
-    DEFAULT_TIMEOUT_S,
-    Command,
-    JsonOption,
-    KeyOption,
-    Target,
-    TimeoutOption,
-    UrlOption,
-)
+from agentray.cli.command import Command, JsonOption, Target, asks_gateway
+from agentray.cli.options import BeforeOption, LimitOption
+from agentray.cli.showing import show, show_page
 from agentray.errors import ConfigurationError
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterReason
 from agentray.protocol.runs import Run
 
 if TYPE_CHECKING:
-    from agentray.client import DeadLetterPage, LetterMatch
+    from rich.console import RenderableType
+
+    from agentray.client import AsyncAgentClient, LetterMatch
 
 group = typer.Typer(
     name="dead-letters",
@@ -44,79 +40,56 @@ Retried = Annotated[
 
 
 @group.command("list", cls=Command)
-def list_(  # noqa: PLR0913 - the options are read from the signature
+@asks_gateway
+def list_(
+    target: Target,
     *,
     kind: Kind = None,
     reason: Reason = None,
     agent: AgentOption = None,
     retried: Retried = None,
-    before: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only older ones than this.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="Most of them.")] = 20,
+    before: BeforeOption = None,
+    limit: LimitOption = 20,
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """List dead letters, newest first."""
     match: LetterMatch = {"kind": kind, "reason": reason, "agent": agent, "retried": retried}
+    page = target.ask(lambda client: client.dead_letters(limit=limit, before=before, **match))
+    show_page("dead_letters", page.dead_letters, page.next, _table, as_json=as_json)
 
-    async def ask() -> DeadLetterPage:
-        async with Target(url, key, timeout).client() as client:
-            return await client.dead_letters(limit=limit, before=before, **match)
 
-    page = asyncio.run(ask())
-    if as_json:
-        console.write_json([letter.model_dump(mode="json") for letter in page.dead_letters])
-        return
+def _table(rows: Sequence[DeadLetter]) -> RenderableType:
     from agentray.cli import render
 
-    console.out().print(render.dead_letters(page.dead_letters))
-    if page.next is not None:
-        console.note(f"There are more: agentray dead-letters list --before {page.next}")
+    return render.dead_letters(rows)
 
 
-@group.command(cls=Command)
-def show(
-    letter_id: Id,
-    *,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
-) -> None:
-    """Show a dead letter: what it was, and why it is dead."""
-
-    async def ask() -> DeadLetter:
-        async with Target(url, key, timeout).client() as client:
-            return await client.dead_letter(letter_id)
-
-    letter = asyncio.run(ask())
-    if as_json:
-        console.write(letter.model_dump_json(indent=2))
-        return
+def _whole(found: DeadLetter) -> RenderableType:
     from agentray.cli import results
 
-    console.out().print(results.dead_letter(letter))
+    return results.dead_letter(found)
+
+
+@group.command("show", cls=Command)
+@asks_gateway
+def show_one(target: Target, letter_id: Id, as_json: JsonOption = False) -> None:
+    """Show a dead letter: what it was, and why it is dead."""
+    show(target.ask(lambda client: client.dead_letter(letter_id)), _whole, as_json=as_json)
 
 
 @group.command(cls=Command)
+@asks_gateway
 def retry(
+    target: Target,
     letter_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="See `list`.")],
-    *,
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Try dead letters once more, each as a run: `agentray run RUN_ID` tells what it came to."""
 
-    async def ask() -> list[Run]:
-        async with Target(url, key, timeout).client() as client:
-            return [await client.retry_dead_letter(letter_id) for letter_id in letter_ids]
+    async def ask(client: AsyncAgentClient) -> list[Run]:
+        return [await client.retry_dead_letter(letter_id) for letter_id in letter_ids]
 
-    runs = asyncio.run(ask())
+    runs = target.ask(ask)
     if as_json:
         console.write_json([run.model_dump(mode="json") for run in runs])
         return
@@ -125,7 +98,9 @@ def retry(
 
 
 @group.command(cls=Command)
-def purge(  # noqa: PLR0913 - the options are read from the signature
+@asks_gateway
+def purge(
+    target: Target,
     letter_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[ID...]", help="Only these.")
     ] = None,
@@ -140,9 +115,6 @@ def purge(  # noqa: PLR0913 - the options are read from the signature
     everything: Annotated[
         bool, typer.Option("--all", help="All of them: needed where nothing else is said.")
     ] = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Forget dead letters."""
     match: LetterMatch = {"kind": kind, "reason": reason, "agent": agent, "retried": retried}
@@ -152,12 +124,11 @@ def purge(  # noqa: PLR0913 - the options are read from the signature
     if not (letter_ids or filtered or everything):
         raise ConfigurationError("Say which: their ids, options as of `list`, or --all.")
 
-    async def ask() -> int:
-        async with Target(url, key, timeout).client() as client:
-            if not letter_ids:
-                return await client.purge_dead_letters(older_than_s=older_than, **match)
-            for letter_id in letter_ids:
-                await client.forget_dead_letter(letter_id)
-            return len(letter_ids)
+    async def ask(client: AsyncAgentClient) -> int:
+        if not letter_ids:
+            return await client.purge_dead_letters(older_than_s=older_than, **match)
+        for letter_id in letter_ids:
+            await client.forget_dead_letter(letter_id)
+        return len(letter_ids)
 
-    console.write(f"{asyncio.run(ask())} dead letters are forgotten.")
+    console.write(f"{target.ask(ask)} dead letters are forgotten.")

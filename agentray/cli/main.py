@@ -57,9 +57,6 @@ COMMANDS = (
     cluster.stop,
     cluster.remove,
     cluster.down,
-    cluster_views.nodes,
-    cluster_views.tasks,
-    cluster_views.actors,
     doctor.doctor,
     leftovers.gc,
     measure.microbenchmark,
@@ -68,6 +65,7 @@ COMMANDS = (
 
 _runs = typer.Typer(cls=CommandGroup, invoke_without_command=True)
 _runs.callback()(runs.runs)
+_runs.command("list", cls=Command, help="List them, as `runs` alone does.")(runs.runs)
 _runs.command(cls=Command)(run_pruning.prune)
 
 for _command in COMMANDS:
@@ -82,6 +80,9 @@ app.add_typer(events.group)
 app.add_typer(letters.group)
 app.add_typer(webhooks.group)
 app.add_typer(jobs.group)
+app.add_typer(cluster_views.nodes)
+app.add_typer(cluster_views.tasks)
+app.add_typer(cluster_views.actors)
 app.add_typer(cluster_views.serve)
 app.add_typer(keys.group)
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from agentray.cli import console
-from agentray.cli.command import Command, JsonOption, read_settings
+from agentray.cli.command import Command, JsonOption, ask_manager
 from agentray.cli.pools import Name
 from agentray.cli.pools import group as pool
 from agentray.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from agentray.runtime.manager_client import ManagerClient
-
-T = TypeVar("T")
 
 Wait = Annotated[
     float,
@@ -28,17 +21,6 @@ To = Annotated[str, typer.Option("--to", metavar="HOST", help="The host, see `ho
 
 host = typer.Typer(name="host", help="Hosts: the processes of agents.", no_args_is_help=True)
 node = typer.Typer(name="node", help="Nodes: the machines of the cluster.", no_args_is_help=True)
-
-
-def _ask(request: Callable[[ManagerClient], Awaitable[T]]) -> T:
-    settings = read_settings()
-    from agentray.runtime.connection import connect
-
-    async def ask() -> T:
-        async with connect(settings=settings) as manager:
-            return await request(manager)
-
-    return asyncio.run(ask())
 
 
 def _report(what: str, told: dict[str, Any]) -> None:
@@ -54,7 +36,7 @@ def list_hosts(as_json: JsonOption = False) -> None:
     """List the hosts."""
     from agentray.cli import render
 
-    found: list[dict[str, Any]] = _ask(lambda manager: manager.status())["hosts"]
+    found: list[dict[str, Any]] = ask_manager(lambda manager: manager.status())["hosts"]
     if as_json:
         console.write_json(found)
     else:
@@ -68,7 +50,7 @@ def drain_host(
 ) -> None:
     """Replace a host by a fresh one: what its agents do ends first."""
     console.note(f"waits at most {wait:g} s for it (--timeout); the drain goes on after that")
-    _report(name, _ask(lambda manager: manager.drain_host(name, timeout=wait)))
+    _report(name, ask_manager(lambda manager: manager.drain_host(name, timeout=wait)))
 
 
 @node.command("list", cls=Command)
@@ -76,7 +58,7 @@ def list_nodes(as_json: JsonOption = False) -> None:
     """List the machines, with the hosts that are on them."""
     from agentray.cli import render
 
-    found = _ask(lambda manager: manager.nodes())
+    found = ask_manager(lambda manager: manager.nodes())
     if as_json:
         console.write_json(found)
     else:
@@ -87,13 +69,13 @@ def list_nodes(as_json: JsonOption = False) -> None:
 def drain_node(name: Node, wait: Wait = 120.0) -> None:
     """Let all hosts leave a machine; none is placed there until `node undrain`."""
     console.note(f"waits at most {wait:g} s for it (--timeout); the drain goes on after that")
-    _report(name, _ask(lambda manager: manager.drain_node(name, timeout=wait)))
+    _report(name, ask_manager(lambda manager: manager.drain_node(name, timeout=wait)))
 
 
 @node.command("undrain", cls=Command)
 def undrain_node(name: Node) -> None:
     """Let hosts be placed on a machine again."""
-    _ask(lambda manager: manager.undrain_node(name))
+    ask_manager(lambda manager: manager.undrain_node(name))
     console.write(f"{name}: hosts may be placed here")
 
 
@@ -112,7 +94,7 @@ def scale(
         raise ConfigurationError(f"{hosts}: write how many hosts, as 3, or auto.")
     count = None if hosts == "auto" else int(hosts)
     console.out().print(
-        render.pools([_ask(lambda manager: manager.scale_pool(name, count, timeout=wait))])
+        render.pools([ask_manager(lambda manager: manager.scale_pool(name, count, timeout=wait))])
     )
 
 
@@ -124,13 +106,13 @@ def move(
     wait: Wait = 120.0,
 ) -> None:
     """Give slots of a pool to one of its hosts, for as long as that lives."""
-    _tell_moved(_ask(lambda manager: manager.move_slots(slots, to, pool=name, timeout=wait)))
+    _tell_moved(ask_manager(lambda manager: manager.move_slots(slots, to, pool=name, timeout=wait)))
 
 
 @pool.command("balance", cls=Command)
 def balance(name: Name) -> None:
     """Spread the slots of a pool evenly again, after moves by hand."""
-    forgotten = _ask(lambda manager: manager.balance_pool(name))
+    forgotten = ask_manager(lambda manager: manager.balance_pool(name))
     console.write(f"{name}: {forgotten} slots are not held by hand any more")
 
 
@@ -140,7 +122,7 @@ def move_agent(
     wait: Wait = 120.0,
 ) -> None:
     """Give the slot of an agent to a host, for as long as that lives."""
-    _tell_moved(_ask(lambda manager: manager.move_agent(agent, to, timeout=wait)))
+    _tell_moved(ask_manager(lambda manager: manager.move_agent(agent, to, timeout=wait)))
 
 
 def _tell_moved(told: dict[str, Any]) -> None:

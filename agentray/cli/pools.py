@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from agentray.cli import console
-from agentray.cli.command import Command, JsonOption, read_settings
+from agentray.cli.command import Command, JsonOption, ask_manager
+from agentray.cli.options import read_amounts
 from agentray.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from agentray.pool import PoolSettings
+    from agentray.runtime.manager_client import ManagerClient
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The pool's name, see `pool list`.")]
 
@@ -27,15 +28,9 @@ group = typer.Typer(
 @group.command("list", cls=Command)
 def list_(as_json: JsonOption = False) -> None:
     """List the pools, with what those wait for that have too few hosts."""
-    settings = read_settings()
     from agentray.cli import render
-    from agentray.runtime.connection import connect
 
-    async def ask() -> list[dict[str, Any]]:
-        async with connect(settings=settings) as manager:
-            return await manager.pools()
-
-    found = asyncio.run(ask())
+    found = ask_manager(lambda manager: manager.pools())
     if as_json:
         console.write_json(found)
     else:
@@ -66,30 +61,31 @@ def add(
 
     To change some settings of one that is there, and keep the others: `agentray pool set`.
     """
-    settings = read_settings()
     from agentray.cli import render
-    from agentray.runtime.connection import connect
 
     count = _hosts(hosts)
-    resources = dict(_resource(text) for text in resource or ())
+    resources = read_amounts("--resource", resource)
     placement: Literal["pack", "spread"] = "spread" if spread else "pack"
 
-    async def ask() -> list[dict[str, Any]]:
-        async with connect(settings=settings) as manager:
-            if not replace:
-                check_new(name, await manager.pools())
-            await manager.add_pool(
-                name,
-                hosts=count,
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                memory=memory,
-                resources=resources,
-                placement=placement,
-            )
-            return [pool for pool in await manager.pools() if pool["name"] == name]
+    async def ask(manager: ManagerClient) -> list[dict[str, Any]]:
+        if not replace:
+            check_new(name, await manager.pools())
+        await manager.add_pool(
+            name,
+            hosts=count,
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            memory=memory,
+            resources=resources,
+            placement=placement,
+        )
+        return await _of_name(manager, name)
 
-    console.out().print(render.pools(asyncio.run(ask())))
+    console.out().print(render.pools(ask_manager(ask)))
+
+
+async def _of_name(manager: ManagerClient, name: str) -> list[dict[str, Any]]:
+    return [pool for pool in await manager.pools() if pool["name"] == name]
 
 
 @group.command("set", cls=Command)
@@ -110,9 +106,7 @@ def set_(
     ] = None,
 ) -> None:
     """Change some settings of a pool; what is not said stays as it is."""
-    settings = read_settings()
     from agentray.cli import render
-    from agentray.runtime.connection import connect
 
     changes: PoolSettings = {}
     if hosts is not None:
@@ -124,18 +118,17 @@ def set_(
     if memory is not None:
         changes["memory"] = memory
     if resource is not None:
-        changes["resources"] = dict(_resource(text) for text in resource)
+        changes["resources"] = read_amounts("--resource", resource)
     if spread is not None:
         changes["placement"] = "spread" if spread else "pack"
     if not changes:
         raise ConfigurationError("Say what is to change, as `agentray pool set gpu --hosts 1-4`.")
 
-    async def ask() -> list[dict[str, Any]]:
-        async with connect(settings=settings) as manager:
-            await manager.update_pool(name, **changes)
-            return [pool for pool in await manager.pools() if pool["name"] == name]
+    async def ask(manager: ManagerClient) -> list[dict[str, Any]]:
+        await manager.update_pool(name, **changes)
+        return await _of_name(manager, name)
 
-    console.out().print(render.pools(asyncio.run(ask())))
+    console.out().print(render.pools(ask_manager(ask)))
 
 
 @group.command(cls=Command)
@@ -146,28 +139,14 @@ def remove(
     ] = None,
 ) -> None:
     """Remove a pool: its agents finish what they do, and its hosts stop."""
-    settings = read_settings()
-    from agentray.runtime.connection import connect
-
-    async def ask() -> None:
-        async with connect(settings=settings) as manager:
-            await manager.remove_pool(name, successor=successor)
-
-    asyncio.run(ask())
+    ask_manager(lambda manager: manager.remove_pool(name, successor=successor))
     console.write(f"{name}: removed")
 
 
 @group.command(cls=Command)
 def default(name: Name) -> None:
     """Let agents whose type names no pool live in this one."""
-    settings = read_settings()
-    from agentray.runtime.connection import connect
-
-    async def ask() -> None:
-        async with connect(settings=settings) as manager:
-            await manager.set_default_pool(name)
-
-    asyncio.run(ask())
+    ask_manager(lambda manager: manager.set_default_pool(name))
     console.write(f"{name}: is the default")
 
 
@@ -189,11 +168,3 @@ def _hosts(text: str) -> int | tuple[int, int]:
     if not (least.isdigit() and (most.isdigit() if dash else not most)):
         raise ConfigurationError(f"--hosts {text}: write a number, as 3, or two, as 1-4.")
     return (int(least), int(most)) if dash else int(least)
-
-
-def _resource(text: str) -> tuple[str, float]:
-    name, _, amount = text.partition("=")
-    try:
-        return name, float(amount)
-    except ValueError:
-        raise ConfigurationError(f"--resource {text}: write NAME=AMOUNT, as licence=1.") from None

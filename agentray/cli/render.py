@@ -38,6 +38,12 @@ def text(value: object, style: str = "") -> Text:
     return Text("-" if value is None else visible(str(value)), style=style)
 
 
+def short(told: str, most: int = 60) -> str:
+    """Return a text in one line, cut to so many characters."""
+    line = " ".join(told.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
 def pairs(rows: Iterable[tuple[str, RenderableType | None]]) -> Table:
     """Return names and values beside each other."""
     table = Table.grid(padding=(0, 2))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from typing import Annotated
 
 import typer
 
 from agentray.cli import console
-from agentray.cli.command import JsonOption, read_settings
+from agentray.cli.command import JsonOption, ask_manager
 from agentray.cli.times import read_seconds
 from agentray.protocol.runs import RunStatus
 
@@ -26,14 +25,8 @@ def prune(
 ) -> None:
     """Forget runs that ended long ago, with their events and traces."""
     age = timedelta(seconds=read_seconds("--older-than", older_than))
-    settings = read_settings()
-    from agentray.runtime.connection import connect
-
-    async def ask() -> dict[RunStatus, int]:
-        async with connect(settings=settings) as manager:
-            return await manager.prune_runs(age, status=status, dry_run=dry_run)
-
-    found = {of.value: count for of, count in asyncio.run(ask()).items()}
+    counted = ask_manager(lambda manager: manager.prune_runs(age, status=status, dry_run=dry_run))
+    found = {of.value: count for of, count in counted.items()}
     if as_json:
         console.write_json({"dry_run": dry_run, "runs": found})
         return

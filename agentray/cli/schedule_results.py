@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import RenderableType
-from rich.table import Table
 
-from agentray.cli.render import moment, pairs, text
+from agentray.cli.render import columns, moment, pairs, text
 from agentray.protocol.schedules import Schedule
 
 
@@ -46,9 +45,7 @@ def schedules(rows: Sequence[Schedule]) -> RenderableType:
     """Return schedules as a table."""
     if not rows:
         return text("There are no schedules.")
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("Schedule", "Status", "When", "Who", "Next", "Runs", "Fell out"):
-        shown.add_column(name)
+    shown = columns("Schedule", "Status", "When", "Who", "Next", "Runs", "Fell out")
     for found in rows:
         shown.add_row(
             text(found.id),

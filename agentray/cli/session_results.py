@@ -6,12 +6,9 @@ import json
 from collections.abc import Sequence
 
 from rich.console import RenderableType
-from rich.table import Table
 
-from agentray.cli.render import moment, pairs, text
+from agentray.cli.render import columns, moment, pairs, short, text
 from agentray.protocol.sessions import Session, SessionRun
-
-_LONGEST = 60
 
 
 def session(found: Session) -> RenderableType:
@@ -40,13 +37,17 @@ def sessions(rows: Sequence[Session]) -> RenderableType:
     """Return sessions as a table."""
     if not rows:
         return text("There are no sessions.")
-    shown = _table("Session", "Agent", "Access", "Title", "Made", "Expires")
+    shown = columns("Session", "Agent", "Access", "Title", "Made", "Expires")
     for row in rows:
         expires = "" if row.expires_at is None else moment(row.expires_at)
         shown.add_row(
-            row.id, row.agent, row.access_level.value, row.title or "", moment(row.created_at),
-            expires,
-        )  # fmt: skip
+            text(row.id),
+            text(row.agent),
+            text(row.access_level.value),
+            text(row.title or ""),
+            text(moment(row.created_at)),
+            text(expires),
+        )
     return shown
 
 
@@ -54,10 +55,16 @@ def history(rows: Sequence[SessionRun]) -> RenderableType:
     """Return the runs of a session as a table."""
     if not rows:
         return text("There are no runs.")
-    shown = _table("", "Run", "Status", "Asked", "Answered")
+    shown = columns("", "Run", "Status", "Asked", "Answered")
     for row in rows:
         status = row.run.status.value + (" (rolled back)" if row.rolled_back else "")
-        shown.add_row(str(row.number), row.run.id, status, _short(row.prompt), _short(_answer(row)))
+        shown.add_row(
+            text(row.number),
+            text(row.run.id),
+            text(status),
+            text(short(row.prompt)),
+            text(short(_answer(row))),
+        )
     return shown
 
 
@@ -67,15 +74,3 @@ def _answer(row: SessionRun) -> str:
     if row.run.result is None:
         return ""
     return json.dumps(row.run.result, ensure_ascii=False)
-
-
-def _short(told: str) -> str:
-    line = " ".join(told.split())
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
-
-
-def _table(*names: str) -> Table:
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in names:
-        shown.add_column(name)
-    return shown

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agentray.cli import console
-from agentray.cli.command import (
-    DEFAULT_TIMEOUT_S,
-    Command,
-    JsonOption,
-    KeyOption,
-    Target,
-    TimeoutOption,
-    UrlOption,
+from agentray.cli.command import Command, JsonOption, Target, asks_gateway
+from agentray.cli.options import (
+    AgentOption,
+    LimitOption,
+    OnlyAgentOption,
+    read_object,
+    read_pairs,
 )
+from agentray.cli.showing import show, show_page
 from agentray.cli.times import read_seconds
 from agentray.errors import ConfigurationError
 from agentray.protocol.access import AccessLevel
 
 if TYPE_CHECKING:
-    from agentray.client import AsyncAgentClient, SessionOptions, SessionPage
-    from agentray.protocol.sessions import Session, SessionRun
+    from rich.console import RenderableType
 
-T = TypeVar("T")
+    from agentray.client import AsyncAgentClient, SessionOptions
+    from agentray.protocol.sessions import Session, SessionRun
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The session's id.")]
 LabelOption = Annotated[
@@ -42,7 +40,8 @@ TtlOption = Annotated[
     typer.Option(metavar="TIME", help="Forget it after 90s, 15m, 2h or 3d without use."),
 ]
 MetadataOption = Annotated[
-    str | None, typer.Option(metavar="JSON", help="Whatever belongs to it: a JSON object.")
+    str | None,
+    typer.Option(metavar="JSON|@FILE", help="Whatever belongs to it: a JSON object."),
 ]
 
 group = typer.Typer(
@@ -52,31 +51,16 @@ group = typer.Typer(
 )
 
 
-def _ask(target: Target, ask: Callable[[AsyncAgentClient], Coroutine[Any, Any, T]]) -> T:
-    async def asking() -> T:
-        async with target.client() as client:
-            return await ask(client)
-
-    return asyncio.run(asking())
-
-
-def _show(found: Session, *, as_json: bool) -> None:
-    if as_json:
-        console.write(found.model_dump_json(indent=2))
-        return
+def _whole(found: Session) -> RenderableType:
     from agentray.cli import session_results as results
 
-    console.out().print(results.session(found))
+    return results.session(found)
 
 
-def _labels(given: list[str] | None) -> dict[str, str]:
-    labels: dict[str, str] = {}
-    for label in given or ():
-        name, equals, value = label.partition("=")
-        if not name or not equals:
-            raise ConfigurationError(f"--label {label!r}: write NAME=VALUE.")
-        labels[name] = value
-    return labels
+def _table(rows: Sequence[Session]) -> RenderableType:
+    from agentray.cli import session_results as results
+
+    return results.sessions(rows)
 
 
 def _options(
@@ -88,7 +72,7 @@ def _options(
 ) -> SessionOptions:
     options: SessionOptions = {}
     if labels is not None:
-        options["labels"] = _labels(labels)
+        options["labels"] = read_pairs("--label", labels)
     if access is not None:
         options["access_level"] = access.value
     if title is not None:
@@ -96,104 +80,67 @@ def _options(
     if ttl is not None:
         options["ttl_s"] = read_seconds("--ttl", ttl)
     if metadata is not None:
-        options["metadata"] = _object(metadata)
+        options["metadata"] = read_object("--metadata", metadata)
     return options
 
 
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value: object = json.loads(text)
-    except ValueError as error:
-        raise ConfigurationError(f"--metadata is no JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise ConfigurationError("--metadata must be a JSON object.")
-    return cast("dict[str, Any]", value)
-
-
 @group.command(cls=Command)
+@asks_gateway
 def create(  # noqa: PLR0913 - the options are read from the signature
+    target: Target,
     session_id: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="Its id (default: a new one).")
     ] = None,
     *,
-    agent: Annotated[
-        str | None,
-        typer.Option(help="An agent type, or TYPE/KEY (default: the entry of the app)."),
-    ] = None,
+    agent: AgentOption = None,
     access: AccessOption = None,
     label: LabelOption = None,
     title: TitleOption = None,
     ttl: TtlOption = None,
     metadata: MetadataOption = None,
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Make a session; one of the same id that says the same is found."""
     options = _options(label, access, title, ttl, metadata)
-
-    async def ask(client: AsyncAgentClient) -> Session:
-        return await client.sessions.create(session_id, agent=agent, **options)
-
-    _show(_ask(Target(url, key, timeout), ask), as_json=as_json)
+    made = target.ask(lambda client: client.sessions.create(session_id, agent=agent, **options))
+    show(made, _whole, as_json=as_json)
 
 
 @group.command("list", cls=Command)
-def list_(  # noqa: PLR0913 - the options are read from the signature
+@asks_gateway
+def list_(
+    target: Target,
     *,
     label: LabelOption = None,
     owner: Annotated[str | None, typer.Option(metavar="KEY_ID", help="Who made them.")] = None,
-    agent: Annotated[
-        str | None, typer.Option(help="Only those of this agent type, or TYPE/KEY.")
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=200, help="Most of them.")] = 50,
+    agent: OnlyAgentOption = None,
+    limit: LimitOption = 50,
     before: Annotated[
         str | None, typer.Option(metavar="ID", help="Only those before this one.")
     ] = None,
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """List sessions, the newest first."""
-    labels = _labels(label)
-
-    async def ask(client: AsyncAgentClient) -> SessionPage:
-        return await client.sessions.list(
+    labels = read_pairs("--label", label)
+    page = target.ask(
+        lambda client: client.sessions.list(
             labels=labels, owner=owner, agent=agent, limit=limit, before=before
         )
-
-    page = _ask(Target(url, key, timeout), ask)
-    if as_json:
-        rows = [found.model_dump(mode="json") for found in page.sessions]
-        console.write_json({"sessions": rows, "next": page.next})
-        return
-    from agentray.cli import session_results as results
-
-    console.out().print(results.sessions(page.sessions))
-    if page.next:
-        console.note(f"There are more: --before {page.next}")
+    )
+    show_page("sessions", page.sessions, page.next, _table, as_json=as_json)
 
 
 @group.command(cls=Command)
-def get(
-    session_id: Id,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
-) -> None:
+@asks_gateway
+def get(target: Target, session_id: Id, as_json: JsonOption = False) -> None:
     """Show a session."""
-
-    async def ask(client: AsyncAgentClient) -> Session:
-        return await client.sessions.get(session_id)
-
-    _show(_ask(Target(url, key, timeout), ask), as_json=as_json)
+    show(target.ask(lambda client: client.sessions.get(session_id)), _whole, as_json=as_json)
 
 
 @group.command(cls=Command)
+@asks_gateway
 def update(  # noqa: PLR0913 - the options are read from the signature
+    target: Target,
     session_id: Id,
     *,
     access: AccessOption = None,
@@ -206,9 +153,6 @@ def update(  # noqa: PLR0913 - the options are read from the signature
         int | None, typer.Option(min=1, help="Only if it is in this version (default: any).")
     ] = None,
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Change a session; what is not named stays. Labels and metadata are replaced as a whole."""
     if keep and ttl is not None:
@@ -218,27 +162,17 @@ def update(  # noqa: PLR0913 - the options are read from the signature
         options["ttl_s"] = None
     if not options:
         raise ConfigurationError("There is nothing to change: name what it shall say.")
-
-    async def ask(client: AsyncAgentClient) -> Session:
-        return await client.sessions.update(session_id, version=version, **options)
-
-    _show(_ask(Target(url, key, timeout), ask), as_json=as_json)
+    changed = target.ask(
+        lambda client: client.sessions.update(session_id, version=version, **options)
+    )
+    show(changed, _whole, as_json=as_json)
 
 
 @group.command(cls=Command)
-def delete(
-    session_id: Id,
-    as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
-) -> None:
+@asks_gateway
+def delete(target: Target, session_id: Id, as_json: JsonOption = False) -> None:
     """Delete a session and its agent's state, and cancel what it has under way; its runs stay."""
-
-    async def ask(client: AsyncAgentClient) -> None:
-        await client.sessions.delete(session_id)
-
-    _ask(Target(url, key, timeout), ask)
+    target.ask(lambda client: client.sessions.delete(session_id))
     if as_json:
         console.write_json({"id": session_id, "deleted": True})
     else:
@@ -246,7 +180,9 @@ def delete(
 
 
 @group.command(cls=Command)
+@asks_gateway
 def copy(  # noqa: PLR0913 - the options are read from the signature
+    target: Target,
     session_id: Id,
     copy_id: Annotated[
         str | None, typer.Argument(metavar="[NEW_ID]", help="Of the copy (default: a new one).")
@@ -258,29 +194,22 @@ def copy(  # noqa: PLR0913 - the options are read from the signature
     ttl: TtlOption = None,
     metadata: MetadataOption = None,
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Make a session that goes on where another one stands, with its history and state."""
     options = _options(label, access, title, ttl, metadata)
-
-    async def ask(client: AsyncAgentClient) -> Session:
-        return await client.sessions.copy(session_id, copy_id, **options)
-
-    _show(_ask(Target(url, key, timeout), ask), as_json=as_json)
+    made = target.ask(lambda client: client.sessions.copy(session_id, copy_id, **options))
+    show(made, _whole, as_json=as_json)
 
 
 @group.command(cls=Command)
+@asks_gateway
 def history(
+    target: Target,
     session_id: Id,
     rolled_back: Annotated[
         bool, typer.Option("--rolled-back", help="Also runs that were rolled back.")
     ] = False,
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Show the runs of a session in their order: what was asked, and what came of it."""
 
@@ -288,7 +217,7 @@ def history(
         found = client.sessions.history(session_id, rolled_back=rolled_back)
         return [each async for each in found]
 
-    runs = _ask(Target(url, key, timeout), ask)
+    runs = target.ask(ask)
     if as_json:
         console.write_json({"runs": [each.model_dump(mode="json") for each in runs]})
         return

@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agentray.cli import console
-from agentray.cli.command import (
-    DEFAULT_TIMEOUT_S,
-    JsonOption,
-    KeyOption,
-    Target,
-    TimeoutOption,
-    UrlOption,
-    read_settings,
-)
+from agentray.cli.command import JsonOption, Target, ask_manager, asks_gateway
 from agentray.cli.times import seconds_of
 from agentray.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from agentray.client import AsyncAgentClient
     from agentray.protocol.runs import Run, Span
-    from agentray.protocol.traces import TraceSummary
 
 
+@asks_gateway
 def trace(
+    target: Target,
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID")],
     as_json: JsonOption = False,
-    url: UrlOption = None,
-    key: KeyOption = None,
-    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Show what a run set off, as a tree: who handled what, when, where, and what failed."""
 
-    async def ask() -> tuple[Run, list[Span]]:
-        async with Target(url, key, timeout).client() as client:
-            return await client.run(run_id), await client.trace(run_id)
+    async def ask(client: AsyncAgentClient) -> tuple[Run, list[Span]]:
+        return await client.run(run_id), await client.trace(run_id)
 
-    run, spans = asyncio.run(ask())
+    run, spans = target.ask(ask)
     if as_json:
         about = {"run": run.id, "status": run.status.value, "agent": run.agent}
         about["correlation_id"] = run.correlation_id
@@ -76,21 +65,16 @@ def traces(
 ) -> None:
     """List the traces of runs, newest first."""
     begun = None if since is None else read_since(since, datetime.now(UTC))
-    settings = read_settings()
-    from agentray.runtime.connection import connect
-
-    async def ask() -> list[TraceSummary]:
-        async with connect(settings=settings) as manager:
-            return await manager.traces(
-                agent_type=agent_type,
-                event=event,
-                correlation_id=correlation,
-                since=begun,
-                errors=errors or None,
-                limit=limit,
-            )
-
-    found = asyncio.run(ask())
+    found = ask_manager(
+        lambda manager: manager.traces(
+            agent_type=agent_type,
+            event=event,
+            correlation_id=correlation,
+            since=begun,
+            errors=errors or None,
+            limit=limit,
+        )
+    )
     if as_json:
         console.write_json({"traces": [of.model_dump(mode="json") for of in found]})
         return

@@ -11,14 +11,15 @@ from pydantic import BaseModel
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from agentray.cli.render import columns, moment, pairs, seconds, text
+from agentray.cli.render import columns, moment, pairs, seconds, short, text
 from agentray.cli.results import result
+from agentray.core.jobs import headline
+from agentray.protocol.jobs import JobPolicy
 from agentray.protocol.keys import KeyInfo
 
 if TYPE_CHECKING:
     from agentray.client import Job
 
-_SHORT_CHARS = 60
 _STATUS_STYLES: Mapping[str, str] = {
     "PENDING": "yellow",
     "DEPLOYING": "yellow",
@@ -57,8 +58,8 @@ def jobs(rows: Sequence[Job]) -> RenderableType:
             text(_percent(job.progress)),
             text(_moment(job.start_time)),
             text(_took(job)),
-            text(_short(job.entrypoint)),
-            text(_short(job.message) if job.status != "SUCCEEDED" else None),
+            text(short(job.entrypoint)),
+            text(_why(job)),
         )
     return table if rows else Text("There are no such jobs.")
 
@@ -93,6 +94,23 @@ def job(found: Job) -> RenderableType:
     return facts if found.result is None else Group(facts, Text(), result(found.result))
 
 
+def policy(found: JobPolicy) -> RenderableType:
+    """Return what lets jobs in."""
+
+    def percent(value: float) -> str:
+        return "no limit" if value >= 100 else f"{value:g} %"
+
+    return pairs(
+        [
+            ("limits", "hold" if found.gatekeeping_enabled else "do not hold"),
+            ("jobs at once", str(found.max_concurrent_jobs or "any number")),
+            ("CPUs", percent(found.cpu_max_utilization_percent)),
+            ("memory", percent(found.memory_max_utilization_percent)),
+            ("GPUs", percent(found.gpu_max_utilization_percent)),
+        ]
+    )
+
+
 def _status(status: str) -> Text:
     return Text(str(status), style=_STATUS_STYLES.get(str(status), "red"))
 
@@ -111,11 +129,11 @@ def _took(job: Job) -> str | None:
     return seconds(max(0, job.end_time - job.start_time) / 1000)
 
 
-def _short(told: str | None) -> str | None:
-    if told is None:
+def _why(job: Job) -> str | None:
+    """Return why a job is not there yet, or has failed."""
+    if job.message is None or job.status == "SUCCEEDED":
         return None
-    line = " ".join(told.split())
-    return line if len(line) <= _SHORT_CHARS else f"{line[: _SHORT_CHARS - 1]}…"
+    return short(headline(job.message), 80)
 
 
 # The cluster

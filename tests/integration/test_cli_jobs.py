@@ -149,8 +149,41 @@ async def test_a_log_is_followed_to_the_end_of_the_job(shell: Shell, gateway: Ga
     assert (done.exit_code, done.stdout) == (ExitCode.RUN_FAILED, "epoch 1\nepoch 2\n")
     assert "The job has failed: it is FAILED" in done.stderr
     assert "50%" in (await shell("jobs", "list")).stdout
-    # A log that is shown to its end is what was asked for, however the job ended.
-    assert (await shell("jobs", "logs", "-f", "one")).exit_code == 0
+
+
+async def test_who_follows_a_log_is_told_how_the_job_ended(shell: Shell, gateway: Gateway):
+    for status, code in (
+        (JobStatus.SUCCEEDED, ExitCode.OK),
+        (JobStatus.FAILED, ExitCode.RUN_FAILED),
+        (JobStatus.STOPPED, ExitCode.RUN_FAILED),
+    ):
+        job_id = status.value
+        await begin(shell, gateway, job_id, b"over\n")
+        await change(gateway, job_id, status)
+        for words in (["-f"], ["-f", "--json"], ["-f", "--tail", "1"], ["-f", "--offset", "2"]):
+            done = await shell("jobs", "logs", job_id, *words)
+            assert (done.exit_code, "over"[2:] in done.stdout) == (code, True), done
+        # What is there was asked for, whatever became of the job.
+        assert (await shell("jobs", "logs", job_id)).exit_code == ExitCode.OK
+    await begin(shell, gateway, "running", b"goes on\n")
+    assert (await shell("jobs", "logs", "running")).exit_code == ExitCode.OK
+
+
+async def test_the_policy_is_shown_and_changed(shell: Shell):
+    assert "any number" in (await shell("jobs", "policy")).stdout
+    done = await shell("jobs", "policy", "--max-jobs", "1", "--max-cpu", "80", "--json")
+    told = json.loads(done.stdout)
+    assert (told["max_concurrent_jobs"], told["cpu_max_utilization_percent"]) == (1, 80)
+    assert "80 %" in (await shell("jobs", "policy")).stdout
+    assert (await shell("jobs", "submit", "--", "true")).exit_code == ExitCode.OK
+    refused = await shell("jobs", "submit", "--timeout", "0.2", "--", "true")
+    assert refused.exit_code == ExitCode.UNAVAILABLE
+    assert "the policy allows 1" in refused.stderr
+    assert "do not hold" in (await shell("jobs", "policy", "--off")).stdout
+    assert (await shell("jobs", "submit", "--", "true")).exit_code == ExitCode.OK
+    denied = await shell("jobs", "policy", "--on", key=READ_KEY)
+    assert denied.exit_code == ExitCode.REFUSED
+    assert (await shell("jobs", "policy", key=READ_KEY)).exit_code == ExitCode.OK
 
 
 async def test_views_of_the_cluster(shell: Shell, gateway: Gateway):
@@ -163,8 +196,17 @@ async def test_views_of_the_cluster(shell: Shell, gateway: Gateway):
         assert told in (await shell(kind)).stdout
         found = json.loads((await shell(kind, "--json")).stdout)
         assert found[0][f"{kind[:-1]}_id"] == f"{kind[0]}1"
+        assert (await shell(kind, "list", "--json")).stdout == (await shell(kind, "--json")).stdout
         nothing = (await shell(kind, "--filter", "state=GONE")).stdout
         assert nothing == f"There are no such {kind}.\n"
+        one = f"{kind[0]}1"
+        assert told in (await shell(kind, "get", one)).stdout
+        assert json.loads((await shell(kind, "get", one, "--json")).stdout) == found[0]
+        assert (await shell(kind, "get", "none")).exit_code == ExitCode.NOT_FOUND
+        misplaced = await shell(kind, "--url", "http://elsewhere", "get", one)
+        assert misplaced.exit_code == ExitCode.USAGE
+        assert "Write --url after `get`" in misplaced.stderr
+        assert (await shell(kind, "got", one)).exit_code == ExitCode.USAGE
     gateway.cluster.apps.append({"name": "my-app", "status": "RUNNING", "route_prefix": "/x"})
     assert "my-app" in (await shell("serve", "list")).stdout
     assert "RUNNING" in (await shell("serve", "get", "my-app")).stdout

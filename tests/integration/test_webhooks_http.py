@@ -410,7 +410,7 @@ async def test_client_and_commands_list_show_and_send_again(tmp_path: Path):
             (webhook,) = page.webhooks
             assert await client.webhooks.get(webhook.id) == webhook
             listed = json.loads(await command("list", "--state", "dead", "--json"))
-            assert listed == [webhook.model_dump(mode="json")]
+            assert listed == {"webhooks": [webhook.model_dump(mode="json")], "next": None}
             assert webhook.id[:8] in await command("list")
             assert json.loads(await command("show", webhook.id))["last_status"] == 500
             at.receiver.answer = lambda _: web.Response(status=200)
