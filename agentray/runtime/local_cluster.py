@@ -17,7 +17,6 @@ import logging
 import os
 import random
 import secrets
-import shlex
 import shutil
 import socket
 import stat
@@ -32,6 +31,7 @@ from pathlib import Path
 
 import psutil
 
+from agentray.runtime import ingress
 from agentray.runtime.marked_processes import (
     MARK,
     LocalClusterError,
@@ -63,23 +63,6 @@ _SERVE = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
 }
-
-# Serve's template binds the statistics page and the Prometheus exporter of HAProxy to all
-# interfaces, and no option changes that. So Serve is given this program instead of HAProxy: it
-# mends the two lines of the generated file, then becomes HAProxy. The public listener is not
-# touched: its host is Serve's HTTP option.
-_HAPROXY_ON_LOOPBACK = r"""#!/bin/sh
-previous=
-for argument; do
-  if [ "$previous" = -f ]; then
-    sed -i \
-      -e '/^frontend prometheus$/,/bind/ s/bind [^ ]*:/bind 127.0.0.1:/' \
-      -e '/^listen stats$/,/bind/ s/bind [^ ]*:/bind 127.0.0.1:/' "$argument" || exit 1
-  fi
-  previous=$argument
-done
-exec {haproxy} "$@"
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +132,10 @@ def serve_environment(runtime_dir: Path) -> dict[str, str]:
     """
     if len(os.fsencode(runtime_dir)) + _SOCKET_NAME_BYTES > _SOCKET_PATH_MAX_BYTES:
         raise LocalClusterError(f"The path {runtime_dir} is too long for sockets: shorten TMPDIR.")
-    program = runtime_dir / "haproxy"
-    program.write_text(_HAPROXY_ON_LOOPBACK.format(haproxy=shlex.quote(_haproxy())))
-    program.chmod(0o700)
+    program = ingress.write_program(runtime_dir, _haproxy())
     return {
         **_SERVE,
+        "RAY_SERVE_HAPROXY_RETRY_ON": ingress.RETRY_ON,
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(program),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(runtime_dir / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(runtime_dir / "admin.sock"),
