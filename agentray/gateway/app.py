@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -66,6 +67,9 @@ _CORS_HEADERS = [
     *("SYNAPSE-Tenant", "SYNAPSE-User", "traceparent"),
 ]
 _CORS_EXPOSED = ["ETag", "Link", "Location", "Retry-After", "x-request-id"]
+_NO_TELEMETRY: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
+"""FastAPI's own: each request would be a span twice, since it is one of `HttpSpans`."""
+
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -122,6 +126,7 @@ def build_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry=_NO_TELEMETRY,
         lifespan=lifespan,
         middleware=[
             Middleware(OtherErrors),
@@ -142,8 +147,7 @@ def build_app(services: Services) -> FastAPI:
             405: on_unroutable,
         },
     )
-    prompts = Prompts(services, keys, admissions, reader, streams, sessions.book, hooks)
-    app.include_router(prompts.router)
+    Prompts(services, keys, admissions, reader, streams, sessions.book, hooks).add_to(app)
     app.include_router(Runs(services, keys, reader, streams).router)
     app.include_router(RunActions(services, keys, reader, ends).router)
     app.include_router(letters.router)

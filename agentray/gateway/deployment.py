@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from agentray.gateway.cluster_parts import ClusterParts
 from agentray.gateway.serve_options import deployment_options
 from agentray.gateway.services import Services
 from agentray.jobs.ray_views import RayViews
+from agentray.runtime import collector
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.manager_client import ManagerClient
@@ -107,9 +107,7 @@ class Gateway:
             cluster=_cluster(setup.settings),
             manager=ManagerClient(manager, channel),
         )
-        # What has been imported stays: the collector need not look at it time and again.
-        gc.collect()
-        gc.freeze()
+        collector.settle()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve when the replica has been made."""

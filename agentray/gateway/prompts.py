@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import Response
 
 from agentray import telemetry
@@ -25,6 +25,7 @@ from agentray.gateway.bodies import (
     read_body,
 )
 from agentray.gateway.openapi import EVENTS_CONTENT, KEY_HEADER, problems, run_content
+from agentray.gateway.own_route import OwnRoute
 from agentray.gateway.prompt_extras import check_files, check_size, most_bytes
 from agentray.gateway.runs import RunReader, run_response
 from agentray.gateway.services import Services
@@ -76,18 +77,17 @@ class Prompts:
         self._streams = streams
         self._sessions = sessions
         self._hooks = hooks
-        self.router = self._routes(keys)
+        self._keys = keys
 
-    def _routes(self, keys: KeyRing) -> APIRouter:
-        router = APIRouter(
-            prefix="/v1/prompts",
-            tags=["prompts"],
-            dependencies=[Depends(RequireScope(keys, INVOKE))],
-        )
-        router.add_api_route(
-            "",
+    def add_to(self, app: FastAPI) -> None:
+        """Add the route to the app itself: a router in between takes each prompt 15 us."""
+        app.router.add_api_route(
+            "/v1/prompts",
             self.create,
             methods=["POST"],
+            tags=["prompts"],
+            dependencies=[Depends(RequireScope(self._keys, INVOKE))],
+            route_class_override=OwnRoute,
             operation_id="createPrompt",
             summary="Prompt an agent",
             description=_DESCRIPTION,
@@ -106,7 +106,6 @@ class Prompts:
             },
             openapi_extra={**openapi_body(PromptBody), "parameters": [KEY_HEADER]},
         )
-        return router
 
     async def create(self, request: Request) -> Response:
         """Admit a run and answer as the request wants it.

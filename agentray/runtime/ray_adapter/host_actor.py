@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from agentray.context import bind_process
 from agentray.protocol.codec import decode
 from agentray.protocol.envelope import Packet
 from agentray.protocol.snapshot import Snapshot
+from agentray.runtime import collector
 from agentray.runtime.host import Host
 from agentray.runtime.host_notes import HostNotes
 from agentray.runtime.machine_socket import SocketServer
@@ -29,11 +29,6 @@ from agentray.runtime.ray_adapter.ray_host import RayConnector
 from agentray.runtime.ray_adapter.ray_manager import RayManager
 from agentray.runtime.ray_adapter.setup import Setup
 from agentray.store.postgres import PostgresStore
-
-_YOUNG_OBJECTS = 10_000
-"""New objects before the garbage collector looks at them. Hundreds of messages under way are more
-than Python's 700, and none of them is garbage: it took 5 to 10 % of a busy host's time."""
-
 
 _BEAT_S = 1.0
 
@@ -115,10 +110,7 @@ class HostActor:
     async def load(self, apps: Mapping[str, bytes]) -> dict[str, str]:
         """See `ports.HostControl`."""
         failures = await self._running.load(apps)
-        # What has been imported stays: the collector need not look at it time and again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(_YOUNG_OBJECTS, 10, 10)
+        collector.settle()
         return failures
 
     async def check(self, app: str) -> str:
