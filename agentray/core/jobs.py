@@ -29,7 +29,12 @@ _SUPERVISOR_LOST = frozenset(
 
 
 _HEADLINE_CHARS = 200
-_BEFORE_LOGS = ", last available logs (truncated"  # what Ray says before the end of a job's log
+_BEFORE_LOGS = ", last available logs ("
+
+
+def without_log(message: str) -> str:
+    """Return why a job has failed without the end of its log, which Ray adds to it."""
+    return message.partition(_BEFORE_LOGS)[0]
 
 
 def headline(message: str) -> str:
@@ -41,7 +46,7 @@ def headline(message: str) -> str:
     lines = [" ".join(line.split()) for line in message.splitlines() if line.strip()]
     if not lines:
         return ""
-    first = lines[0].partition(_BEFORE_LOGS)[0]
+    first = without_log(lines[0])
     if len(lines) == 1:
         return _cut(first, _HEADLINE_CHARS)
     half = _HEADLINE_CHARS // 2 - 2

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentray.core.job_log import Allowance, Form, Frame, StreamLimits, last_lines
+from agentray.core.jobs import without_log
 from agentray.jobs.feeds import BLOCK, End, Feed
 from agentray.protocol.jobs import Job, JobReport
 from agentray.runtime.job_ports import LogGone
@@ -22,7 +23,6 @@ _PARTIAL_S = 0.5
 _AGAIN_S = 0.25
 _GONE_S = 10.0  # for so long the log of an ended job may not be readable
 _MARK = "[agentray] "
-_RAY_ADDS = ", last available logs ("
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class _Words:
         Ray adds the end of the log to why a job has failed: here that has just been told.
         """
         most = self._most // 8
-        message = message and message.partition(_RAY_ADDS)[0]
+        message = message and without_log(message)
         if message is None or len(message) <= most:
             return message
         return message[: most // 2] + " … " + message[-most // 3 :]

@@ -314,6 +314,16 @@ async def test_the_policy_is_enforced_when_a_job_is_submitted(gateway: Gateway, 
     assert (await http.ask("PATCH", path, body={"max_concurrent_jobs": -1}))[0] == 422
 
 
+@pytest.mark.parametrize("body", [b"", b"null", b"{}"])
+async def test_bodies_may_be_empty_or_null(http: Http, body: bytes) -> None:
+    policy = (await http.get("/v1/resources/policy"))[1]
+    assert (await http.ask("PATCH", "/v1/resources/policy/", body=body))[:2] == (200, policy)
+    status, verdict, _ = await http.ask("POST", "/v1/resources/feasibility/", body=body)
+    assert (status, verdict["allowed"]) == (200, True)
+    await submit(http, submission_id="a")
+    assert (await http.ask("POST", f"{JOBS}/a/stop/", body=body))[0] == 202
+
+
 async def test_feasibility_says_why_not(http: Http) -> None:
     async def check(**wanted: Any) -> Json:
         six = {"kind": "job", "num_cpus": 1, "num_gpus": 0.0, "memory_bytes": None}

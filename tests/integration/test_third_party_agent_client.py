@@ -33,7 +33,9 @@ async def test_every_documented_method_works(gateway: Gateway):
         ended, running = await begin(gateway, client, LOG), await begin(gateway, client)
     await change(gateway, ended, JobStatus.SUCCEEDED)
 
-    told = await run_third_party("agent_client.py", f"{gateway.url}/v1", KEY, ended, running)
+    told = await run_third_party(
+        "agent_client.py", f"{gateway.url}/v1", KEY, ended, running, "my-app@1.0"
+    )
     blocking, other = told["blocking"], told["async"]
     lines = LOG.decode().split("\n")
     assert blocking["health"] == {"status": "ok"}
@@ -53,8 +55,8 @@ async def test_every_documented_method_works(gateway: Gateway):
     assert blocking["limited"] == ["ClientError", 429]
     assert blocking["containers"] == ["ServerError", 501]
     assert (blocking["gpus"], blocking["feasible"], blocking["policy"]) == (1, True, 0)
-    assert blocking["gpu"]["memory_total"] == 40
-    assert blocking["gpu"]["processes_pids"]["77"]["gpu_memory_usage"] == 10
+    assert blocking["gpu"][0]["memory_total"] == 40
+    assert blocking["gpu"][0]["processes_pids"]["77"]["gpu_memory_usage"] == 10
     assert blocking["resources"] == other["resources"] == NODE
     assert (blocking["nodes"], blocking["node"]) == (["n1"], "ALIVE")
     assert (blocking["tasks"], blocking["task"]) == (["t1"], "FINISHED")

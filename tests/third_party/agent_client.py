@@ -1,6 +1,7 @@
 """Use synapse-sdk's AgentClient as its documentation says; print what it returned.
 
-Arguments: the base URL, the key, a job that has ended, a job that is still running.
+Arguments: the base URL, the key, a job that has ended, a job that is still running, a Serve
+application that is to be deleted.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from synapse_sdk.clients.agent import AgentClient, AsyncAgentClient
 from synapse_sdk.clients.exceptions import ClientError
 from synapse_sdk.utils.network import StreamLimits
 
-URL, KEY, ENDED, RUNNING = sys.argv[1:]
+URL, KEY, ENDED, RUNNING, APP = sys.argv[1:]
 
 
 def error_of(call):
@@ -43,7 +44,7 @@ def use_blocking():
         "malformed": error_of(lambda: list(client.tail_job_logs("a/b"))),
         "gpus": client.get_gpu_status()["total_gpus"],
         "resources": client.get_cluster_resources().nodes[0].node_id,
-        "gpu": client.get_cluster_resources().nodes[0].gpus[0].model_dump(),
+        "gpu": [g.model_dump() for g in client.get_cluster_resources().nodes[0].gpus],
         "feasible": client.check_feasibility("job", 2)["allowed"],
         "policy": client.get_runtime_policy().max_concurrent_jobs,
         "containers": error_of(client.list_containers),
@@ -52,14 +53,16 @@ def use_blocking():
     told["limited"] = error_of(lambda: list(client.tail_job_logs(ENDED, protocol="http")))
     # Machines and Serve belong to no tenant.
     everybody = AgentClient(base_url=URL, agent_token=KEY)
+    nodes = [node["node_id"] for node in everybody.list_nodes()]
+    tasks = [task["task_id"] for task in everybody.list_tasks() if task["status"] == "FINISHED"]
     told |= {
-        "nodes": [node["node_id"] for node in everybody.list_nodes()],
-        "node": everybody.get_node("n1")["state"],
-        "tasks": [task["task_id"] for task in everybody.list_tasks()],
-        "task": everybody.get_task("t1")["status"],
+        "nodes": nodes,
+        "node": everybody.get_node(nodes[0])["state"],
+        "tasks": tasks,
+        "task": everybody.get_task(tasks[0])["status"],
         "apps": [app["name"] for app in everybody.list_serve_applications()],
-        "app": everybody.get_serve_application("my-app@1.0")["status"],
-        "deleted": everybody.delete_serve_application("my-app@1.0"),
+        "app": everybody.get_serve_application(APP)["status"],
+        "deleted": everybody.delete_serve_application(APP),
         "patched": everybody.update_runtime_policy({"max_concurrent_jobs": 7}).max_concurrent_jobs,
     }
     return told
