@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from agentray.errors import PayloadError, RemoteError
 from agentray.protocol import blame, by_value
-from agentray.protocol.envelope import Large, Reply
+from agentray.protocol.envelope import Large, Reply, Shared
 
 NO_ARGUMENTS = pickle.dumps(((), {}), protocol=5)
 
@@ -85,6 +85,8 @@ def goes_as_it_is(value: Any) -> bool:
 def decode(data: Any) -> Any:
     """Read what `encode`, `encode_call` or `encode_result` made; a plain value is what it is.
 
+    What is `Shared` is read once: only for values that do not change, as events.
+
     Raises:
         PayloadError: a class is missing here, or its own code failed.
     """
@@ -93,6 +95,10 @@ def decode(data: Any) -> Any:
             return pickle.loads(data)  # noqa: S301 - cluster only
         if type(data) is Large:
             return pickle.loads(data.parts[0], buffers=data.parts[1:])  # noqa: S301
+        if type(data) is Shared:
+            if data.value is None:
+                data.value = pickle.loads(data)  # noqa: S301
+            return data.value
     except PayloadError:
         raise  # of a registered type: it says so itself
     except Exception as error:

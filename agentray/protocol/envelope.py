@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from enum import IntEnum, StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from agentray.ids import AgentId
 
@@ -110,15 +110,46 @@ class Envelope(NamedTuple):
 
 
 _FROM_OUTSIDE = Envelope(0, 0, "", "", "", None)[7:]
+_FIELDS = len(Envelope._fields)
+
+# Past the constructor, which takes three times as long to say the same.
+_new = cast("Any", tuple).__new__
 
 
 def envelope_of(fields: tuple[Any, ...]) -> Envelope:
-    """Return an envelope of its fields, or of the first seven: the others have their defaults.
+    """Return an envelope of its fields, or of the first seven: the others have their defaults."""
+    return _new(Envelope, fields + _FROM_OUTSIDE if len(fields) == 7 else fields)
 
-    Past the constructor, which takes three times as long to say the same.
+
+class Shared(bytes):
+    """A pickled value for several agents of one process: who reads it first reads it for all.
+
+    Attributes:
+        value: what it is; None before somebody has read it.
     """
-    whole = fields + _FROM_OUTSIDE if len(fields) == 7 else fields
-    return tuple.__new__(Envelope, whole)  # pyright: ignore[reportUnknownMemberType]
+
+    value: Any = None
+
+
+def copies_of(fields: tuple[Any, ...]) -> list[Envelope]:
+    """Return the envelopes of an event for several agents of one host, which travels once.
+
+    Behind the fields of its first recipient's envelope stand the other recipients, as (type, key);
+    their copies have the numbers that follow.
+    """
+    number, kind, agent_type, key, name, payload, *same, others = fields
+    if type(payload) is bytes:
+        payload = Shared(payload)
+    return [
+        _new(Envelope, (n, kind, *target, name, payload, *same))
+        for n, target in enumerate(((agent_type, key), *others), number)
+    ]
+
+
+def numbers_of(fields: tuple[Any, ...]) -> range:
+    """Return the numbers of the envelopes that fields spell out."""
+    others = fields[_FIELDS] if len(fields) > _FIELDS else ()
+    return range(fields[0], fields[0] + 1 + len(others))
 
 
 NO_MESSAGE = Envelope(0, Kind.TELL, "", "", "", None)
@@ -232,7 +263,7 @@ class Frame(NamedTuple):
         floor: batches below this number are answered; they need not be remembered.
         acks: numbers of the responses that arrived since the last request.
         messages: the fields of envelopes, as plain tuples: these pickle three times as fast as
-            named ones, because no class is looked up per message.
+            named ones, because no class is looked up per message. See `copies_of`.
     """
 
     link: str
@@ -252,5 +283,11 @@ class Frame(NamedTuple):
         return cls._make(unpack(packet))
 
     def envelopes(self) -> list[Envelope]:
-        """Return the messages."""
-        return [envelope_of(fields) for fields in self.messages]
+        """Return the messages, each copy of an event as one."""
+        found: list[Envelope] = []
+        for fields in self.messages:
+            if len(fields) > _FIELDS:
+                found += copies_of(fields)
+            else:
+                found.append(envelope_of(fields))
+        return found

@@ -102,7 +102,7 @@ class Asking:
         )
         if not self._host.parts.takes(active.key, event, active.scope):
             return
-        message = EventMessage(AgentId.parse(asked.agent), event, active.scope, answers=True)
+        message = EventMessage((AgentId.parse(asked.agent),), event, active.scope, answers=True)
         root = None if active.recording == Recording.NOTHING else active.agent
         message.origin = Origin(
             event.correlation_id,

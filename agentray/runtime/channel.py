@@ -314,6 +314,39 @@ class Channel:
             self._deadlines.add(message, self.loop.time())
         self._route(message, attempt=0)
 
+    def on_one_way(self, targets: list[AgentId], most: int) -> Iterable[list[AgentId]]:
+        """Return who may get one message together: agents of one host, as far as is known.
+
+        Args:
+            targets: whom something is for.
+            most: of them together.
+        """
+        if len(targets) == 1:
+            return (targets,)
+        ways: dict[AnyLink, list[AgentId]] = {}
+        groups: list[list[AgentId]] = []
+        for target in targets:
+            link = self._routes.get(target) or self._way_to(target)
+            known = None if link is None else ways.get(link)
+            if known is None or len(known) >= most:
+                groups.append(known := [])
+                if link is not None:
+                    ways[link] = known
+            known.append(target)
+        return groups
+
+    def _way_to(self, target: AgentId) -> AnyLink | None:
+        """Return the way to an agent if there is one without further ado, and remember it."""
+        view = self.snapshot.view(target.type)
+        host = None if view is None or view.stopped else self.snapshot.host_of(target)
+        if host is None or self._closed:
+            return None
+        here = self._local is not None and host.id == self._local.host_id
+        link = self._local.link if here and self._local is not None else self._link(host)
+        if not link.blocked:
+            self._remember(target, link)
+        return None if link.blocked else link
+
     def post_to(self, host_id: str, message: Message) -> None:
         """Send a message to a host, whatever it leases; it fails when that is gone."""
         host = self.snapshot.hosts.get(host_id)
@@ -347,6 +380,10 @@ class Channel:
     def _route(self, message: Message, attempt: int) -> None:
         link = self._routes.get(message.target)
         if link is None or link.blocked:
+            if message.copies > 1:  # each finds its own way
+                for number in message.numbers:
+                    self._route(message.alone(number), attempt)
+                return
             try:
                 link = self._find_link(message, last_chance=attempt > 0)
             except (AgentrayError, ValueError) as error:  # also a key that is no text
@@ -355,11 +392,9 @@ class Channel:
             if link is None:
                 self._park(message, attempt + 1)
                 return
-            if len(self._routes) >= _MAX_ROUTES:
-                self._routes.clear()
             view = self.snapshot.view(message.target.type)
             if view is not None and not view.stopped:
-                self._routes[message.target] = link
+                self._remember(message.target, link)
         if isinstance(link, Link) and isinstance(message.payload, Event | tuple):
             try:
                 message.payload = self._for_the_wire(message)
@@ -367,6 +402,11 @@ class Channel:
                 self._fail(message, error)
                 return
         link.send(message)
+
+    def _remember(self, target: AgentId, link: AnyLink) -> None:
+        if len(self._routes) >= _MAX_ROUTES:
+            self._routes.clear()
+        self._routes[target] = link
 
     def _for_the_wire(self, message: Message) -> bytes | Large:
         """Serialise a payload that might have stayed in this process.
@@ -523,7 +563,11 @@ class Channel:
 
     def _fail(self, message: Message, error: Exception) -> None:
         message.closed = True
-        message.on_reply(Reply(0, ReplyKind.ERROR, error))
+        if message.copies == 1:
+            message.on_reply(Reply(0, ReplyKind.ERROR, error))
+            return
+        for number in message.numbers:
+            message.on_reply(Reply(number, ReplyKind.ERROR, error))
 
     def _open_messages(self) -> Iterable[Message]:
         for link in self._links.values():

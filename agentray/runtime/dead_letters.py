@@ -285,11 +285,11 @@ def _told(error: BaseException, target: str) -> RunError:
     return RunError(type=type(error).__name__, message=message, agent=target)
 
 
-def read_payload(payload: object, read: Callable[[bytes], Any] = decode) -> object:
+def read_payload(payload: object) -> object:
     """Return what a message for an event handler carries; as it came where it cannot be read."""
     if not isinstance(payload, bytes):
         return payload
     try:
-        return read(payload)
+        return decode(payload)
     except Exception:  # noqa: BLE001 - that is why its handler failed: code of the user's
         return payload

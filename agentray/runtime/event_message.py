@@ -1,7 +1,8 @@
-"""An event on its way to one subscriber; the scope that sent it hears what it came to."""
+"""An event on its way to subscribers; the scope that sent it hears what it came to at each."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from agentray.errors import ChannelClosed
@@ -10,20 +11,26 @@ from agentray.ids import AgentId
 from agentray.protocol.codec import error_of
 from agentray.protocol.envelope import Kind, Reply, ReplyKind
 from agentray.runtime.dead_letters import DeadLetters
-from agentray.runtime.message import Message
+from agentray.runtime.message import OUTSIDE, Message
 from agentray.runtime.scope import Scope, failure_of
 
 _EVENT = int(Kind.EVENT)
 
+MAX_COPIES = 256
+"""Agents of one host that get an event by one message: batches get hardly longer than they may."""
+
 
 class EventMessage(Message):
-    """An event for one agent. Its acknowledgement says that all that it set off is done."""
+    """An event for agents of one host.
 
-    __slots__ = ("_answers", "_event", "_letters", "_scope")
+    The acknowledgement of each copy says that all that the event set off there is done.
+    """
+
+    __slots__ = ("_answers", "_event", "_letters", "_scope", "_targets", "copies")
 
     def __init__(
         self,
-        target: AgentId,
+        targets: Sequence[AgentId],
         event: Event,
         scope: Scope,
         *,
@@ -33,17 +40,45 @@ class EventMessage(Message):
         """Make it.
 
         Args:
-            target: the subscriber.
+            targets: the subscribers, at most `MAX_COPIES`.
             event: as it goes out.
             scope: of the message that is being handled.
             letters: where it is kept if it does not arrive; None: its run has an error then.
             answers: a `TerminateEvent` that it leads to ends the conversation of that message, too.
         """
-        super().__init__(_EVENT, target, event.event_type, event)
+        super().__init__(_EVENT, targets[0], event.event_type, event)
+        self._targets = targets
+        self.copies = len(targets)
+        self.id = 0
         self._scope = scope
         self._answers = answers
         self._letters = letters
         self._event = event
+
+    def alone(self, number: int) -> EventMessage:
+        """Return a message for the copy of a number, which goes a way of its own from here on."""
+        if self.copies == 1:
+            return self
+        target, scope = self._target_of(number), self._scope
+        message = EventMessage(
+            (target,), self._event, scope, answers=self._answers, letters=self._letters
+        )
+        message.id, message.link = number, self.link
+        message.origin, message.payload = self.origin, self.payload
+        message.sent, message.closed = self.sent, self.closed
+        scope.part(self, message)
+        return message
+
+    def _target_of(self, number: int) -> AgentId:
+        return self._targets[number - self.id] if self.copies > 1 else self.target
+
+    def envelope(self, now: float) -> tuple[Any, ...]:
+        """Return the fields of its `Envelope`, with its other recipients; see `copies_of`."""
+        fields = super().envelope(now)
+        if self.copies == 1:
+            return fields
+        whole = fields + self.origin if self.origin is OUTSIDE else fields
+        return (*whole, tuple((target[0], target[1]) for target in self._targets[1:]))
 
     def on_value(self, payload: Any) -> None:
         """Take the acknowledgement of an event that came to nothing worth telling."""
@@ -53,13 +88,13 @@ class EventMessage(Message):
     def on_reply(self, reply: Reply) -> None:
         """Take the acknowledgement; a cancelled event may get one more, which says nothing new."""
         failed = reply.kind == ReplyKind.ERROR
-        if failed and self._letters is not None:
-            letters, self._letters = self._letters, None
+        target = self._target_of(reply.id)
+        if failed and self._letters is not None and self._scope.awaits(self):
             error = error_of(reply)
             # A host that stops has let what is under way end; what has not left is lost.
             if self.link is None or not isinstance(error, ChannelClosed):
-                letters.undelivered(self.target, self._event, error)
-        outcome = failure_of(reply, str(self.target), self.name) if failed else reply.outcome
+                self._letters.undelivered(target, self._event, error)
+        outcome = failure_of(reply, str(target), self.name) if failed else reply.outcome
         if outcome is not None and not self._answers:
             outcome = outcome._replace(answer=None)
         self._scope.ended(self, outcome)

@@ -39,18 +39,19 @@ from agentray.protocol.codec import (
     goes_as_it_is,
     text_of,
 )
-from agentray.protocol.envelope import Envelope, Failure, Kind, Large, Outcome, ReplyKind
+from agentray.protocol.envelope import Envelope, Failure, Kind, Large, ReplyKind
 from agentray.protocol.event_runs import STEPS, Recording
 from agentray.runtime import passage
 from agentray.runtime.dead_letters import read_payload
 from agentray.runtime.own_turn import OWN, Unheard
-from agentray.runtime.scope import EMPTY, Scope, scope_of
+from agentray.runtime.scope import Scope, scope_of
 from agentray.runtime.sending_on import send_on
 from agentray.runtime.streams import PartWriter
 from agentray.runtime.tasks import being_cancelled
 from agentray.runtime.turn import Turn
 
 if TYPE_CHECKING:
+    from agentray.runtime.active_run import ActiveRun
     from agentray.runtime.incarnation import Incarnation
     from agentray.runtime.steps import StepTurn
 
@@ -304,57 +305,74 @@ async def _handle_event(
     agent: Incarnation, turn: Turn, context: Context, started: datetime | None
 ) -> None:
     envelope = turn.envelope
-    event, handler = _event_and_handler(agent, envelope)
     if envelope.run is not None and agent.host.parts.cancelled(envelope.run):
         turn.reply(ReplyKind.CANCELLED)
         return
-    context.event = event
-    if handler.access is not None:
-        context.require_access(handler.access, f"{agent.id}.{handler.method}")
+    handler = _handler_for(agent, envelope, context)
     context.held = _held(context)
-    scope = scope_of(context)
-    if turn.is_step and not await agent.host.steps.begin(cast("StepTurn", turn), scope):
+    steps = agent.host.steps
+    if turn.is_step and not await steps.begin(cast("StepTurn", turn), scope_of(context)):
         return
-    scope.hold()  # the handler itself
-    method, hooks = getattr(agent.agent, handler.method), agent.type.hooks
-    emitted = method(event) if hooks is None else passage.event(agent, turn, context, hooks, method)
-    await _emit_all(agent, emitted, context)
+    emitted = _call_handler(agent, turn, context, handler)
+    if type(emitted) is CoroutineType:
+        emitted = cast("object", await emitted)
+    if emitted is not None:
+        await _emit_all(agent, emitted, context)
     if started is not None:
         _trace(agent, turn, context, started, None)
-    if scope.step is not None:
-        await agent.host.steps.commit(agent, cast("StepTurn", turn), scope)
+    scope: Scope | None = context.scope
+    if scope is not None and scope.step is not None:
+        await steps.commit(agent, cast("StepTurn", turn), scope)
         return
-    run = turn.run
-    if run is not None and context.held and not _somebody_waits(agent, context):
-        context.release()
-    if run is not None and not context.held and scope.only_one_held:
-        # A prompt whose work is done: its state and its result in one transaction.
-        await agent.end_run(run, scope.outcome())
-        turn.drop()
+    if turn.run is not None and await _end_run(agent, turn, turn.run, context):
         return
     if agent.type.keeps_state:
         await agent.commit_state(turn)
     if context.held:
         _release(turn, context)
-    turn.ends_with(scope, lambda outcome: _acknowledge(turn, outcome))
-    scope.release()
+    turn.handled(context.scope)
 
 
-def _event_and_handler(agent: Incarnation, envelope: Envelope) -> tuple[Event, EventHandler]:
-    """Return the event that a message brings, and who handles it.
+def _call_handler(agent: Incarnation, turn: Turn, context: Context, handler: EventHandler) -> Any:
+    """Call the handler of an event; return what it returns."""
+    method, hooks = getattr(agent.agent, handler.method), agent.type.hooks
+    if hooks is None:
+        return method(context.event)
+    return passage.event(agent, turn, context, hooks, method)
+
+
+async def _end_run(agent: Incarnation, turn: Turn, run: ActiveRun, context: Context) -> bool:
+    """End the run of a prompt whose work is done; False: something of it is under way."""
+    if context.held and not _somebody_waits(agent, context):
+        context.release()
+    scope = scope_of(context)
+    if context.held or not scope.idle:
+        return False
+    # Its state and its result in one transaction.
+    await agent.end_run(run, scope.outcome())
+    turn.drop()
+    return True
+
+
+def _handler_for(agent: Incarnation, envelope: Envelope, context: Context) -> EventHandler:
+    """Read the event that a message brings; return who handles it.
 
     Raises:
         NoHandler: nobody does.
+        AccessDenied: the run may not touch what that does.
     """
     event = envelope.payload
     if isinstance(event, bytes):
-        event = agent.host.read_event(event)
+        event = decode(event)
     handler = agent.type.handlers.get(envelope.name)
     if handler is None and isinstance(event, Event):
         handler = agent.type.handler_of(event)
     if handler is None or not isinstance(event, Event):
         raise NoHandler(str(agent.id), envelope.name)
-    return event, handler
+    context.event = event
+    if handler.access is not None:
+        context.require_access(handler.access, f"{agent.id}.{handler.method}")
+    return handler
 
 
 def _held(context: Context) -> list[Event] | None:
@@ -385,10 +403,11 @@ async def _emit_all(agent: Incarnation, result: Any, context: Context) -> None:
         async for item in cast("AsyncIterator[Any]", result):
             _emit(agent, item, context)
         return
-    if type(result) is CoroutineType or inspect.isawaitable(result):
-        result = cast("object", await result)
-    if result is None:
+    if isinstance(result, Event):
+        context.publish(result)
         return
+    if inspect.isawaitable(result):
+        result = cast("object", await result)
     if inspect.isgenerator(result):
         context.release()
     if isinstance(result, list | tuple) or inspect.isgenerator(result):
@@ -442,14 +461,11 @@ def _failed(
         turn.reply(ReplyKind.ERROR, encode_error(error), (context.scope or Scope()).outcome())
         return
     if envelope.run is None and envelope.root is None:  # else the run has an error of its own
-        payload = read_payload(envelope.payload, agent.host.read_event)
+        payload = read_payload(envelope.payload)
         agent.host.dead_letters.failed(envelope, payload, error)
     scope = scope_of(context)
-    if scope.idle:
-        scope.hold()  # it failed before its handler was called
     scope.fail(Failure(type(error).__name__, text_of(error), str(agent.id), ()))
-    turn.ends_with(scope, lambda outcome: _acknowledge(turn, outcome))
-    scope.release()
+    turn.handled(scope)
 
 
 def _trace(
@@ -476,12 +492,6 @@ def _trace(
     scope_of(context).span(*span)
     if context.run is not None and context.run[0] == _LIVE:
         agent.host.telling.span(context, span)
-
-
-def _acknowledge(turn: Turn, outcome: Outcome) -> None:
-    """Tell the sender of an event that it and all that it set off is done."""
-    # Most came to nothing worth telling, which has the shorter way.
-    turn.reply(_VALUE, None, None if outcome is EMPTY else outcome.below(turn.envelope))
 
 
 _BY_KIND = {

@@ -30,7 +30,6 @@ from agentray.event_run import DispatchOptions, EventRun
 from agentray.events import Ask, Event
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.budgets import Usage
-from agentray.protocol.codec import decode
 from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, ReplyKind
 from agentray.protocol.event_runs import is_root
 from agentray.protocol.runs import RunStatus
@@ -94,9 +93,6 @@ _RUNS = frozenset(map(int, (Kind.RUN, Kind.ADMIT, Kind.DISPATCH, Kind.DISPATCH_O
 _LOAD = _FOR_AGENTS | _RUNS
 _CANCEL, _AWAITED = int(Kind.CANCEL), int(Kind.AWAITED)
 
-_EVENTS_READ = 64
-"""Events from other processes, the last ones, that are read once for all of their recipients."""
-
 _SWEEP_S = 1.0
 _FETCH_S = 1.0
 """How long a host that has stopped waits for senders to fetch their last replies."""
@@ -112,7 +108,7 @@ def _nobody(agent_id: Any) -> None:
 class Host:
     """Runs agents."""
 
-    def __init__(  # noqa: PLR0913, PLR0915 - all that there is to say of a host, and its parts
+    def __init__(  # noqa: PLR0913 - all that there is to say of a host, and its parts
         self,
         host_id: str,
         store: Store,
@@ -180,7 +176,6 @@ class Host:
         self.steps = Steps(self)
         self.control = Control(self)
         self.turns = TurnTasks(self.loop, record or in_memory()[0])  # what handles messages
-        self._events_read: dict[bytes, Any] = {}  # the last ones, by what came
         self._handled = self._requests = 0  # messages, and what brought them or fetched replies
         self._observe(metrics, metrics_interval_s)
         self.tasks.spawn(self._sweep(), name="sweep")
@@ -633,18 +628,6 @@ class Host:
                 outbox.busy_at = now
             elif min(silent_s, now - outbox.busy_at) > patience_s(outbox):
                 del self._outboxes[name]
-
-    def read_event(self, pickled: bytes) -> Any:
-        """Return an event that came from another process.
-
-        Its recipients here share it, as those in its own process do: events do not change.
-        """
-        event = self._events_read.get(pickled)
-        if event is None:
-            event = self._events_read[pickled] = decode(pickled)
-            if len(self._events_read) > _EVENTS_READ:
-                del self._events_read[next(iter(self._events_read))]
-        return event
 
     # What handlers ask (Surroundings)
 

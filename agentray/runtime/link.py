@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from agentray.config import BATCH, BatchLimits
 from agentray.ids import new_id
-from agentray.protocol.envelope import Frame, Kind, Packet, Reply, ReplyKind
+from agentray.protocol.envelope import Frame, Kind, Packet, Reply, ReplyKind, numbers_of
 from agentray.protocol.snapshot import HostRef
 from agentray.runtime.message import Message
 from agentray.runtime.outbox import read_response
@@ -134,11 +134,14 @@ class Link:
 
     def send(self, message: Message) -> None:
         """Put a message into the next batch."""
-        self._next_id += 1
-        message.id = self._next_id
+        message.id = self._next_id + 1
+        self._next_id += message.copies
         message.link = self
         message.sent = False
-        self._open[message.id] = message
+        if message.copies == 1:
+            self._open[message.id] = message
+        else:
+            self._open.update(dict.fromkeys(message.numbers, message))
         if len(self._open) >= MAX_OPEN:
             self.blocked = True
         if message.kind in _URGENT:
@@ -150,12 +153,14 @@ class Link:
 
     def cancel(self, message: Message) -> bool:
         """Forget a message that has not left; else tell the host to stop working on it."""
-        if self.gone or message.id not in self._open:
+        waiting = [number for number in message.numbers if number in self._open]
+        if self.gone or not waiting:
             return False
         if not message.sent:
-            self._forget(message)
+            self._forget(waiting)
             return False
-        self.tell_host(Kind.CANCEL, message, str(message.id))
+        for number in waiting:
+            self.tell_host(Kind.CANCEL, message, str(number))
         return True
 
     def tell_host(self, kind: int, message: Message, name: str, payload: Any = None) -> None:
@@ -166,8 +171,9 @@ class Link:
         self._queue.appendleft(told)
         self._schedule_flush()
 
-    def _forget(self, message: Message) -> None:
-        del self._open[message.id]
+    def _forget(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            del self._open[number]
         self.blocked = self.gone or len(self._open) >= MAX_OPEN
 
     def _schedule_flush(self) -> None:
@@ -186,16 +192,18 @@ class Link:
             return
         now = self._loop.time()
         batch: list[tuple[Any, ...]] = []
-        size = 0
+        size = count = 0
         most, most_bytes = self._batch
         if not self._sent and len(self._queue) >= HALVED:
             most = min(most, len(self._queue) // 2)
-        while self._queue and len(batch) < most and size < most_bytes:
+        while self._queue and count < most and size < most_bytes:
             message = self._queue.popleft()
             if message.closed:
                 continue  # given up while it waited
             message.sent = True
-            self._sent += message.id in self._open  # what is told about a message is not
+            if message.id in self._open:  # what is told about a message is not
+                self._sent += message.copies
+            count += message.copies
             batch.append(message.envelope(now))
             size += len(message.payload or b"")
         if not batch:
@@ -204,12 +212,12 @@ class Link:
         self._next_batch += 1
         self._unanswered.add(self._next_batch)
         self._batches += 1
-        self._travelling += len(batch)
-        self._tasks.spawn(self._deliver(self._next_batch, batch))
+        self._travelling += count
+        self._tasks.spawn(self._deliver(self._next_batch, batch, count))
         if self._queue:
             self._schedule_flush()
 
-    async def _deliver(self, number: int, batch: list[tuple[Any, ...]]) -> None:
+    async def _deliver(self, number: int, batch: list[tuple[Any, ...]], count: int) -> None:
         try:
             replies = await self._exchange(self._port.deliver, number, batch)
         except Exception as error:
@@ -218,7 +226,7 @@ class Link:
         finally:
             self._unanswered.discard(number)
             self._batches -= 1
-            self._travelling -= len(batch)
+            self._travelling -= count
             self._alone = False
         self._take(replies)
         if self._queue:
@@ -248,7 +256,7 @@ class Link:
         request: Callable[[Packet], Awaitable[Packet]],
         batch_number: int | None,
         batch: Sequence[tuple[Any, ...]],
-    ) -> Sequence[tuple[Any, ...]]:
+    ) -> Sequence[tuple[Any, ...] | int]:
         """Make a request, again while the host is unreachable; no replies when it is gone."""
         attempt = 0
         while not self.gone:
@@ -274,10 +282,16 @@ class Link:
                 return replies
         return []
 
-    def _take(self, replies: Sequence[tuple[Any, ...]]) -> None:
+    def _take(self, replies: Sequence[tuple[Any, ...] | int]) -> None:
         open_messages = self._open
         for fields in replies:
-            message_id, kind, payload, outcome = fields
+            if type(fields) is int:  # done, and that is all
+                message = open_messages.pop(fields, None)
+                if message is not None:
+                    self._sent -= 1
+                    message.on_value(None)
+                continue
+            message_id, kind, payload, outcome = cast("tuple[Any, ...]", fields)
             message = open_messages.get(message_id)
             if message is None:
                 continue  # given up meanwhile, or answered by an earlier copy of this reply
@@ -286,7 +300,7 @@ class Link:
                 self._sent -= 1
                 message.on_value(payload)
             else:
-                self._take_other(message, Reply._make(fields))
+                self._take_other(message, Reply(message_id, kind, payload, outcome))
         self.blocked = self.gone or len(open_messages) >= MAX_OPEN
 
     def _take_other(self, message: Message, reply: Reply) -> None:
@@ -320,32 +334,33 @@ class Link:
             self._settled[message.id] = end
 
     def _end(self, message: Message, reply: Reply) -> None:
-        del self._open[message.id]
-        self._opened.discard(message.id)
+        del self._open[reply.id]
+        self._opened.discard(reply.id)
         self._sent -= 1
         if reply.kind in (_MOVED, _REFUSED):
-            self._on_moved(message, reply.kind == _MOVED)
+            self._on_moved(message.alone(reply.id), reply.kind == _MOVED)
         else:
             message.on_reply(reply)
 
     def _lose(self, batch: Sequence[tuple[Any, ...]], error: Exception) -> None:
         """End the messages of a batch whose fate is unknown."""
-        for fields in batch:
-            message = self._open.pop(fields[0], None)
+        for number in [number for fields in batch for number in numbers_of(fields)]:
+            message = self._open.pop(number, None)
             if message is not None:
                 self._sent -= 1
-                self._on_gone(message, f"{type(error).__name__}: {error}", True)
+                self._on_gone(message.alone(number), f"{type(error).__name__}: {error}", True)
 
     def _forgotten(self) -> None:
         """End what the host will never answer: it has not heard of this link for long."""
-        lost = [message for message in self._open.values() if message.sent]
-        for message in lost:
-            self._forget(message)
-            self._opened.discard(message.id)
-            self._settled.pop(message.id, None)
+        lost = [(number, message) for number, message in self._open.items() if message.sent]
+        for number, _ in lost:
+            self._forget((number,))
+            self._opened.discard(number)
+            self._settled.pop(number, None)
             self._sent -= 1
-        for message in lost:
-            self._on_gone(message, "it had not heard of the sender for long, and forgot it", True)
+        why = "it had not heard of the sender for long, and forgot it"
+        for number, message in lost:
+            self._on_gone(message.alone(number), why, True)
 
     def close(self, reason: str) -> None:
         """End the link: what is open will not be answered here."""
@@ -354,9 +369,9 @@ class Link:
         self.gone = self.blocked = True
         self._port.close()
         self._queue.clear()
-        messages, self._open = list(self._open.values()), {}
+        lost, self._open = self._open, {}
         self._opened.clear()
         self._settled.clear()
         self._sent = 0
-        for message in messages:
-            self._on_gone(message, reason, message.sent)
+        for number, message in lost.items():
+            self._on_gone(message.alone(number), reason, message.sent)

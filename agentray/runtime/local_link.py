@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from agentray.protocol.envelope import Envelope, Kind, Outcome, Reply, ReplyKind, envelope_of
+from agentray.protocol.envelope import (
+    Envelope,
+    Kind,
+    Outcome,
+    Reply,
+    ReplyKind,
+    copies_of,
+    envelope_of,
+)
 from agentray.runtime.message import Message
 from agentray.runtime.turn import Turn
 
@@ -36,13 +44,18 @@ class LocalLink:
 
     def send(self, message: Message) -> None:
         """Send a message."""
-        self._next_id += 1
-        message.id = self._next_id
+        message.id = self._next_id + 1
+        self._next_id += message.copies
         message.link = self
         message.sent = True
-        self._open[message.id] = message
         now = self._host.now()
-        self._host.accept(envelope_of(message.envelope(now)), self, now)
+        if message.copies == 1:
+            self._open[message.id] = message
+            self._host.accept(envelope_of(message.envelope(now)), self, now)
+            return
+        self._open.update(dict.fromkeys(message.numbers, message))
+        for envelope in copies_of(message.envelope(now)):
+            self._host.accept(envelope, self, now)
 
     def open_messages(self) -> Iterable[Message]:
         """Return what has been sent and not answered."""
@@ -50,10 +63,10 @@ class LocalLink:
 
     def cancel(self, message: Message) -> bool:
         """Cancel a message; True: a reply comes when its handler has ended."""
-        if message.id not in self._open:
-            return False
-        self.tell_host(Kind.CANCEL, message, str(message.id))
-        return True
+        waiting = [number for number in message.numbers if number in self._open]
+        for number in waiting:
+            self.tell_host(Kind.CANCEL, message, str(number))
+        return bool(waiting)
 
     def tell_host(self, kind: int, message: Message, name: str, payload: Any = None) -> None:
         """Send something about a message that is under way."""
@@ -76,6 +89,6 @@ class LocalLink:
         if message is None:
             return
         if kind in (ReplyKind.MOVED, ReplyKind.REFUSED):
-            self.channel.moved(message, kind == ReplyKind.MOVED)
+            self.channel.moved(message.alone(message_id), kind == ReplyKind.MOVED)
         else:
             message.on_reply(Reply(message_id, kind, payload, outcome))

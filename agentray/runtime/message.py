@@ -56,7 +56,10 @@ class Message:
         link: the way that it took; None before that, and while it waits for a host.
         sent: it has left this process.
         closed: nobody waits for it any more.
+        copies: for how many agents it is; each copy has a number of its own, from `id` on.
     """
+
+    copies = 1
 
     __slots__ = (
         "closed",
@@ -91,6 +94,16 @@ class Message:
     def on_reply(self, reply: Reply) -> None:
         """Take a reply; called once, or with `OPEN` or `CHUNK` before the last one."""
         raise NotImplementedError
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of its copies on its link."""
+        return range(self.id, self.id + self.copies)
+
+    def alone(self, number: int) -> Message:
+        """Return what goes on by itself for one copy, whatever becomes of the others."""
+        del number  # there is only one
+        return self
 
     def envelope(self, now: float) -> tuple[Any, ...]:
         """Return the fields of its `Envelope`, with the time that is left at `now`.

@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from agentray.protocol.envelope import Frame, Outcome, Packet, pack, unpack
+from agentray.protocol.envelope import Frame, Outcome, Packet, ReplyKind, pack, unpack
+
+_VALUE = int(ReplyKind.VALUE)
 
 GRACE_S = 0.002
 """How long a delivery waits for its own replies."""
@@ -54,9 +56,9 @@ class Outbox:
         self.last_used = now
         self.busy_at = now
         """When something was under way, as far as its owner has looked."""
-        self._ready: list[tuple[Any, ...]] = []
+        self._ready: list[tuple[Any, ...] | int] = []
         self._sequence = 0
-        self._unacknowledged: dict[int, list[tuple[Any, ...]]] = {}
+        self._unacknowledged: dict[int, list[tuple[Any, ...] | int]] = {}
         self._batches: dict[int, int] = {}  # latest attempt by number of the batch
         self._floor = 0  # batches below it are answered, and forgotten
         self._collect_number = 0  # the newest fetching of replies
@@ -105,7 +107,10 @@ class Outbox:
         self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None
     ) -> None:
         """Put in a reply."""
-        self._ready.append((message_id, int(kind), payload, outcome))
+        if kind == _VALUE and payload is None and outcome is None:
+            self._ready.append(message_id)  # as it is for most events: done, and nothing to tell
+        else:
+            self._ready.append((message_id, int(kind), payload, outcome))
         if self._delivering:
             for delivery in self._delivering:
                 if message_id in delivery.waiting:
@@ -240,6 +245,9 @@ class Delivery:
             self.done.set_result(None)
 
 
-def read_response(packet: Packet) -> tuple[int, list[tuple[Any, ...]]]:
-    """Read what `Outbox.take` packed: the response's number, and the fields of its replies."""
+def read_response(packet: Packet) -> tuple[int, list[Any]]:
+    """Read what `Outbox.take` packed: the response's number, and the fields of its replies.
+
+    The number of a message alone says that it is done, without a value.
+    """
     return unpack(packet)

@@ -15,7 +15,7 @@ from agentray.protocol.codec import decode, text_of
 from agentray.protocol.envelope import Failure, Outcome
 from agentray.protocol.event_runs import STEPS
 from agentray.protocol.snapshot import Snapshot
-from agentray.runtime.event_message import EventMessage
+from agentray.runtime.event_message import MAX_COPIES, EventMessage
 from agentray.runtime.message import Origin
 from agentray.runtime.scope import Scope, scope_of
 from agentray.runtime.step_emissions import emit
@@ -122,8 +122,8 @@ class Publisher:
             context.access,
         )
         letters = self._host.dead_letters if run is None and context.root is None else None
-        for target in targets:
-            message = EventMessage(target, published, scope, answers=own, letters=letters)
+        for together in self._host.channel.on_one_way(targets, MAX_COPIES):
+            message = EventMessage(together, published, scope, answers=own, letters=letters)
             message.origin = origin
             scope.sent(message)
             self._host.channel.post(message)

@@ -47,7 +47,8 @@ class Scope:
 
     def __init__(self, on_done: Callable[[Outcome], None] | None = None) -> None:
         self._pending = 0
-        self._sent: dict[Message, None] = {}  # in the order in which they left
+        # Copies that are under way, by message, in the order in which they left.
+        self._sent: dict[Message, int] = {}
         self._answer: Any = None
         self._errors: list[Failure] = []
         self._spans: list[tuple[Any, ...]] = []
@@ -62,11 +63,6 @@ class Scope:
     def idle(self) -> bool:
         """Whether nothing is under way."""
         return self._pending == 0
-
-    @property
-    def only_one_held(self) -> bool:
-        """Whether a single thing is under way."""
-        return self._pending == 1
 
     def on_done(self, callback: Callable[[Outcome], None]) -> None:
         """Call back, once, when nothing is under way any more."""
@@ -86,21 +82,38 @@ class Scope:
             _ends.run(callback, self.outcome())
 
     def sent(self, message: Message) -> None:
-        """A message is under way; `ended` tells what it came to."""
-        self._sent[message] = None
-        self._pending += 1
+        """A message is under way; `ended` tells what it came to, each of its copies."""
+        self._sent[message] = message.copies
+        self._pending += message.copies
+
+    def awaits(self, message: Message) -> bool:
+        """Whether it is not known yet what a message came to."""
+        return message in self._sent
+
+    def part(self, message: Message, copy: Message) -> None:
+        """One copy of a message goes its own way from here on."""
+        if (left := self._sent.get(message)) is not None:
+            self._sent[copy] = 1
+            self._less(message, left)
+
+    def _less(self, message: Message, left: int) -> None:
+        if left == 1:
+            del self._sent[message]
+        else:
+            self._sent[message] = left - 1
 
     def ended(self, message: Message, outcome: Outcome | None = None) -> None:
-        """Note what a message came to; harmless when it was noted before."""
-        if message in self._sent:
-            del self._sent[message]
+        """Note what a message, or a copy, came to; harmless when all of them were noted before."""
+        if (left := self._sent.get(message)) is not None:
+            self._less(message, left)
             self.release(outcome)
 
     def cancel(self, channel: Channel) -> None:
         """Cancel the messages under way. Each ends when what handles it has ended."""
         for message in list(self._sent):
             if not channel.cancel(message):
-                self.ended(message)  # it has not left, or nobody will answer it
+                while self.awaits(message):
+                    self.ended(message)  # it has not left, or nobody will answer it
 
     def abandon(self, channel: Channel, callback: Callable[[Outcome], None]) -> None:
         """Cancel what is under way; call back when all of it has ended, instead of before.
@@ -108,7 +121,7 @@ class Scope:
         A run that ends before all of its branches have ended wants to know what these came to.
         """
         self._on_done = callback
-        self._pending = len(self._sent) + 1  # whoever held it besides has lost it
+        self._pending = sum(self._sent.values()) + 1  # whoever held it besides has lost it
         self.cancel(channel)
         self.release()
 

@@ -456,7 +456,7 @@ class Steps:
             Fenced: the agent lives elsewhere; nothing was written.
             StateRefused: its state cannot be kept; nothing was written.
         """
-        if not scope.only_one_held:
+        if not scope.idle:
             await self._until_published(scope)
         if turn.envelope.id not in self._turns:
             return  # it was done with another message, which it has waited for
@@ -537,11 +537,7 @@ class Steps:
         """Wait until everything is published that waits for middleware."""
         published: asyncio.Future[None] = self._host.loop.create_future()
         scope.on_done(lambda _: None if published.done() else published.set_result(None))
-        scope.release()
-        try:
-            await published
-        finally:
-            scope.hold()
+        await published
 
     def _settle(self, turn: StepTurn) -> None:
         """Messages are done with another one; what handles them still commits nothing."""

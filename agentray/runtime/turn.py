@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from agentray.ids import AgentId
 from agentray.protocol.codec import encode_error
 from agentray.protocol.envelope import Envelope, Kind, Outcome, ReplyKind
+from agentray.runtime.scope import EMPTY
 
 if TYPE_CHECKING:
     from agentray.runtime.active_run import ActiveRun
     from agentray.runtime.dead_letters import DeadLetters
     from agentray.runtime.scope import Scope
     from agentray.runtime.streams import PartWriter
+
+
+# Members of an enum are looked up through its class, which shows at this rate.
+_VALUE, _OPEN = int(ReplyKind.VALUE), int(ReplyKind.OPEN)
 
 
 class ReplySink(Protocol):
@@ -108,7 +113,7 @@ class Turn:
 
     def reply(self, kind: int, payload: Any = None, outcome: Outcome | None = None) -> None:
         """Answer the sender; with `OPEN`, it can still be cancelled, else it is over."""
-        if kind != ReplyKind.OPEN:
+        if kind != _OPEN:
             self.sink.active.pop(self.envelope.id, None)
         self.sink.reply(self.envelope.id, kind, payload, outcome)
 
@@ -116,6 +121,24 @@ class Turn:
         """Let a message whose handler has ended end when what that set off has."""
         self.scope = scope
         scope.on_done(callback)
+
+    def handled(self, scope: Scope | None) -> None:
+        """Let an event end whose handler has: now, or when all is done that it has set off.
+
+        Args:
+            scope: what it has set off; None: nothing.
+        """
+        if scope is None:
+            self.reply(_VALUE)
+        elif scope.idle:
+            self.done(scope.outcome())
+        else:
+            self.ends_with(scope, self.done)
+
+    def done(self, outcome: Outcome) -> None:
+        """Tell the sender of an event that it, and all that it set off, is done."""
+        # Most came to nothing worth telling, which has the shorter way.
+        self.reply(_VALUE, None, None if outcome is EMPTY else outcome.below(self.envelope))
 
     def given_up(self, outcome: Outcome) -> None:
         """Answer that it was cancelled, with what it and all that it set off has come to."""

@@ -36,7 +36,7 @@ HOST = HostRef("host-1", "agentray-host-1")
 
 def number_and_ids(response: Packet) -> tuple[int, list[int]]:
     number, replies = read_response(response)
-    return number, [message_id for message_id, *_ in replies]
+    return number, [reply if isinstance(reply, int) else reply[0] for reply in replies]
 
 
 def batch(number: int, *, attempt: int = 0, floor: int = 1, acks: tuple[int, ...] = ()) -> Frame:
