@@ -266,27 +266,7 @@ class Stack:
 
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its lines would break ours
         manager = ray_adapter.RayManager.create(
-            ray_adapter.Setup(
-                bases.database_url,
-                self._settings.hosts,
-                self._settings.log_level,
-                self._settings.max_state_bytes,
-                self._settings.threads,
-                self._settings.blocked_warning_s,
-                self._settings.max_runs,
-                self._settings.batch,
-                "" if self._settings.database_url else str(self._settings.postgres_dir),
-                self._settings.trace_retention_days,
-                self._settings.trace_retention_runs,
-                self._settings.metrics_interval_s,
-                self._settings.dead_letters,
-                self._settings.max_attempts,
-                self._settings.quarantine_after,
-                run_retention=self._settings.run_retention,
-                database=self._settings.database,
-                job_log_bytes=self._settings.job_log_bytes,
-                job_retention=self._settings.job_retention,
-            )
+            ray_adapter.Setup.of(self._settings, bases.database_url)
         )
         undo.push_async_callback(manager.shutdown, _DRAIN_S)
 

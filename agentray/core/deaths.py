@@ -70,6 +70,32 @@ HUNG = Death(
     "its event loop did not answer three heartbeats (the stacks of its threads are in its log)",
 )
 
+NODE_LOST = Death(DeathCause.NODE_LOST, "its node was lost")
+
+
+class NodeSign(StrEnum):
+    """What can be seen of a machine whose host cannot be reached."""
+
+    THERE = "there"  # its own process answers, or nobody can tell
+    SILENT = "silent"  # nothing there answers
+    GONE = "gone"  # its own process has ended, and all others there with it
+
+
+def death_of_silent(node: NodeSign, *, missed_all: bool) -> Death | None:
+    """Tell how a host ended that does not answer.
+
+    Args:
+        node: what can be seen of its machine.
+        missed_all: it has missed as many heartbeats as a living one may not.
+
+    Returns:
+        None: it may still be alive.
+    """
+    if node is NodeSign.GONE or (missed_all and node is NodeSign.SILENT):
+        return NODE_LOST
+    return HUNG if missed_all else None
+
+
 HANG_NOTE = "Hung"
 """What whoever kills a hanging host notes for it, as its first line."""
 
@@ -93,7 +119,7 @@ def death_of(evidence: Evidence) -> Death:  # noqa: PLR0911 - one for each cause
     words = evidence.words
     # What an outside observer is sure of comes first, then what the process says itself.
     if any(sign in words for sign in _NODE):
-        return Death(DeathCause.NODE_LOST, "its node was lost")
+        return NODE_LOST
     if any(sign in words for sign in _MEMORY) and "Some common causes" not in words:
         return Death(DeathCause.OUT_OF_MEMORY, "killed by Ray: its machine ran out of memory")
     if evidence.exit_code is not None:

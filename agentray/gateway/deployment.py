@@ -34,7 +34,7 @@ from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.manager_watch import ManagerWatch
-from agentray.runtime.ray_adapter import RayConnector, RayManager
+from agentray.runtime.ray_adapter import RayConnector, RayManager, RayManagerMaker, Setup
 from agentray.runtime.ray_adapter.dashboard import Dashboard
 from agentray.runtime.ray_adapter.ray_jobs import RayJobs
 from agentray.runtime.tasks import TaskSet
@@ -97,7 +97,8 @@ class Gateway:
         self._watcher = SnapshotWatcher(manager, channel)
         await self._watcher.start()
         self._tasks = TaskSet("gateway")
-        watch = ManagerWatch(store, RayManager.restart)
+        maker = RayManagerMaker(Setup.of(setup.settings, setup.database_url))
+        watch = ManagerWatch(store, maker)
         self._tasks.spawn(watch.run(), name="watch the manager")
         self._services = Services(
             settings=setup.settings,

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
-from agentray.core.deaths import HUNG, Death, DeathCause
+from agentray.core.deaths import Death, DeathCause, death_of_silent
 from agentray.core.reconcile import HostStatus
 from agentray.core.room import Shortage
 from agentray.core.supervision import Heartbeats
@@ -165,9 +165,16 @@ class HostKeeper:
             try:
                 await self.control.until_death()
             except HostUnreachable:
+                await self._look_at_node(missed_all=False)
                 await asyncio.sleep(_REATTACH_S)
             except HostGone as error:
                 self._report(str(error), error.death)
+
+    async def _look_at_node(self, *, missed_all: bool) -> None:
+        """Find out whether a host that does not answer has died: with its machine, or alone."""
+        death = death_of_silent(await self._factory.sign_of(self.node), missed_all=missed_all)
+        if death is not None:
+            self._report(death.reason, death)
 
     async def _beat(self) -> None:
         while not self._lost:
@@ -176,8 +183,7 @@ class HostKeeper:
                 async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
                     self.info |= await self.control.heartbeat()
             except (HostUnreachable, TimeoutError):
-                if self._heartbeats.missed():
-                    self._report(HUNG.reason, HUNG)
+                await self._look_at_node(missed_all=self._heartbeats.missed())
             except HostGone as error:
                 self._report(str(error), error.death)
             else:

@@ -1,14 +1,15 @@
 """Whoever looks whether the manager works: hosts and gateway replicas.
 
-Ray starts the manager again when its process dies, and notices nothing when it hangs. The lead that
-it has to renew in the Store tells: who finds it run out has the process ended.
+Ray starts the manager again when its process dies, and notices nothing when it hangs. Nor does it
+when somebody has ended the actor for good. The lead that the manager has to renew in the Store
+tells: who finds it run out has the process ended, or a manager made where there is none any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from agentray.core.leadership import LEASE_S, RENEW_S, Lead, depose
 from agentray.errors import StoreUnavailable
@@ -20,18 +21,34 @@ LOOK_S = 2 * RENEW_S
 """Between two looks a manager that works has renewed its lead, also after the Store was away."""
 
 
-class ManagerWatch:
-    """Has a manager restarted that does not renew its lead."""
+class ManagerMaker(Protocol):
+    """What brings a manager back."""
 
-    def __init__(self, store: LeadershipStore, restart: Callable[[Lead], Awaitable[None]]) -> None:
+    async def exists(self) -> bool:
+        """Whether the cluster has a manager, at work or not; true where nobody can tell."""
+        ...
+
+    async def restart(self, lead: Lead) -> None:
+        """End the process of the manager that has this lead; it is started again."""
+        ...
+
+    async def make(self) -> None:
+        """Make one where there is none; nothing, where somebody else was quicker."""
+        ...
+
+
+class ManagerWatch:
+    """Has a manager restarted that does not renew its lead, and made anew when it is gone."""
+
+    def __init__(self, store: LeadershipStore, maker: ManagerMaker) -> None:
         """Make one; `run` lets it look.
 
         Args:
             store: where managers renew their lead.
-            restart: ends the process of the manager that has this lead, which Ray starts anew.
+            maker: brings it back.
         """
         self._store = store
-        self._restart = restart
+        self._maker = maker
         self._seen: Lead | None = None
         self._heard_at = -LEASE_S
 
@@ -56,6 +73,12 @@ class ManagerWatch:
             self._seen = found
             if deposed is None or found is None:
                 return
+            if not await self._maker.exists():
+                # Its lead has run out, so whoever comes takes it at once.
+                extra = {"action": "manager_made_anew", "manager": found.about}
+                logger.error("%s is gone for good: made anew", found.about, extra=extra)
+                await self._maker.make()
+                return
             if not await self._store.write_lead(deposed, instead_of=found):
                 return  # it has woken up, or somebody else was quicker
         except StoreUnavailable:
@@ -63,4 +86,4 @@ class ManagerWatch:
             return
         extra = {"action": "manager_restarted", "manager": found.about, "epoch": deposed.epoch}
         logger.error("%s does not renew its lead: restarted", found.about, extra=extra)
-        await self._restart(found)
+        await self._maker.restart(found)

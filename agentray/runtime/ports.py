@@ -6,7 +6,7 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from agentray.core.deaths import Death
+from agentray.core.deaths import Death, NodeSign
 from agentray.core.room import Shortage
 from agentray.errors import AgentrayError
 from agentray.ids import AgentId
@@ -215,6 +215,10 @@ class HostFactory(Protocol):
         Raises:
             HostUnreachable: nobody can tell just now.
         """
+        ...
+
+    async def sign_of(self, node: str | None) -> NodeSign:
+        """Return what can be seen of a machine, within a second or so; None: nobody knows which."""
         ...
 
     async def create(

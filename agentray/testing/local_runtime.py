@@ -31,7 +31,7 @@ from agentray.config import (
     BatchLimits,
 )
 from agentray.context import Context, bind_process, release_process
-from agentray.core.deaths import Death, DeathCause
+from agentray.core.deaths import Death, DeathCause, NodeSign
 from agentray.core.leadership import Candidate
 from agentray.core.room import Machine, Shortage, shortage_of
 from agentray.errors import ManagerUnavailable
@@ -243,6 +243,11 @@ class _Network:
         all_of_them = {"CPU": float(len(nodes)), **(self._runtime.resources or {})}
         share = {name: amount / len(nodes) for name, amount in all_of_them.items()}
         return [NodeInfo(node, "localhost", resources=share, free=share) for node in nodes]
+
+    async def sign_of(self, node: str | None) -> NodeSign:
+        """See `ports.HostFactory`."""
+        known = node is None or node in self._runtime.nodes
+        return NodeSign.THERE if known else NodeSign.GONE
 
     async def create(
         self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = (), prefer: str | None = None
@@ -517,6 +522,16 @@ class LocalRuntime(SyncContext):
         host.die(death)
         self.network.room.give_back(host_id)
         await host.discard()
+
+    def lose_node(self, node: str) -> None:
+        """Lose a machine with its hosts: nothing of it answers or says good-bye.
+
+        Args:
+            node: its id.
+        """
+        self.nodes = tuple(each for each in self.nodes if each != node)
+        for host_id in [h for h in self.hosts if self.network.node_of.get(h) == node]:
+            self.cut_off(host_id)
 
     def cut_off(self, host_id: str, *, cut: bool = True) -> None:
         """Make a host unreachable, or reachable again; it goes on working meanwhile."""

@@ -37,6 +37,19 @@ class Adder(Agent):
         return self.state.n
 
 
+class Maker:
+    """Brings no manager back, and is not asked to."""
+
+    async def exists(self) -> bool:
+        return True
+
+    async def restart(self, lead: Lead) -> None:
+        raise AssertionError(lead)
+
+    async def make(self) -> None:
+        raise AssertionError("nobody is missing")
+
+
 class Line(MemoryStore):
     """One process's way to a store that others use, too; it can be cut."""
 
@@ -181,15 +194,16 @@ def test_a_manager_that_hangs_is_restarted_once_and_fails_over_what_died_meanwhi
         runtime = LocalRuntime(store=line)
         restarted: list[Lead] = []
 
-        async def restart(lead: Lead) -> None:
-            restarted.append(lead)
-            line.cut = False  # it was this process's own
-            await runtime.restart_manager()
+        class Restarts(Maker):
+            async def restart(self, lead: Lead) -> None:
+                restarted.append(lead)
+                line.cut = False  # it was this process's own
+                await runtime.restart_manager()
 
         async with runtime as manager:
             tasks = TaskSet("watches")
             for _ in range(3):
-                tasks.spawn(ManagerWatch(Line(shared), restart).run())
+                tasks.spawn(ManagerWatch(Line(shared), Restarts()).run())
             await manager.deploy(App("adding", [Adder]))
             assert await manager.handle(Adder, "a").add() == 1
             await asyncio.sleep(3 * LEASE_S)
@@ -218,19 +232,82 @@ def test_a_manager_that_hangs_is_restarted_once_and_fails_over_what_died_meanwhi
     run(scenario())
 
 
+def test_a_manager_that_is_gone_for_good_is_made_anew_and_fails_over_what_died_meanwhile() -> None:
+    async def scenario() -> None:
+        shared = MemoryStore()
+        runtime = LocalRuntime(store=shared)
+        made: list[float] = []
+        there = True
+        loop = asyncio.get_running_loop()
+
+        class Makes(Maker):
+            async def exists(self) -> bool:
+                return there
+
+            async def make(self) -> None:
+                nonlocal there
+                if there:
+                    return  # as Ray refuses a second one of the name
+                there = True
+                made.append(loop.time())
+                await runtime.restart_manager()
+
+        async with runtime as manager:
+            tasks = TaskSet("watches")
+            for _ in range(3):
+                tasks.spawn(ManagerWatch(Line(shared), Makes()).run())
+            await manager.deploy(App("adding", [Adder]))
+            assert await manager.handle(Adder, "a").add() == 1
+            victim = runtime.host_of(manager.handle(Adder, "a").id)
+            assert victim is not None
+            there, runtime.restarting = False, True  # nobody brings this one back
+            await runtime.manager.abandon()
+            gone_at = loop.time()
+            await runtime.kill_host(victim)
+            with pytest.raises(HostDied):
+                await manager.handle(Adder, "a").add()
+            assert await manager.handle(Adder, "a").add() == 2, "waits for the agent's next host"
+            assert loop.time() - gone_at < LEASE_S + 2 * LOOK_S + 1
+            await asyncio.sleep(10 * LEASE_S)
+            assert len(made) == 1
+            assert len(runtime.hosts) == 2
+            await tasks.close()
+
+    run(scenario())
+
+
+def test_a_manager_that_was_stopped_is_not_made_anew() -> None:
+    async def scenario() -> None:
+        shared = MemoryStore()
+
+        class Never(Maker):
+            async def exists(self) -> bool:
+                return False
+
+        async with LocalRuntime(store=shared) as manager:
+            await manager.deploy(App("adding", [Adder]))
+        tasks = TaskSet("watches")
+        tasks.spawn(ManagerWatch(shared, Never()).run())
+        await asyncio.sleep(10 * LEASE_S)
+        await tasks.close()
+
+    run(scenario())
+
+
 def test_a_manager_is_not_restarted_because_the_store_was_away() -> None:
     async def scenario() -> None:
         shared = MemoryStore()
         lines = [Line(shared) for _ in range(4)]
         restarted: list[Lead] = []
 
-        async def restart(lead: Lead) -> None:
-            restarted.append(lead)
+        class Notes(Maker):
+            async def restart(self, lead: Lead) -> None:
+                restarted.append(lead)
 
         async with LocalRuntime(store=lines[0]) as manager:
             tasks = TaskSet("watches")
             for line in lines[1:]:
-                tasks.spawn(ManagerWatch(line, restart).run())
+                tasks.spawn(ManagerWatch(line, Notes()).run())
             await asyncio.sleep(LEASE_S)
             for line in lines:
                 line.cut = True

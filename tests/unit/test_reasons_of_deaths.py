@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from agentray import Agent, App, HostDied, action
-from agentray.core.deaths import HUNG, Death, DeathCause
+from agentray.core.deaths import HUNG, NODE_LOST, Death, DeathCause, NodeSign, death_of_silent
+from agentray.ids import AgentId
+from agentray.runtime.host_keeper import HEARTBEAT_S
 from agentray.runtime.last_deaths import TOLD, LastDeaths
 from agentray.testing import LocalRuntime, run
 
@@ -44,6 +46,56 @@ async def reason_after(death: Death) -> tuple[str, str]:
 @pytest.mark.parametrize("death", [HUNG, CRASH], ids=["hung", "crashed"])
 def test_a_caller_and_the_status_tell_the_same_reason(death: Death) -> None:
     assert run(reason_after(death)) == (death.reason, death.reason)
+
+
+def test_a_lost_node_is_told_at_once_moves_its_slots_and_is_no_agents_fault() -> None:
+    async def scenario() -> None:
+        runtime = LocalRuntime(hosts=2, nodes=("north", "south"))
+        async with runtime as manager, asyncio.timeout(500):
+            await manager.deploy(App("sleepers", [Sleeper]))
+            loop = asyncio.get_running_loop()
+            calls = {
+                n: asyncio.create_task(manager.handle(Sleeper, f"{n}").with_timeout(400).sleep())
+                for n in range(16)
+            }
+            await asyncio.sleep(1)
+            lost = {h["id"] for h in (await manager.status())["hosts"] if h["node_id"] == "south"}
+            assert len(lost) == 1
+            there = [n for n in calls if runtime.host_of(AgentId("sleeper", f"{n}")) in lost]
+            assert 0 < len(there) < 16
+            runtime.lose_node("south")
+            since = loop.time()
+            for n in there:
+                with pytest.raises(HostDied, match="its node was lost"):
+                    await calls[n]
+            assert loop.time() - since < 2 * HEARTBEAT_S
+            status = await manager.status()
+            assert {d["host"]: d["cause"] for d in status["host_deaths"]} == dict.fromkeys(
+                lost, "node lost"
+            )
+            assert runtime.manager.quarantine.suspects == {}
+            for call in calls.values():
+                call.cancel()
+            await asyncio.gather(*calls.values(), return_exceptions=True)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("node", "missed_all", "told"),
+    [
+        (NodeSign.THERE, False, None),
+        (NodeSign.THERE, True, HUNG),
+        (NodeSign.SILENT, False, None),
+        (NodeSign.SILENT, True, NODE_LOST),
+        (NodeSign.GONE, False, NODE_LOST),
+        (NodeSign.GONE, True, NODE_LOST),
+    ],
+)
+def test_who_does_not_answer_is_dead_when_its_machine_is_or_after_three_heartbeats(
+    node: NodeSign, missed_all: bool, told: Death | None
+) -> None:
+    assert death_of_silent(node, missed_all=missed_all) == told
 
 
 def test_the_last_deaths_are_few_and_the_newest_come_first() -> None:

@@ -12,6 +12,7 @@ from agentray.runtime.ray_adapter.connecting import (
     is_connected,
     is_worker,
 )
+from agentray.runtime.ray_adapter.manager_maker import RayManagerMaker
 from agentray.runtime.ray_adapter.ray_host import RayConnector
 from agentray.runtime.ray_adapter.ray_manager import RayManager
 from agentray.runtime.ray_adapter.setup import Setup
@@ -20,6 +21,7 @@ __all__ = [
     "NodeLookout",
     "RayConnector",
     "RayManager",
+    "RayManagerMaker",
     "Setup",
     "cluster_address",
     "connect_to_ray",

@@ -24,9 +24,9 @@ from agentray.runtime.host_notes import HostNotes
 from agentray.runtime.machine_socket import SocketServer
 from agentray.runtime.manager_watch import ManagerWatch
 from agentray.runtime.ports import HostUnreachable
+from agentray.runtime.ray_adapter.manager_maker import RayManagerMaker
 from agentray.runtime.ray_adapter.metrics import RayMetrics
 from agentray.runtime.ray_adapter.ray_host import RayConnector
-from agentray.runtime.ray_adapter.ray_manager import RayManager
 from agentray.runtime.ray_adapter.setup import Setup
 from agentray.store.postgres import PostgresStore
 
@@ -87,7 +87,7 @@ class HostActor:
                 record=notes.record,
             )
             self._host.tasks.spawn(_beat(notes), name="beat")
-            self._watch = ManagerWatch(store, RayManager.restart)
+            self._watch = ManagerWatch(store, RayManagerMaker(options))
             self._host.tasks.spawn(self._watch.run(), name="watch the manager")
             bind_process(self._host.channel)
             self._server = SocketServer(self._host.deliver, self._host.collect)

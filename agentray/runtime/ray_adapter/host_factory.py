@@ -21,6 +21,7 @@ from ray.exceptions import (
 from ray.runtime_env import RuntimeEnv
 from ray.util import list_named_actors
 
+from agentray.core.deaths import NodeSign
 from agentray.core.room import Machine, Shortage, shortage_of
 from agentray.errors import (
     ConfigurationError,
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 _NODE_LABEL = "ray.io/node-id"
 _NOWHERE = "none"  # the id of no machine: a condition with it holds for all
+_CONNECT_S = 1.0
 _NOTES_S = 30.0
 """How long what a dead host has left stays for those who called it."""
 
@@ -55,6 +57,33 @@ class RayHostFactory:
         except RayError as error:
             raise HostUnreachable(f"Ray does not tell its machines: {error}") from error
         return [_node(node, free.get(node["NodeID"], {})) for node in found if node["Alive"]]
+
+    async def sign_of(self, node: str | None) -> NodeSign:
+        """Return what can be seen of a machine; see `ports.HostFactory`.
+
+        Ray itself takes a quarter of a minute to give a node up. Its raylet is asked for no answer:
+        that it takes a connection, or that the machine refuses one, says enough.
+        """
+        try:
+            found = await asyncio.to_thread(ray.nodes)
+        except RayError:
+            return NodeSign.THERE
+        about = next((each for each in found if each["NodeID"] == node), None)
+        if about is None:
+            return NodeSign.THERE
+        if not about["Alive"]:
+            return NodeSign.GONE
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                _, writer = await asyncio.open_connection(
+                    about["NodeManagerAddress"], about["NodeManagerPort"]
+                )
+        except ConnectionRefusedError:
+            return NodeSign.GONE
+        except (OSError, TimeoutError):
+            return NodeSign.SILENT
+        writer.close()
+        return NodeSign.THERE
 
     async def create(
         self, host: HostRef, pool: PoolSpec, avoid: Collection[str] = (), prefer: str | None = None

@@ -35,12 +35,12 @@ from agentray.runtime.ray_adapter.dashboard import (
     in_thread,
     own_node,
 )
+from agentray.runtime.ray_adapter.setup import HEAD
 
 logger = logging.getLogger(__name__)
 
 _PREFIX = JobInfoStorageClient.JOB_DATA_KEY_PREFIX.encode()
 _NAMESPACE = ray_constants.KV_NAMESPACE_JOB
-_HEAD = "node:__internal_head__"
 _ALREADY = "already exists"
 
 
@@ -125,7 +125,7 @@ class RayJobs:
         """Return the ids of the machines that live."""
         found = [node for node in await in_thread(ray.nodes) if node["Alive"]]
         free: Any = await in_thread(ray.state.available_resources_per_node)
-        self._alive = {node["NodeID"]: _HEAD in node["Resources"] for node in found}
+        self._alive = {node["NodeID"]: HEAD in node["Resources"] for node in found}
         self._loads = [
             NodeLoad(node["NodeID"], node["Resources"], free.get(node["NodeID"], {}))
             for node in found

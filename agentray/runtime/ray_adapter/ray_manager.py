@@ -13,7 +13,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from agentray.core.leadership import Lead
 from agentray.errors import (
     ClusterAlreadyRunning,
     ClusterNotRunning,
@@ -22,7 +21,13 @@ from agentray.errors import (
     StoreUnavailable,
 )
 from agentray.protocol.codec import encode
-from agentray.runtime.ray_adapter.setup import MAX_CONCURRENCY, NAMESPACE, Setup, reason_of
+from agentray.runtime.ray_adapter.setup import (
+    HEAD,
+    MAX_CONCURRENCY,
+    NAMESPACE,
+    Setup,
+    reason_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +79,8 @@ class RayManager:
         except ValueError:
             raise ClusterNotRunning(
                 "The Ray cluster is there, but agentray is not running on it. Start it with "
-                "`agentray up MODULE:APP`."
+                "`agentray up MODULE:APP`. If it ran a moment ago, its manager is being made anew: "
+                "try again in half a minute."
             ) from None
 
     @classmethod
@@ -88,6 +94,9 @@ class RayManager:
             namespace=NAMESPACE,
             lifetime="detached",
             num_cpus=0,
+            # The head has this, which lives as long as the cluster does: a manager on another
+            # machine would be missing for long when that is lost, and where its agents are.
+            resources={HEAD: 0.001},
             max_restarts=-1,
             max_task_retries=0,  # a caller that was in doubt asks again by itself
             max_concurrency=MAX_CONCURRENCY,
@@ -123,7 +132,15 @@ class RayManager:
                 raise ManagerUnavailable(f"The manager waits: {error.cause}") from error
             raise error.cause from error
         except RayActorError as error:
+            await self._find_again()
             raise ManagerUnavailable(f"The manager does not answer: {reason_of(error)}") from error
+
+    async def _find_again(self) -> None:
+        """Look for another actor of the name: one that was ended for good is made anew."""
+        try:
+            self._handle = await asyncio.to_thread(ray.get_actor, MANAGER_NAME, NAMESPACE)
+        except (ValueError, RayError):
+            return  # there is none yet
 
     async def _answer(self, method: str, args: tuple[Any, ...]) -> Any:
         """Wait for an answer as long as the manager's process is heard of.
@@ -148,11 +165,6 @@ class RayManager:
         finally:
             answer.cancel()
 
-    @staticmethod
-    async def restart(lead: Lead) -> None:
-        """End the process of the manager that has a lead; Ray starts it again, as after a crash."""
-        await asyncio.to_thread(_kill_process, lead.place)
-
     async def wait_ready(self) -> None:
         """Return when it supervises."""
         await self.call("ready")
@@ -165,22 +177,6 @@ class RayManager:
             logger.warning("%s", error, extra={"action": "shutdown_of_superseded"})
         finally:
             ray.kill(self._handle)
-
-
-def _kill_process(place: str) -> None:
-    """Kill the manager's process. One that does not react to Ray is killed by its node in 5 s."""
-    try:
-        actor = ray.get_actor(MANAGER_NAME, NAMESPACE)
-        # Ray tells nobody else by a public name which actor a handle is of.
-        actor_id = actor._actor_id.hex()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        if place == place_of(actor_id):
-            ray.kill(actor, no_restart=False)
-            return
-        told = "another manager has its name"
-    except (ValueError, RayError) as error:
-        told = str(error)
-    extra = {"action": "manager_not_restarted"}
-    logger.error("the manager cannot be restarted: %s", told, extra=extra)
 
 
 def place_of(actor_id: str | None) -> str:

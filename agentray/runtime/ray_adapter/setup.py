@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 from ray.exceptions import (
     RayError,
@@ -29,9 +30,13 @@ from agentray.config import (
     DatabaseLimits,
     JobRetention,
     RunRetention,
+    Settings,
 )
 
 NAMESPACE = "agentray"
+
+HEAD = "node:__internal_head__"
+"""A resource of which the head of each cluster of Ray has 1."""
 
 MAX_CONCURRENCY = 10_000
 """Calls that an actor takes at once: each sender needs three, each watcher one."""
@@ -83,6 +88,36 @@ class Setup:
     database: DatabaseLimits = DATABASE
     job_log_bytes: int = JOB_LOG_BYTES
     job_retention: JobRetention = JOB_RETENTION
+
+    @classmethod
+    def of(cls, settings: Settings, database_url: str) -> Self:
+        """Return what a manager and its hosts need.
+
+        Args:
+            settings: of the cluster.
+            database_url: DSN of the Store; without one in the settings it is the embedded server's.
+        """
+        return cls(
+            database_url,
+            settings.hosts,
+            log_level=settings.log_level,
+            max_state_bytes=settings.max_state_bytes,
+            threads=settings.threads,
+            blocked_warning_s=settings.blocked_warning_s,
+            max_runs=settings.max_runs,
+            batch=settings.batch,
+            embedded_database="" if settings.database_url else str(settings.postgres_dir),
+            trace_retention_days=settings.trace_retention_days,
+            trace_retention_runs=settings.trace_retention_runs,
+            metrics_interval_s=settings.metrics_interval_s,
+            dead_letters=settings.dead_letters,
+            max_attempts=settings.max_attempts,
+            quarantine_after=settings.quarantine_after,
+            run_retention=settings.run_retention,
+            database=settings.database,
+            job_log_bytes=settings.job_log_bytes,
+            job_retention=settings.job_retention,
+        )
 
 
 def reason_of(error: RayError) -> str:
