@@ -11,6 +11,7 @@ and is refused in its own transaction, so it does not matter how late that one f
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 LEASE_S = 10.0
 """How long a lead that is not renewed is respected by others than the same actor, restarted."""
@@ -55,6 +56,14 @@ class Lead:
     renewals: int
     expires_at: float
     cluster: str
+
+
+class Standing(StrEnum):
+    """What is there of the manager that a lead names."""
+
+    ITSELF = "itself"  # its actor, at work or not; or nobody can tell
+    ANOTHER = "another"  # one that will take the lead
+    NOBODY = "nobody"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from agentray.core.leadership import LEASE_S, RENEW_S, Lead, depose
+from agentray.core.leadership import LEASE_S, RENEW_S, Lead, Standing, depose
 from agentray.errors import StoreUnavailable
 from agentray.store.leadership import LeadershipStore
 
@@ -24,8 +24,8 @@ LOOK_S = 2 * RENEW_S
 class ManagerMaker(Protocol):
     """What brings a manager back."""
 
-    async def exists(self) -> bool:
-        """Whether the cluster has a manager, at work or not; true where nobody can tell."""
+    async def standing(self, lead: Lead) -> Standing:
+        """Return what is there of the manager that has this lead."""
         ...
 
     async def restart(self, lead: Lead) -> None:
@@ -73,12 +73,17 @@ class ManagerWatch:
             self._seen = found
             if deposed is None or found is None:
                 return
-            if not await self._maker.exists():
-                # Its lead has run out, so whoever comes takes it at once.
-                extra = {"action": "manager_made_anew", "manager": found.about}
-                logger.error("%s is gone for good: made anew", found.about, extra=extra)
-                await self._maker.make()
-                return
+            match await self._maker.standing(found):
+                case Standing.NOBODY:
+                    # Its lead has run out, so whoever comes takes it at once.
+                    extra = {"action": "manager_made_anew", "manager": found.about}
+                    logger.error("%s is gone for good: made anew", found.about, extra=extra)
+                    await self._maker.make()
+                    return
+                case Standing.ANOTHER:
+                    return  # it was just made
+                case Standing.ITSELF:
+                    pass
             if not await self._store.write_lead(deposed, instead_of=found):
                 return  # it has woken up, or somebody else was quicker
         except StoreUnavailable:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from agentray import Agent, App, action
-from agentray.core.leadership import LEASE_S, RENEW_S, Candidate, Lead
+from agentray.core.leadership import LEASE_S, RENEW_S, Candidate, Lead, Standing
 from agentray.errors import HostDied, ManagerSuperseded, ManagerUnavailable, StoreUnavailable
 from agentray.protocol.deployment import PoolSpec
 from agentray.runtime.channel import Channel
@@ -40,8 +40,9 @@ class Adder(Agent):
 class Maker:
     """Brings no manager back, and is not asked to."""
 
-    async def exists(self) -> bool:
-        return True
+    async def standing(self, lead: Lead) -> Standing:
+        del lead
+        return Standing.ITSELF
 
     async def restart(self, lead: Lead) -> None:
         raise AssertionError(lead)
@@ -241,8 +242,11 @@ def test_a_manager_that_is_gone_for_good_is_made_anew_and_fails_over_what_died_m
         loop = asyncio.get_running_loop()
 
         class Makes(Maker):
-            async def exists(self) -> bool:
-                return there
+            async def standing(self, lead: Lead) -> Standing:
+                del lead
+                if not there:
+                    return Standing.NOBODY
+                return Standing.ANOTHER if made else Standing.ITSELF
 
             async def make(self) -> None:
                 nonlocal there
@@ -281,8 +285,9 @@ def test_a_manager_that_was_stopped_is_not_made_anew() -> None:
         shared = MemoryStore()
 
         class Never(Maker):
-            async def exists(self) -> bool:
-                return False
+            async def standing(self, lead: Lead) -> Standing:
+                del lead
+                return Standing.NOBODY
 
         async with LocalRuntime(store=shared) as manager:
             await manager.deploy(App("adding", [Adder]))

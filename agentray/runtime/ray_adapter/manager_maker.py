@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from agentray.core.leadership import Lead
+from agentray.core.leadership import Lead, Standing
 from agentray.errors import AgentrayError
 from agentray.runtime.ray_adapter.ray_manager import MANAGER_NAME, RayManager, place_of
 from agentray.runtime.ray_adapter.setup import NAMESPACE, Setup
 
 logger = logging.getLogger(__name__)
+
+_SERVES = ("RAY_SERVE_", "SERVE_")
 
 
 class RayManagerMaker:
@@ -27,24 +30,41 @@ class RayManagerMaker:
         """Know what a manager needs to begin."""
         self._setup = setup
 
-    async def exists(self) -> bool:
+    async def standing(self, lead: Lead) -> Standing:
         """See `ManagerMaker`."""
         try:
-            await asyncio.to_thread(ray.get_actor, MANAGER_NAME, NAMESPACE)
+            actor = await asyncio.to_thread(ray.get_actor, MANAGER_NAME, NAMESPACE)
         except ValueError:
-            return False
+            return Standing.NOBODY
         except RayError:
-            return True
-        return True
+            return Standing.ITSELF
+        return Standing.ITSELF if _place_of(actor) == lead.place else Standing.ANOTHER
 
     async def restart(self, lead: Lead) -> None:
-        """See `ManagerMaker`."""
-        await asyncio.to_thread(_kill_process, lead.place)
+        """See `ManagerMaker`; a process that does not react to Ray is killed by its node in 5 s."""
+        try:
+            actor = await asyncio.to_thread(ray.get_actor, MANAGER_NAME, NAMESPACE)
+            if _place_of(actor) == lead.place:
+                await asyncio.to_thread(ray.kill, actor, no_restart=False)
+                return
+            told = "another manager has its name"
+        except (ValueError, RayError) as error:
+            told = str(error)
+        extra = {"action": "manager_not_restarted"}
+        logger.error("the manager cannot be restarted: %s", told, extra=extra)
 
     async def make(self) -> None:
-        """See `ManagerMaker`; where a runtime_env is in force, the manager would inherit it."""
-        if ray.get_runtime_context().runtime_env:
-            logger.info("left to others", extra={"action": "manager_left_to_others"})
+        """See `ManagerMaker`.
+
+        It would inherit the runtime_env of this process, and its hosts that of it: a host whose
+        pool has one leaves it to others. That of gateway replicas has only variables of Serve's.
+        """
+        env = dict(ray.get_runtime_context().runtime_env)
+        names = set(env.pop("env_vars", {}))
+        if env or any(not name.startswith(_SERVES) for name in names):
+            told = ", ".join(sorted({*env, *names}))
+            extra = {"action": "manager_left_to_others"}
+            logger.info("left to others: it would inherit %s", told, extra=extra)
             return
         try:
             manager = await asyncio.to_thread(RayManager.create, self._setup)
@@ -54,17 +74,6 @@ class RayManagerMaker:
             logger.warning("the manager was not made here: %s", error, extra=extra)
 
 
-def _kill_process(place: str) -> None:
-    """Kill the manager's process. One that does not react to Ray is killed by its node in 5 s."""
-    try:
-        actor = ray.get_actor(MANAGER_NAME, NAMESPACE)
-        # Ray tells nobody else by a public name which actor a handle is of.
-        actor_id = actor._actor_id.hex()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        if place == place_of(actor_id):
-            ray.kill(actor, no_restart=False)
-            return
-        told = "another manager has its name"
-    except (ValueError, RayError) as error:
-        told = str(error)
-    extra = {"action": "manager_not_restarted"}
-    logger.error("the manager cannot be restarted: %s", told, extra=extra)
+def _place_of(actor: Any) -> str:
+    # Ray tells nobody else by a public name which actor a handle is of.
+    return place_of(actor._actor_id.hex())  # noqa: SLF001
