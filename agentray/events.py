@@ -35,6 +35,9 @@ _registry: dict[str, type[Event]] = {}
 _NAME = "event_type"
 """Under which JSON has the name of an event's class, beside the fields."""
 
+_NAME_FIRST = re.compile(rf'{{"{_NAME}": ("[^"\\]+"), (?=")')
+"""How the text begins that `to_json_text` makes."""
+
 
 # As pydantic says of its own: type checkers do not look for it above a metaclass.
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field, PrivateAttr))
@@ -131,13 +134,14 @@ class Event(BaseModel, metaclass=_Named):
             PayloadError: it is no event of this class, or its fields do not fit.
         """
         try:
+            if isinstance(data, str) and (named := _NAME_FIRST.match(data)) is not None:
+                found = cls._known_as(named[1][1:-1])
+                return found.model_validate_json("{" + data[named.end() :])
             told: Any = data if isinstance(data, Mapping) else json.loads(data)
             fields = dict(cast("Mapping[str, Any]", told)) if isinstance(told, Mapping) else {}
             if not isinstance(fields.get(_NAME), str):
                 raise PayloadError(f"This is no event: it has no {_NAME}.")
-            found = event_class(fields.pop(_NAME))
-            if not issubclass(found, cls):
-                raise PayloadError(f"This is {found.event_type}, and no {cls.event_type}.")
+            found = cls._known_as(fields.pop(_NAME))
             # As text: there models read JSON as JSON, also where they are strict.
             return found.model_validate_json(json.dumps(fields))
         except ValidationError as error:
@@ -146,6 +150,14 @@ class Event(BaseModel, metaclass=_Named):
             if isinstance(error, ConfigurationError | PayloadError):
                 raise
             raise PayloadError(f"An event cannot be read: {error}") from error
+
+    @classmethod
+    def _known_as(cls, name: str) -> type[Self]:
+        """Return the class of this name, which is this one or below it."""
+        found = event_class(name)
+        if not issubclass(found, cls):
+            raise PayloadError(f"This is {found.event_type}, and no {cls.event_type}.")
+        return found
 
     def on_topic(self, topic: TopicId | str) -> Self:
         """Return this event as one on a topic.

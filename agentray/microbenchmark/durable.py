@@ -18,6 +18,7 @@ from agentray.microbenchmark.apart import measured_apart, own_database
 from agentray.microbenchmark.rows import Row, at_least, median_of, per_second
 from agentray.microbenchmark.scale import Scale
 from agentray.protocol.runs import RunStatus
+from agentray.runtime import collector
 from agentray.runtime.manager_client import ManagerClient
 from agentray.store.base import Admission, CommitOutcome, Effects, NewRun, StoredRun
 from agentray.store.postgres import PostgresStore
@@ -58,6 +59,7 @@ async def compare(dsn: str, rounds: int, seconds: float) -> tuple[float, float]:
         for store, rates in zip(stores, taken, strict=True):
             async with LocalRuntime(store=store) as manager:
                 await manager.deploy(App("durable", [DurableEcho], entry=DurableEcho))
+                collector.settle()  # as hosts do
                 rate = await _prompts_per_s(manager, seconds if number else 0.5)
             if number:  # the first round warms up
                 rates.append(rate)

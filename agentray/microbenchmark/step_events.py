@@ -20,6 +20,7 @@ from agentray.microbenchmark.apart import measured_apart, own_database
 from agentray.microbenchmark.rows import Row, at_least, median_of
 from agentray.microbenchmark.scale import Scale
 from agentray.protocol.runs import RunStatus
+from agentray.runtime import collector
 from agentray.runtime.manager_client import ManagerClient
 from agentray.store.postgres import PostgresStore
 from agentray.testing import LocalRuntime
@@ -48,6 +49,7 @@ async def compare(dsn: str, rounds: int, seconds: float) -> tuple[float, float]:
         for side in _SIDES:
             async with LocalRuntime(store=PostgresStore(dsn)) as manager:
                 await manager.deploy(App("step_events", [Splitter, Worker, Taker]))
+                collector.settle()  # as hosts do
                 rate = await _events_per_s(manager, side, seconds if number else 0.5)
             if number:  # the first round warms up
                 taken[side].append(rate)

@@ -12,6 +12,7 @@ Three rules, because callers may be cancelled at any await:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -20,6 +21,14 @@ from agentray.errors import ChannelClosed, Overloaded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+PATIENCE_S = 0.01
+"""How long batches of hosts wait at most. Under load, that halves the number of transactions; what
+a host commits for one caller at a time, or while it has nothing else to do, waits for nothing."""
+
+_IDLE_S = 0.00002
+"""A turn of the event loop that takes no longer did nothing else."""
 
 
 class GroupCommit(Generic[Item, Result]):
@@ -36,6 +45,7 @@ class GroupCommit(Generic[Item, Result]):
         max_batch: int = 256,
         max_waiting: int = 10_000,
         linger_s: float = 0.0,
+        patience_s: float = 0.0,
     ) -> None:
         """Make one.
 
@@ -47,12 +57,15 @@ class GroupCommit(Generic[Item, Result]):
             max_waiting: most items that may gather before `submit` refuses more.
             linger_s: how long a batch waits for more items after one that had several. Alone, an
                 item never waits; in company, all are served sooner by fewer, larger batches.
+            patience_s: how long such a batch waits at most while the event loop has other work,
+                which may bring more items: what the batch before has let go on above all.
         """
         self._commit = commit
         self._name = name
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._linger_s = linger_s
+        self._patience_s = patience_s
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
@@ -96,8 +109,8 @@ class GroupCommit(Generic[Item, Result]):
         try:
             size = 0
             while self._waiting:
-                if self._linger_s and size > 1 and len(self._waiting) < self._max_batch:
-                    await asyncio.sleep(self._linger_s)
+                if size > 1:
+                    await self._gather()
                 size = min(len(self._waiting), self._max_batch)
                 await self._commit_batch([self._waiting.popleft() for _ in range(size)])
         finally:
@@ -105,6 +118,19 @@ class GroupCommit(Generic[Item, Result]):
             self._worker = None
             _cancel(self._waiting)
             self._waiting.clear()
+
+    async def _gather(self) -> None:
+        """Let the next batch grow. Meanwhile the loop is as busy as it would be anyway."""
+        if self._linger_s and len(self._waiting) < self._max_batch:
+            await asyncio.sleep(self._linger_s)
+        now = time.perf_counter()
+        latest = now + self._patience_s
+        while now < latest and len(self._waiting) < self._max_batch:
+            looked_at = now
+            await asyncio.sleep(0)
+            now = time.perf_counter()
+            if now - looked_at < _IDLE_S:
+                return
 
     async def _commit_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
         try:

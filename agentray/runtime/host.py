@@ -44,7 +44,7 @@ from agentray.runtime.departures import Departures
 from agentray.runtime.dispatching import Dispatches
 from agentray.runtime.failures import Failures
 from agentray.runtime.flight_record import FlightRecord, in_memory
-from agentray.runtime.group_commit import GroupCommit
+from agentray.runtime.group_commit import PATIENCE_S, GroupCommit
 from agentray.runtime.health import check_app
 from agentray.runtime.held_leases import HeldLeases, Lease
 from agentray.runtime.hooked_publishing import HookedPublishing
@@ -215,7 +215,9 @@ class Host:
             # One of them cannot be written, and nothing was: find it, and write the others.
             return [(await commit([effects]))[0] for effects in batch]
 
-        self.commits = GroupCommit(commit, max_batch=MAX_COMMITS, name="host commits")
+        self.commits = GroupCommit(
+            commit, max_batch=MAX_COMMITS, name="host commits", patience_s=PATIENCE_S
+        )
         return self.commits
 
     def now(self) -> float:
@@ -335,6 +337,7 @@ class Host:
         self.held.clear()
         await self._until_passed_on(end)
         await self._until_fetched()
+        self.steps.reports.tell_all()
         self._close_surroundings()
         await self.sessions.close()
         await self.runs.write_rows()

@@ -23,7 +23,7 @@ from agentray.protocol.event_runs import Recording, RunOptions, is_root
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.snapshot import PoolView
 from agentray.runtime.active_run import CONSEQUENCES, ActiveRun
-from agentray.runtime.group_commit import GroupCommit
+from agentray.runtime.group_commit import PATIENCE_S, GroupCommit
 from agentray.runtime.late_rows import LateRows
 from agentray.runtime.requests import request_of
 from agentray.runtime.run_cursor import events_after
@@ -83,7 +83,9 @@ class RunBook:
         self._store = host.store
         self._commits = commits
         self._admissions: GroupCommit[NewRun, Admission]
-        self._admissions = GroupCommit(host.store.admit, name="admission of runs")
+        self._admissions = GroupCommit(
+            host.store.admit, name="admission of runs", patience_s=PATIENCE_S
+        )
         # A run that was let go is the business of whoever leases its agent.
         self._tasks = TaskSet("runs", expected=(Fenced,))
         self._late = LateRows(host.store, self._tasks)

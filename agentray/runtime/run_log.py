@@ -15,6 +15,7 @@ from agentray.errors import PayloadError
 from agentray.events import Event
 from agentray.protocol.event_runs import NOT_KEPT
 from agentray.protocol.runs import EventKind, RunEvent
+from agentray.protocol.trusted import trusted
 from agentray.store.steps import NewRunEvent
 
 MAX_RECORDED = 10_000
@@ -178,8 +179,15 @@ class RunLog:
         entry = self._entries[offset - self._first]
         if entry.event is None:
             # Past the validation: these are our own.
-            entry.event = RunEvent.model_construct(
-                offset=offset, kind=entry.kind, time=entry.time, data=entry.content()
+            entry.event = trusted(
+                RunEvent,
+                {
+                    "offset": offset,
+                    "kind": entry.kind,
+                    "time": entry.time,
+                    "data": entry.content(),
+                    "attempt": None,
+                },
             )
         return entry.event
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic_core import to_json
+
 from agentray.context import Context, HeldMessage
 from agentray.events import Event, TerminateEvent
 from agentray.ids import AgentId, slot_of
@@ -123,7 +125,7 @@ def _about(origin: Origin, path: tuple[str, ...]) -> str:
     """Return what travels with a message, for `read_about`."""
     sender, cause_id, trace_context = origin.sender, origin.cause_id, origin.trace_context
     about = [sender, cause_id, trace_context, origin.run, path, origin.root]
-    return json.dumps(about if origin.access is None else [*about, origin.access])
+    return to_json(about if origin.access is None else [*about, origin.access]).decode()
 
 
 class StepPost(Message):
@@ -134,9 +136,20 @@ class StepPost(Message):
 
     __slots__ = ()
 
-    def __init__(self, emitted: Emitted, number: int, path: tuple[str, ...]) -> None:
+    def __init__(
+        self, emitted: Emitted, number: int, path: tuple[str, ...], event: Event | str
+    ) -> None:
+        """Make one.
+
+        Args:
+            emitted: what it brings.
+            number: of the message.
+            path: what led to it.
+            event: the event itself, or its JSON where its class is sure to be known there: pickled
+                and read back, it takes ten times as long.
+        """
         name = f"{number}|{emitted.event.event_type}|{_SEPARATOR.join(path)}"
-        super().__init__(_STEP, emitted.target, name, emitted.event)
+        super().__init__(_STEP, emitted.target, name, event)
         self.origin = emitted.origin
 
     def envelope(self, now: float) -> tuple[Any, ...]:

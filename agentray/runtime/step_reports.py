@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
 from agentray.errors import StoreUnavailable
+from agentray.ids import AgentId
 from agentray.protocol.codec import decode, encode
 from agentray.protocol.envelope import Envelope, Kind, Outcome, Reply, ReplyKind
 from agentray.protocol.event_runs import RunKey
 from agentray.runtime.message import Post
+from agentray.runtime.scope import MAX_SPANS
 from agentray.runtime.step_run import StepRun
 from agentray.store.steps import StepCommitted, StepEnd
 
@@ -18,6 +21,23 @@ if TYPE_CHECKING:
     from agentray.runtime.turn import Turn
 
 logger = logging.getLogger(__name__)
+
+GATHER_S = 0.01
+"""How long reports of one run gather on their way to another host, unless one says its end."""
+
+
+class _Report:
+    """What steps of one run came to; its host has to hear of it."""
+
+    __slots__ = ("answered", "dropped_spans", "end", "events", "root", "spans")
+
+    def __init__(self, root: AgentId) -> None:
+        self.root = root
+        self.events: int | None = None
+        self.end: StepEnd | None = None
+        self.spans: list[tuple[Any, ...]] = []
+        self.dropped_spans = 0
+        self.answered: tuple[Any, float | None] | None = None
 
 
 class StepReports:
@@ -29,6 +49,8 @@ class StepReports:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._waiting: dict[str, _Report] = {}  # for other hosts, by run
+        self._timer: asyncio.TimerHandle | None = None
 
     def tell(
         self,
@@ -50,11 +72,41 @@ class StepReports:
         if root is None or not (spans or answered or end or committed.events):
             return
         run_id = RunKey.parse(envelope.run or "").run_id
-        report = (run_id, committed.events, end, spans, outcome.dropped_spans, answered)
-        if self._note(*report):
+        told = (committed.events, end, spans, outcome.dropped_spans, answered)
+        if self._note(run_id, *told):
             return
-        payload = encode(report)
-        self._host.channel.post(Post(Kind.STEPS, root, "", payload, _ignore))
+        report = self._waiting.get(run_id)
+        if report is None:
+            report = self._waiting[run_id] = _Report(root)
+        if committed.events is not None:
+            report.events = max(committed.events, report.events or 0)
+        room = MAX_SPANS - len(report.spans)
+        report.spans += spans[:room]
+        report.dropped_spans += outcome.dropped_spans + max(0, len(spans) - room)
+        report.answered = report.answered or answered
+        report.end = end
+        if end or answered:
+            del self._waiting[run_id]
+            self._post(run_id, report)
+        elif self._timer is None:
+            self._timer = self._host.loop.call_later(GATHER_S, self.tell_all)
+
+    def tell_all(self) -> None:
+        """Tell what has gathered, now."""
+        self.close()
+        waiting, self._waiting = self._waiting, {}
+        for run_id, report in waiting.items():
+            self._post(run_id, report)
+
+    def _post(self, run_id: str, of: _Report) -> None:
+        report = (run_id, of.events, of.end, tuple(of.spans), of.dropped_spans, of.answered)
+        self._host.channel.post(Post(Kind.STEPS, of.root, "", encode(report), _ignore))
+
+    def close(self) -> None:
+        """Tell nothing any more of what has gathered."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def handle(self, turn: Turn) -> None:
         """Take a report from another host."""

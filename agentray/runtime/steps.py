@@ -17,9 +17,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from agentray.context import HeldMessage
 from agentray.errors import AgentQuarantined, AgentrayError, Fenced, StoreUnavailable
+from agentray.events import Event
 from agentray.ids import AgentId
 from agentray.protocol.codec import error_of, text_of
-from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome, Reply, ReplyKind
+from agentray.protocol.envelope import (
+    Envelope,
+    Failure,
+    Kind,
+    Outcome,
+    Reply,
+    ReplyKind,
+    envelope_of,
+)
 from agentray.protocol.event_runs import RunKey
 from agentray.protocol.runs import RunError, RunStatus
 from agentray.runtime.held_messages import HeldMessages
@@ -27,6 +36,7 @@ from agentray.runtime.scope import Scope
 from agentray.runtime.seats import pool_of
 from agentray.runtime.step_emissions import (
     Emissions,
+    Emitted,
     StepPost,
     errors_of,
     longer,
@@ -167,9 +177,27 @@ class Steps:
     def _take(self, envelope: Envelope, received: float) -> None:
         number, event_type, path = read_name(envelope.name)
         message = (RunKey.parse(envelope.run or "").run_id, number)
-        if not self._is_known(message):
-            path = longer(path, event_type, envelope.target)
-            self._offer(message, envelope, event_type, path, received)
+        if self._is_known(message):
+            return
+        event = envelope.payload
+        if isinstance(event, str):
+            try:
+                event = Event.from_json(event)
+            except AgentrayError:
+                self.look(_RETRY_S)  # which says what is wrong with it
+                return
+        envelope = envelope._replace(kind=_EVENT, name=event_type, payload=event)
+        self._offer(message, envelope, longer(path, event_type, envelope.target), received)
+
+    def _take_own(self, emitted: Emitted, number: int, path: tuple[str, ...]) -> None:
+        """Take a message that this host has committed for an agent of its own just now."""
+        target, event, origin = emitted
+        message = (RunKey.parse(origin.run or "").run_id, number)
+        if self._is_known(message):
+            return  # read from the Store meanwhile
+        fields = (0, _EVENT, *target, event.event_type, event, None, *origin)
+        path = longer(path, event.event_type, target)
+        self._offer(message, envelope_of(fields), path, self._host.now())
 
     def _is_known(self, message: Message) -> bool:
         of_run = self._known.get(message[0])
@@ -181,14 +209,13 @@ class Steps:
         self,
         message: Message,
         envelope: Envelope,
-        event_type: str,
         path: tuple[str, ...],
         received: float,
         *,
         kept: bool = False,
     ) -> None:
         self._next_id += 1
-        envelope = envelope._replace(id=self._next_id, kind=_EVENT, name=event_type)
+        envelope = envelope_of((self._next_id, *envelope[1:]))
         turn = StepTurn(envelope, self, received, message, path)
         turn.kept = kept
         self._known.setdefault(message[0], {})[message[1]] = turn
@@ -227,7 +254,7 @@ class Steps:
             access=about.access,
         )
         path = longer(about.path, event.event_type, message.agent)
-        self._offer(key, envelope, event.event_type, path, self._host.now(), kept=True)
+        self._offer(key, envelope, path, self._host.now(), kept=True)
 
     # Looking into the Store
 
@@ -552,11 +579,27 @@ class Steps:
 
     def _send(self, emissions: Emissions, committed: StepCommitted) -> None:
         """Bring what was emitted to its agents' hosts."""
-        for emitted, number in zip(emissions.messages, committed.numbers, strict=True):
+        kept = zip(emissions.messages, emissions.new, committed.numbers, strict=True)
+        for emitted, new, number in kept:
             if number is None:
                 self._host.parts.undelivered += 1
+            elif self._are_ours and self._host.leases(emitted.target):
+                self._take_own(emitted, number, emissions.path)
             else:
-                self._host.channel.post(StepPost(emitted, number, emissions.path))
+                event = new.event if self._reads(emitted) else emitted.event
+                post = StepPost(emitted, number, emissions.path, event)
+                self._host.channel.post(post)
+
+    @property
+    def _are_ours(self) -> bool:
+        """Whether messages for agents of this host are taken without a look at each."""
+        crowded = self._waiting >= MAX_WAITING
+        return not (crowded or self._new_leases or self._host.departures.closing)
+
+    def _reads(self, emitted: Emitted) -> bool:
+        """Whether each host of an agent knows the class of an event: its type handles it."""
+        loaded = self._host.types.get(emitted.target.type)
+        return loaded is not None and emitted.event.event_type in loaded.type.handlers
 
     def _effects(self, agent: AgentId, states: Sequence[StateWrite], step: Step) -> Effects:
         pool, slot = self._host.lease_of(agent)
@@ -615,6 +658,7 @@ class Steps:
 
     def close(self) -> None:
         """Look no more."""
+        self.reports.close()
         if self._timer is not None:
             self._timer.cancel()
 

@@ -236,3 +236,21 @@ def test_the_text_of_an_event_is_its_json():
     for wrong in (Noted(text="\ud800"), Noted(text="", weight=float("nan"))):
         with pytest.raises(PayloadError, match="Noted"):
             wrong.to_json_text()
+
+
+def test_nan_and_infinity_are_words_as_others_in_a_text():
+    noted = Noted(text="NaN, -Infinity")
+    assert Event.from_json(noted.to_json_text()) == noted
+    assert noted.to_json()["text"] == "NaN, -Infinity"
+
+
+def test_the_text_of_an_event_is_read_as_any_json_of_it_is():
+    noted = Noted(text="ä", topic="mood/ada")
+    for told in (noted.to_json_text(), json.dumps(noted.to_json(), indent=1), noted.to_json()):
+        assert Event.from_json(told) == Noted.from_json(told) == noted
+    with pytest.raises(PayloadError, match="and no"):
+        Weighed.from_json(noted.to_json_text())
+    with pytest.raises(PayloadError, match="cannot be read"):
+        Event.from_json(noted.to_json_text().replace('"ä"', "5"))
+    with pytest.raises(UnknownEventType):
+        Event.from_json(noted.to_json_text().replace("Noted", "Nowhere"))

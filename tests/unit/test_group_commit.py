@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -169,3 +170,58 @@ def test_whoever_leaves_all_items_are_committed_once_and_in_order(
             assert arrivals[item][1] or outcome == item * 10
 
     asyncio.run(scenario())
+
+
+async def test_a_batch_waits_for_what_the_busy_loop_still_brings():
+    ledger = Ledger(open_gate=False)
+    commits = GroupCommit(ledger.commit, name="ledger", patience_s=60.0)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(commits.submit(0))
+        tasks.create_task(commits.submit(1))
+        await ledger.entered.wait()
+        tasks.create_task(commits.submit(2))
+        await asyncio.sleep(0)
+        ledger.gate.set()
+        tasks.create_task(_busily(commits))
+    assert ledger.batches == [[0, 1], [2, 3]]
+
+
+async def _busily(commits: GroupCommit[int, int]) -> None:
+    """Come to the commit after some turns of the event loop, each of which takes its time."""
+    for _ in range(5):
+        _work()
+        await asyncio.sleep(0)
+    await commits.submit(3)
+
+
+def _work() -> None:
+    end = time.perf_counter() + 0.001
+    while time.perf_counter() < end:
+        pass
+
+
+async def test_a_batch_waits_for_nothing_while_the_loop_has_nothing_else_to_do():
+    ledger = Ledger()
+    commits = GroupCommit(ledger.commit, name="ledger", patience_s=60.0)
+    for first in (0, 10, 20):
+        assert await asyncio.gather(*map(commits.submit, (first, first + 1)))
+    assert [len(batch) for batch in ledger.batches] == [2, 2, 2]
+
+
+async def test_a_batch_does_not_wait_for_ever_for_a_busy_loop():
+    ledger = Ledger(open_gate=False)
+    commits = GroupCommit(ledger.commit, name="ledger", patience_s=0.02)
+    busy = asyncio.create_task(_always_busy())
+    try:
+        waiters = [asyncio.create_task(commits.submit(item)) for item in (0, 1)]
+        await ledger.entered.wait()
+        ledger.gate.set()
+        assert await asyncio.gather(*waiters, commits.submit(2)) == [0, 10, 20]
+    finally:
+        busy.cancel()
+
+
+async def _always_busy() -> None:
+    while True:
+        _work()
+        await asyncio.sleep(0)
