@@ -68,6 +68,7 @@
     │   ├── ClusterNotRunning
     │   ├── ClusterAlreadyRunning
     │   ├── RayUnavailable                  Ray's dashboard or a machine's agent does not answer
+    │   ├── FilterRejected (ValueError)     Ray does not look for parts of it by this field
     │   ├── CommandUnderWay             another `agentray up` or `down` is at work
     │   ├── ManagerUnavailable
     │   │   └── ManagerSuperseded       another manager works
@@ -755,6 +756,21 @@ class ClusterAlreadyRunning(ClusterError):
 
 class RayUnavailable(ClusterError):
     """A part of Ray does not answer."""
+
+
+class FilterRejected(ClusterError, ValueError):
+    """Ray does not look for its parts by this field."""
+
+    def __init__(self, field: str, known: tuple[str, ...] = ()) -> None:
+        """Make one.
+
+        Args:
+            field: by which something was looked for.
+            known: fields that will do.
+        """
+        told = f" Use one of {', '.join(known)}." if known else ""
+        super().__init__(f"Ray does not filter by {field[:80]!r}.{told}")
+        self.field, self.known = field, known
 
 
 class CommandUnderWay(ClusterError):

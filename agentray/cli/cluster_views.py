@@ -99,9 +99,9 @@ def _table(kind: str, rows: Sequence[BaseModel]) -> RenderableType:
 
 
 def _whole(found: BaseModel) -> RenderableType:
-    from agentray.cli import results
+    from agentray.cli import views
 
-    return results.result(found.model_dump(mode="json"))
+    return views.part(found)
 
 
 @serve.command("list", cls=Command)

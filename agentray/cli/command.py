@@ -74,7 +74,7 @@ class _Telling:
             code = ExitCode.INTERRUPTED
         except AgentrayError as error:
             code = exit_code_of(error)
-            _tell(ctx, str(error))
+            _tell(ctx, _words_of(error))
         except Exception as error:  # noqa: BLE001 - the last one who could tell the user
             code = ExitCode.FAILURE
             _tell(
@@ -91,6 +91,14 @@ class Command(_Telling, TyperCommand):
 
 class CommandGroup(_Telling, TyperGroup):
     """Commands below a word that is a command by itself."""
+
+
+def _words_of(error: AgentrayError) -> str:
+    """Return what an error says; of a gateway's problem what happened, without what kind it is."""
+    from agentray.client import ClientError
+
+    problem = error.problem if isinstance(error, ClientError) else {}
+    return str(problem.get("detail") or error)
 
 
 def _tell(ctx: Any, message: str) -> None:

@@ -183,7 +183,9 @@ def _exit(code: ExitCode) -> None:
 def list_(
     target: Target,
     *,
-    status: Annotated[JobStatus | None, typer.Option(help="Only these.")] = None,
+    status: Annotated[
+        JobStatus | None, typer.Option(case_sensitive=False, help="Only these.")
+    ] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only with it; several times.")
     ] = None,
@@ -373,10 +375,10 @@ def read_environment(
     """
     env = {} if text is None else read_object("--runtime-env", text)
     if more := read_pairs("--env", variables):
-        known: object = env.get("env_vars") or {}
-        if not isinstance(known, dict):
+        known: object = env.get("env_vars", {})
+        if not isinstance(known, dict | None):
             raise ConfigurationError("--runtime-env: its env_vars are no JSON object.")
-        env["env_vars"] = cast("dict[str, Any]", known) | more
+        env["env_vars"] = cast("dict[str, Any]", known or {}) | more
     if packages:
         env["pip"] = packages
     return env

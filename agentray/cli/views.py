@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 from rich.console import Group, RenderableType
@@ -154,10 +154,45 @@ def parts(kind: str, rows: Sequence[BaseModel]) -> RenderableType:
     return table if rows else Text(f"There are no such {kind}s.")
 
 
+def part(found: BaseModel) -> RenderableType:
+    """Return one of them with all that Ray tells, by Ray's own names."""
+    told = found.model_dump(mode="json")
+    return pairs(
+        [
+            (name, _status(value) if name in _STATES and value else _indented(value))
+            for name, value in told.items()
+        ]
+    )
+
+
+def _indented(value: Any) -> Text:
+    if isinstance(value, dict | list):
+        return text(json.dumps(value, indent=2, ensure_ascii=False) if value else None)
+    return text(None if value == "" else value)
+
+
 def _field(name: str, value: Any) -> Text:
-    if name in {"state", "status"}:
-        return _status(value or "")
-    return text(json.dumps(value) if isinstance(value, dict | list) else value)
+    match value:
+        case str() if name in _STATES:
+            return _status(value)
+        case dict() if name == "resources_total":
+            return text(_resources(cast("dict[str, float]", value)))
+        case dict() | list():
+            return text(json.dumps(value))
+        case _:
+            return text(value)
+
+
+def _resources(amounts: Mapping[str, float]) -> str:
+    """Return what Ray hands out on a machine, without what only names the machine."""
+    shown = {name: n for name, n in amounts.items() if not name.startswith("node:")}
+    return ", ".join(
+        f"{n / 1e9:.1f} GB {name}" if name.endswith("memory") else f"{n:g} {name}"
+        for name, n in sorted(shown.items())
+    )
+
+
+_STATES = frozenset({"state", "status"})
 
 
 _FIELDS: Mapping[str, Mapping[str, str]] = {

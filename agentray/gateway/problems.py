@@ -25,6 +25,7 @@ from agentray.errors import (
     AnswerInvalid,
     ChannelClosed,
     DeploymentStopped,
+    FilterRejected,
     IdempotencyConflict,
     JobConflict,
     JobRefused,
@@ -89,6 +90,9 @@ class Kind:
 MALFORMED = Kind(400, "malformed-request", "The request cannot be read")
 UNAUTHORIZED = Kind(401, "unauthorized", "A valid API key is needed")
 FORBIDDEN = Kind(403, "forbidden", "The API key does not allow this")
+_PYDANTIC = "Value error, "
+"""What pydantic says before the messages of our own checks."""
+
 NOT_FOUND = Kind(404, "not-found", "There is nothing here")
 UNKNOWN = Kind(404, "unknown", "What the request names does not exist")
 METHOD_NOT_ALLOWED = Kind(405, "method-not-allowed", "The method is not allowed here")
@@ -186,7 +190,7 @@ def from_validation(errors: Sequence[ErrorDetails], location: str) -> HttpProble
             FieldProblem(
                 field=".".join(map(str, error["loc"])),
                 location=location,
-                message=error["msg"].removeprefix("Value error, "),
+                message=error["msg"].removeprefix(_PYDANTIC),
             )
             for error in errors
         ]
@@ -220,6 +224,8 @@ def from_error(error: AgentrayError) -> HttpProblem:  # noqa: C901, PLR0911, PLR
             # Nothing was kept: whoever tries again does no harm.
             headers = retry_after(error.retry_after_s)
             return HttpProblem(REFUSED, str(error), headers=headers, reasons=list(error.reasons))
+        case FilterRejected():
+            return invalid(error.field[:80], "query", str(error))
         case RayUnavailable():
             return HttpProblem(UNAVAILABLE, str(error), headers=retry_after(2))
         case ScheduleConflict() | SessionConflict():
@@ -275,7 +281,7 @@ async def on_invalid_request(_request: Request, error: Exception) -> Response:
         FieldProblem(
             field=".".join(map(str, found["loc"][1:])),
             location=str(found["loc"][0]),
-            message=str(found["msg"]),
+            message=str(found["msg"]).removeprefix(_PYDANTIC),
         )
         for found in error.errors()
     ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, cast
 
 from agentray.core.jobs import NodeLoad
+from agentray.errors import FilterRejected
 from agentray.protocol.jobs import REDACTED, redacted
 
 
@@ -30,6 +32,15 @@ def _shown_field(name: str, value: Any) -> Any:
     if name == "env_vars" and isinstance(value, dict):
         return redacted({"env_vars": value})["env_vars"]
     return shown(value)
+
+
+def rejection(told: str) -> FilterRejected | None:
+    """Return what is wrong with a filter, when that is what Ray says; its words name the fields."""
+    found = re.search(r"filter column (\S+) is not supported", told)
+    if found is None:
+        return None
+    _, _, known = told.partition(" filter columns:")
+    return FilterRejected(found[1], tuple(sorted(re.findall(r"'(\w+)'", known))))
 
 
 def id_of(node: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from ray.serve.exceptions import RayServeException
 
 from agentray.core.jobs import NodeLoad
 from agentray.errors import RayUnavailable
-from agentray.jobs.machines import id_of, load_of, machine, shown
+from agentray.jobs.machines import id_of, load_of, machine, rejection, shown
 from agentray.jobs.views import Selection
 from agentray.runtime.ray_adapter.dashboard import Dashboard, in_thread
 
@@ -66,7 +66,8 @@ class RayViews:
         answer = await self._dashboard.ask("GET", f"/api/v0/{what}", params=params)
         said = answer.json()
         if answer.status != 200 or not said.get("result"):
-            raise RayUnavailable(f"Ray does not tell its {what}: {str(said.get('msg'))[:300]}")
+            why = str(said.get("msg"))
+            raise rejection(why) or RayUnavailable(f"Ray does not tell its {what}: {why[:300]}")
         return [shown(part) for part in said["data"]["result"]["result"]]
 
     async def serve_applications(self) -> list[dict[str, Any]]:

@@ -39,7 +39,11 @@ class Selection:
 
 
 class ClusterViews(Protocol):
-    """Looks at the cluster. Every method raises `RayUnavailable` when nobody answers."""
+    """Looks at the cluster.
+
+    Every method raises `RayUnavailable` when nobody answers, and `FilterRejected` where things
+    cannot be looked for by a field.
+    """
 
     async def nodes(self, wanted: Selection) -> list[dict[str, Any]]:
         """Return machines, dead ones too as long as Ray remembers them."""

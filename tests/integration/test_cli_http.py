@@ -111,7 +111,7 @@ class TestPrompt:
             (["--file", "/"], "", "error: '/' cannot be read: Is a directory"),
             (["--file", "-"], b"\xff\xfe", "error: '-' is no text in UTF-8"),
             (["Ada", "--url", "ftp://x"], "", "error: The gateway's URL 'ftp://x'"),
-            (["Ada", "--agent", "a b"], "", "error: The request has fields that are wrong"),
+            (["Ada", "--agent", "a b"], "", "error: agent: "),
         ],
     )
     async def test_what_is_asked_wrongly(

@@ -72,6 +72,7 @@ async def test_a_job_with_all_that_can_be_said(
         (["submit", "--secret", "NOT_SET_ANYWHERE", "--", "true"], "no such variable"),
         (["submit", "--runtime-env", "{", "--", "true"], "--runtime-env"),
         (["submit", "--runtime-env", "[]", "--", "true"], "no JSON object"),
+        (["submit", "--runtime-env", '{"env_vars": []}', "--env", "A=b", "--", "true"], "env_vars"),
         (["submit", "--working-dir", "/no/such", "--", "true"], "no directory"),
         (["submit", "--id", "a/b", "--", "true"], "no id of a job"),
         (["submit"], "COMMAND"),
@@ -148,7 +149,7 @@ async def test_a_log_is_followed_to_the_end_of_the_job(shell: Shell, gateway: Ga
     done: Done = await following
     assert (done.exit_code, done.stdout) == (ExitCode.RUN_FAILED, "epoch 1\nepoch 2\n")
     assert "The job has failed: it is FAILED" in done.stderr
-    assert "50%" in (await shell("jobs", "list")).stdout
+    assert "50%" in (await shell("jobs", "list", "--status", "failed")).stdout
 
 
 async def test_who_follows_a_log_is_told_how_the_job_ended(shell: Shell, gateway: Gateway):
@@ -188,7 +189,14 @@ async def test_the_policy_is_shown_and_changed(shell: Shell):
 
 async def test_views_of_the_cluster(shell: Shell, gateway: Gateway):
     gateway.cluster.parts = {
-        "nodes": [{"node_id": "n1", "state": "ALIVE", "node_ip": "127.0.0.1"}],
+        "nodes": [
+            {
+                "node_id": "n1",
+                "state": "ALIVE",
+                "node_ip": "127.0.0.1",
+                "resources_total": {"node:__internal_head__": 1.0, "CPU": 2.0, "memory": 15.5e9},
+            }
+        ],
         "tasks": [{"task_id": "t1", "state": "RUNNING", "name": "work"}],
         "actors": [{"actor_id": "a1", "state": "DEAD", "class_name": "Host", "pid": 7}],
     }
@@ -207,6 +215,10 @@ async def test_views_of_the_cluster(shell: Shell, gateway: Gateway):
         assert misplaced.exit_code == ExitCode.USAGE
         assert "Write --url after `get`" in misplaced.stderr
         assert (await shell(kind, "got", one)).exit_code == ExitCode.USAGE
+    assert "2 CPU, 15.5 GB memory\n" in (await shell("nodes")).stdout
+    assert '"node:__internal_head__": 1.0' in (await shell("nodes", "get", "n1")).stdout
+    nonsense = await shell("nodes", "--filter", "nonsense=1")
+    assert (nonsense.exit_code, "does not filter by" in nonsense.stderr) == (ExitCode.USAGE, True)
     gateway.cluster.apps.append({"name": "my-app", "status": "RUNNING", "route_prefix": "/x"})
     assert "my-app" in (await shell("serve", "list")).stdout
     assert "RUNNING" in (await shell("serve", "get", "my-app")).stdout

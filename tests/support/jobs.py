@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentray.core.jobs import NodeLoad
-from agentray.errors import JobRejected, RayUnavailable
+from agentray.errors import FilterRejected, JobRejected, RayUnavailable
 from agentray.jobs.views import Selection
 from agentray.protocol.jobs import Job, JobStatus, RayJob
 from agentray.runtime.job_files import FileLog
@@ -134,6 +134,10 @@ class PaperCluster:
         self.cpu_percent = 10.0
 
     def _find(self, kind: str, wanted: Selection) -> list[dict[str, Any]]:
+        known = tuple(sorted({name for part in self.parts[kind] for name in part}))
+        for name in wanted.filters if known else ():
+            if name not in known:
+                raise FilterRejected(name, known)
         found = [
             part
             for part in self.parts[kind]

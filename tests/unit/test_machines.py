@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agentray.client import ClusterResources
-from agentray.jobs.machines import gpu_of, load_of, machine, shown
+from agentray.jobs.machines import gpu_of, load_of, machine, rejection, shown
 
 GPU: dict[str, Any] = {
     "index": 1, "name": "NVIDIA A100", "uuid": "GPU-1", "utilizationGpu": 50,
@@ -56,3 +56,14 @@ def test_secrets_in_environments_are_not_shown_wherever_they_are():
     told = shown([{"a": {"env_vars": {"TOKEN": "x", "N": "1"}}, "serialized_runtime_env": "{"}])
     assert told[0]["a"]["env_vars"] == {"TOKEN": "<redacted>", "N": "1"}
     assert told[0]["serialized_runtime_env"] == "<redacted>"
+
+
+def test_what_ray_says_of_a_filter_names_the_fields_that_will_do():
+    told = (
+        "The given filter column nonsense is not supported. Enter filters with --filter key=value "
+        "or --filter key!=value Supported filter columns: {'state', 'actor_id', 'pid'}"
+    )
+    found = rejection(told)
+    assert found is not None
+    assert (found.field, found.known) == ("nonsense", ("actor_id", "pid", "state"))
+    assert rejection("Failed to connect to the GCS") is None
