@@ -299,7 +299,11 @@ class Manager:
             self._factory.kill(ref)  # it may wait for room, and would come up for nobody
             await self._bury(keeper, "it was gone when the manager came back")
             return
-        keeper.generation = await generation_of(keeper, row, self._placements, self._catalog)
+        try:
+            keeper.generation = await generation_of(keeper, row, self._placements, self._catalog)
+        except BaseException:
+            await keeper.abandon()  # it is watched already, and nobody else knows of it yet
+            raise
         if keeper.status is not HostStatus.LIVE:
             return  # it was lost this very moment
         self._hosts[row.id] = keeper

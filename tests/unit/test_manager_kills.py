@@ -301,6 +301,7 @@ async def scenario(operation: str, deeds: int, *, after: bool, twice: int) -> bo
 @example(operation="deploy_new_code", deeds=1, after=True, twice=0)
 @example(operation="deploy_new_code", deeds=6, after=True, twice=1)
 @example(operation="change_demand", deeds=1, after=True, twice=0)
+@example(operation="change_demand", deeds=14, after=False, twice=3)
 @example(operation="remove_a_pool", deeds=20, after=False, twice=0)
 def test_whenever_the_manager_dies_the_next_one_makes_everything_whole(
     operation: str, deeds: int, *, after: bool, twice: int
