@@ -171,6 +171,11 @@ class Settings(BaseSettings):
         description="Requests under way per replica, streams among them, above which there are "
         "more replicas where `max_replicas` lets them be.",
     )
+    gateway_downscale_s: NonNegativeFloat = Field(
+        default=300.0,
+        description="Seconds for which there has to be less to do before a replica leaves: it "
+        "breaks streams.",
+    )
     allowed_hosts: Annotated[tuple[str, ...] | None, NoDecode] = Field(
         default=None,
         description="Further names by which a gateway on a loopback address may be asked for, such "

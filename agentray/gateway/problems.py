@@ -174,13 +174,17 @@ def from_fields(errors: Sequence[FieldProblem]) -> HttpProblem:
     return HttpProblem(INVALID, told, errors=errors)
 
 
-def from_validation(errors: Sequence[ErrorDetails], location: str) -> HttpProblem:
+def from_validation(
+    errors: Sequence[ErrorDetails], location: str, *, within: str | None = None
+) -> HttpProblem:
     """Return the problem that pydantic found: a body that is no JSON, or wrong fields.
 
     Args:
         errors: what pydantic told.
         location: where the fields are: body, query, path or header.
+        within: the field that these are parts of; None: they are the outermost.
     """
+    outer = () if within is None else (within,)
     for error in errors:
         if error["type"] == "json_invalid":
             told = error["msg"].removeprefix("Invalid JSON: ")
@@ -188,7 +192,7 @@ def from_validation(errors: Sequence[ErrorDetails], location: str) -> HttpProble
     return from_fields(
         [
             FieldProblem(
-                field=".".join(map(str, error["loc"])),
+                field=".".join(map(str, (*outer, *error["loc"]))),
                 location=location,
                 message=error["msg"].removeprefix(_PYDANTIC),
             )

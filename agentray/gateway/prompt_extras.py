@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -11,6 +12,7 @@ from agentray.core.output_schemas import check_schema
 from agentray.errors import OutputSchemaInvalid
 from agentray.gateway.problems import TOO_LARGE, HttpProblem, invalid
 from agentray.protocol.attachments import (
+    MAX_ATTACHMENTS,
     check_media_type,
     check_name,
     decoded,
@@ -57,7 +59,12 @@ def check_size(body: bytes, settings: Settings) -> None:
         HttpProblem: 413.
     """
     if len(body) > settings.max_body_bytes and b'"attachments"' not in body:
-        raise HttpProblem(TOO_LARGE, f"The body is over {settings.max_body_bytes} bytes.")
+        raise too_large(settings.max_body_bytes)
+
+
+def too_large(max_bytes: int) -> HttpProblem:
+    """Return what is said of a body that is too large."""
+    return HttpProblem(TOO_LARGE, f"The body is over {max_bytes} bytes.")
 
 
 def check_files(files: tuple[AttachmentBody, ...], body: bytes, settings: Settings) -> None:
@@ -83,13 +90,38 @@ def check_files(files: tuple[AttachmentBody, ...], body: bytes, settings: Settin
             most = settings.max_attachment_bytes
             told = f"The attachment {file.name!r} has {size} bytes; {most} are allowed."
             raise HttpProblem(TOO_LARGE, told)
-    if total > settings.max_attachments_bytes:
-        most = settings.max_attachments_bytes
-        told = f"The attachments have {total} bytes together; {most} are allowed."
-        raise HttpProblem(TOO_LARGE, told)
+    _check_total(total, settings)
     rest = len(body) - sum(len(file.data) for file in files)
     if rest > settings.max_body_bytes:
         told = f"The body is over {settings.max_body_bytes} bytes without its attachments."
+        raise HttpProblem(TOO_LARGE, told)
+
+
+def with_files(
+    given: tuple[AttachmentBody, ...], files: Sequence[AttachmentBody], settings: Settings
+) -> tuple[AttachmentBody, ...]:
+    """Return the files of a prompt that has some in its JSON and others beside it.
+
+    Args:
+        given: in its JSON, checked.
+        files: beside it, each within its limits.
+        settings: the limits.
+
+    Raises:
+        HttpProblem: 413, they are too many or too large together.
+    """
+    both = (*given, *files)
+    if len(both) > MAX_ATTACHMENTS:
+        raise HttpProblem(TOO_LARGE, f"A prompt brings at most {MAX_ATTACHMENTS} files.")
+    if given:
+        _check_total(sum(len(decoded(file.data)) for file in both), settings)
+    return both
+
+
+def _check_total(total: int, settings: Settings) -> None:
+    if total > settings.max_attachments_bytes:
+        most = settings.max_attachments_bytes
+        told = f"The attachments have {total} bytes together; {most} are allowed."
         raise HttpProblem(TOO_LARGE, told)
 
 

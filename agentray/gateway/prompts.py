@@ -24,9 +24,16 @@ from agentray.gateway.bodies import (
     parse_prompt,
     read_body,
 )
+from agentray.gateway.multipart import is_multipart, openapi_parts, read_parts
 from agentray.gateway.openapi import EVENTS_CONTENT, KEY_HEADER, problems, run_content
 from agentray.gateway.own_route import OwnRoute
-from agentray.gateway.prompt_extras import check_files, check_size, most_bytes
+from agentray.gateway.prompt_extras import (
+    AttachmentBody,
+    check_files,
+    check_size,
+    most_bytes,
+    with_files,
+)
 from agentray.gateway.runs import RunReader, run_response
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
@@ -49,6 +56,9 @@ whatever happens to this connection or to the machine that works on it.
 - Still going, or `waiting` for an answer: **202** with the run, and a `Location` to ask again.
 - With `delay_s` or `at` the run begins later: **202** at once, with the run's `not_before`.
 - `"stream": true`, or `Accept: text/event-stream`: the run's events as they happen.
+
+Files come in base64 in `attachments`, or as they are: then the body is `multipart/form-data`, whose
+part `request` is the JSON, and whose parts `attachments` are the files, each with its filename.
 
 A `traceparent` header (W3C trace context) is continued: the agents' work belongs to that trace.
 
@@ -104,7 +114,7 @@ class Prompts:
                 },
                 **problems(400, 401, 403, 404, 409, 413, 421, 422, 429, 500, 503),
             },
-            openapi_extra={**openapi_body(PromptBody), "parameters": [KEY_HEADER]},
+            openapi_extra={**openapi_parts(openapi_body(PromptBody)), "parameters": [KEY_HEADER]},
         )
 
     async def create(self, request: Request) -> Response:
@@ -118,13 +128,20 @@ class Prompts:
             DeploymentStopped, StoreUnavailable, Overloaded, ChannelClosed: not now.
         """
         # The body is read and checked here, not by FastAPI: after the key, and within a limit.
-        body = await read_body(request, most_bytes(self._settings))
+        files: list[AttachmentBody] = []
+        if is_multipart(request.headers.get("content-type", "")):
+            body, files = await read_parts(request, self._settings)
+        else:
+            body = await read_body(request, most_bytes(self._settings))
         check_size(body, self._settings)
         prompt = parse_prompt(body, self._settings.max_wait_s)
         if prompt.webhook is not None:
             await self._hooks.check(prompt.webhook, caller(request))
         if prompt.attachments:
             check_files(prompt.attachments, body, self._settings)
+        if files:
+            both = with_files(prompt.attachments, files, self._settings)
+            prompt = prompt.model_copy(update={"attachments": both})
         admitted = await self._admit(prompt, caller(request), request)
         admission = admitted.admission
         if prompt.webhook is not None:

@@ -50,8 +50,11 @@ def deployment_options(settings: Settings) -> dict[str, Any]:
         "initial_replicas": settings.replicas,
         "max_replicas": settings.max_replicas,
         "target_ongoing_requests": settings.gateway_target_requests,
-        # Quickly up, slowly down: a replica that leaves breaks streams.
+        # Quickly up, slowly down: a replica that leaves breaks streams. Serve's own windows are ten
+        # seconds and half a minute: a rush would be over by then.
         "upscale_delay_s": 5.0,
-        "downscale_delay_s": 300.0,
+        "downscale_delay_s": settings.gateway_downscale_s,
+        "metrics_interval_s": 1.0,
+        "look_back_period_s": 5.0,
     }
     return {**options, "autoscaling_config": scaling}

@@ -18,8 +18,9 @@ from agentray.client.calls.http import (
     post,
     query_of,
 )
+from agentray.client.calls.parts import with_files
 from agentray.client.errors import ClientError
-from agentray.protocol.attachments import Attachment, as_input
+from agentray.protocol.attachments import Attachment
 from agentray.protocol.budgets import Budget
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.event_runs import PromptDurability
@@ -121,8 +122,10 @@ def prompt(
     Raises:
         TypeError: there is no such option.
     """
-    body = {"prompt": text, "agent": agent, "wait_s": wait_s, "stream": stream}
-    return post(path_of("prompts"), body | _said(options), idempotency_key=idempotency_key)
+    said = {"prompt": text, "agent": agent, "wait_s": wait_s, "stream": stream, **_said(options)}
+    request = post(path_of("prompts"), said, idempotency_key=idempotency_key)
+    files = options.get("attachments", ())
+    return with_files(request, files) if files else request
 
 
 def _said(options: PromptOptions) -> dict[str, Any]:
@@ -146,7 +149,6 @@ def _said(options: PromptOptions) -> dict[str, Any]:
         "webhook": None if webhook is None else webhook.model_dump(mode="json", exclude_none=True),
         "session": options.get("session"),
         "policy": None if policy == SessionPolicy.ENQUEUE else str(policy),
-        "attachments": as_input(options.get("attachments", ())) or None,
         "output_schema": schema.model_json_schema() if isinstance(schema, type) else schema,
     }
 
