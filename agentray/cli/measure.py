@@ -19,6 +19,14 @@ def microbenchmark(
         bool,
         typer.Option("--growth", help="Also over 1 to 4 hosts, and over 1 to 100,000 agents."),
     ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART",
+            help="Measure this alone; may be given again. calls, streams, peers, http, "
+            "prompt-streams, jobs, memory, sessions, durable, steps, failover.",
+        ),
+    ] = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the figures to this file too.")
     ] = None,
@@ -34,7 +42,8 @@ def microbenchmark(
     def report(what: str) -> None:
         console.err().print(f"measuring {what} …")
 
-    figures = event_loop.run(run.run(quick=quick, growth=growth, report=report))
+    measured = run.run(quick=quick, growth=growth, report=report, only=only or ())
+    figures = event_loop.run(measured)
     console.out().print(show.table(figures.rows, show.machine()))
     if figures.growth:
         console.out().print(show.growth_table(figures.growth))

@@ -8,7 +8,7 @@ JSON. Columns that are plain text (ids, keys, reasons) cannot hold a NUL or a lo
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -37,6 +37,24 @@ from agentray.store.supervision import AgentFailure
 
 _ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
+
+def _encoder() -> Callable[[Any], str]:
+    """Return what encodes a value as `_ENCODER` does.
+
+    `json` makes its encoder in C anew for each value, which takes as long as a small one itself. So
+    it is made once here, without the look for circles, which remembers what it came through when
+    it failed: a circle ends with a RecursionError.
+    """
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return _ENCODER.encode
+    texts = json.encoder.encode_basestring_ascii
+    chunks = make(None, _ENCODER.default, texts, None, ":", ",", False, False, False)
+    return lambda value: "".join(chunks(value, 0))
+
+
+_encode_json = _encoder()
+
 _M = TypeVar("_M", bound=BaseModel)
 
 KEY_LIFETIME = timedelta(hours=24)
@@ -50,7 +68,7 @@ def encode(value: Any) -> str:
         PayloadError: it has no JSON.
     """
     try:
-        return _ENCODER.encode(value)
+        return _encode_json(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise PayloadError(f"A value has no JSON: {error}") from error
 
@@ -102,14 +120,8 @@ def queued_run(run: NewRun) -> Run:
 
 def encode_event(event: RunEvent) -> str:
     """Return a run event as JSON."""
-    return encode(
-        {
-            "offset": event.offset,
-            "kind": event.kind,
-            "time": event.time.isoformat(),
-            "data": event.data,
-        }
-    )
+    kind, time, data = encode(event.kind), event.time.isoformat(), encode(event.data)
+    return f'{{"offset":{event.offset},"kind":{kind},"time":"{time}","data":{data}}}'
 
 
 def decode_event(text: str) -> RunEvent:

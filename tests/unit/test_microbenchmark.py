@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from agentray.cli.main import app as cli
 from agentray.errors import ConfigurationError
 from agentray.microbenchmark.agents import BY_HOSTS, POOL, Echo, Peer, app
 from agentray.microbenchmark.growth import growth_rows, measure_growth
 from agentray.microbenchmark.in_memory import idle_rows
+from agentray.microbenchmark.parts import PARTS, chosen_parts
 from agentray.microbenchmark.places import activate, deployed, peers_of_two_hosts
 from agentray.microbenchmark.rows import (
     Row,
@@ -249,3 +252,15 @@ def shown(renderable: object) -> str:
     with console.capture() as capture:
         console.print(renderable)
     return capture.get()
+
+
+def test_parts_are_chosen_by_name_and_measured_in_their_order():
+    assert chosen_parts(["steps", "calls"]) == ["calls", "steps"]
+    assert chosen_parts([]) == list(PARTS)
+    with pytest.raises(ConfigurationError, match="'step' is nothing to measure: calls, "):
+        chosen_parts(["step"])
+
+
+def test_the_command_names_all_parts():
+    told = CliRunner().invoke(cli, ["microbenchmark", "--help"], env={"COLUMNS": "300"})
+    assert all(name in told.output for name in PARTS)
