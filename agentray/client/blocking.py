@@ -39,14 +39,14 @@ class Blocking(Generic[A]):
         self._target = target
         self._loop = loop
 
-    def _do(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def _do(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
         return self._loop.call(partial(getattr(self._target, name), *args, **kwargs))
 
-    def _iterate(self, name: str, *args: Any, **kwargs: Any) -> Generator[Any]:
+    def _iterate(self, name: str, /, *args: Any, **kwargs: Any) -> Generator[Any]:
         # Made at once, so that what is wrong with the arguments is said where they are given.
         return self._loop.iterate(getattr(self._target, name)(*args, **kwargs))
 
-    def _follow(self, name: str, *args: Any, **kwargs: Any) -> LogTail[Any]:
+    def _follow(self, name: str, /, *args: Any, **kwargs: Any) -> LogTail[Any]:
         return LogTail(getattr(self._target, name)(*args, **kwargs), self._loop)
 
 

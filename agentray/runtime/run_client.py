@@ -226,7 +226,6 @@ class RunClient:
             raise ConfigurationError(
                 "A prompt in a session has no agent, delay_s or at of its own."
             )
-        later = "" if not_before is None else f"{delay_s}|{at}|"
         type_name, key = _prompt_target(agent)
         check_limits(budget, max_attempts)
         check_durability(durability, budget, (Durability.RUN, Durability.STEP))
@@ -237,16 +236,8 @@ class RunClient:
             budget=budget,
             max_attempts=max_attempts,
             durability=durability,
-        )
-        if attachments:
-            given[ATTACHMENTS] = as_input(attachments)
-        if output_schema is not None:
-            if durability == Durability.STEP:
-                raise ConfigurationError(
-                    "The result of a run that is durable per step is not checked: leave out "
-                    "output_schema."
-                )
-            given[OUTPUT_SCHEMA] = schema_of(output_schema)
+        ) | _extras(attachments, output_schema, durability)
+        later = "" if not_before is None else f"{delay_s}|{at}|"
         new = NewRun(
             run_id,
             AgentId("", ""),
@@ -331,6 +322,30 @@ class RunClient:
     def schedules(self) -> ScheduleClient:
         """Prompts and events that are given again and again."""
         return ScheduleClient(self._manager)
+
+
+def _extras(
+    attachments: Sequence[Attachment],
+    output_schema: Mapping[str, Any] | type[BaseModel] | None,
+    durability: PromptDurability,
+) -> dict[str, Any]:
+    """Return what else an agent is given with a prompt.
+
+    Raises:
+        ConfigurationError: the result of such a run is not checked.
+        OutputSchemaInvalid: results cannot be checked against the schema.
+    """
+    given: dict[str, Any] = {}
+    if attachments:
+        given[ATTACHMENTS] = as_input(attachments)
+    if output_schema is not None:
+        if durability == Durability.STEP:
+            raise ConfigurationError(
+                "The result of a run that is durable per step is not checked: leave out "
+                "output_schema."
+            )
+        given[OUTPUT_SCHEMA] = schema_of(output_schema)
+    return given
 
 
 def _digest(target: str, given: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ import inspect
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -27,10 +27,21 @@ from agentray.client import (
     Unauthorized,
     Unavailable,
 )
+from agentray.client.blocking import Blocking
 from agentray.client.keys import AsyncKeys
 from agentray.client.operations import AsyncOperations
+from agentray.client.requests import AsyncRequests
 from agentray.client.schedules import AsyncSchedules
-from agentray.client.sync_client import Keys, Operations, Schedules
+from agentray.client.sessions import AsyncSessions
+from agentray.client.sync_client import (
+    Keys,
+    Operations,
+    Requests,
+    Schedules,
+    Sessions,
+    Webhooks,
+)
+from agentray.client.webhooks import AsyncWebhooks
 from agentray.errors import DeploymentStopped, Overloaded, StoreUnavailable
 from agentray.protocol.runs import RunStatus
 from tests.support.eventually import eventually_async
@@ -246,15 +257,18 @@ def parameters(method: Any) -> list[str]:
     return [str(p) for p in inspect.signature(method).parameters.values()]
 
 
-@pytest.mark.parametrize(
-    ("blocking", "asynchronous"),
-    [
-        (AgentClient, AsyncAgentClient),
-        (Keys, AsyncKeys),
-        (Operations, AsyncOperations),
-        (Schedules, AsyncSchedules),
-    ],
-)
+TWINS: list[tuple[type, type]] = [
+    (AgentClient, AsyncAgentClient),
+    (Keys, AsyncKeys),
+    (Operations, AsyncOperations),
+    (Requests, AsyncRequests),
+    (Schedules, AsyncSchedules),
+    (Sessions, AsyncSessions),
+    (Webhooks, AsyncWebhooks),
+]
+
+
+@pytest.mark.parametrize(("blocking", "asynchronous"), TWINS)
 def test_both_clients_have_the_same_methods(blocking: type, asynchronous: type):
     one, other = members(blocking), members(asynchronous)
     one.pop("do", None)  # only who blocks needs a way to run what is awaited
@@ -268,6 +282,40 @@ def test_both_clients_have_the_same_methods(blocking: type, asynchronous: type):
             if name not in {"close", "__init__"}:
                 assert inspect.getdoc(one[name]) == inspect.getdoc(method), name
                 assert not inspect.iscoroutinefunction(one[name]), name
+
+
+class Recorder:
+    """Returns the keywords that any of its methods is called with."""
+
+    def __getattr__(self, name: str) -> Any:
+        async def call(**given: Any) -> dict[str, Any]:
+            return given
+
+        return call
+
+
+class Loop:
+    """Does at once what it is given."""
+
+    def call(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        with asyncio.Runner() as runner:
+            return runner.run(work())
+
+
+@pytest.mark.parametrize("kind", [blocking for blocking, _ in TWINS])
+def test_every_argument_of_a_blocking_method_may_be_given_by_its_name(kind: type):
+    client = cast("Any", object.__new__(kind))
+    cast("Any", Blocking).__init__(client, Recorder(), Loop())
+    awaited = [
+        name
+        for name, method in members(kind).items()
+        if inspect.iscoroutinefunction(getattr(method, "__wrapped__", None))
+    ]
+    assert len(awaited) > 3
+    for name in awaited:
+        _, *named = inspect.signature(getattr(kind, name)).parameters.values()
+        given = {each.name: each.name for each in named if each.kind is not each.VAR_KEYWORD}
+        assert getattr(client, name)(**given) == given, name
 
 
 def test_a_client_needs_neither_ray_nor_a_store():

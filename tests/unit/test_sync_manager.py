@@ -134,6 +134,15 @@ def test_its_methods_return_what_those_of_the_asynchronous_manager_do() -> None:
         assert str(typing.get_type_hints(method)["return"]) == str(wanted), name
 
 
+def test_every_argument_may_be_given_by_its_name(manager: SyncManager) -> None:
+    launched = manager.launch(agent=Adder, name="named", labels={})
+    assert launched.id.key == "named"
+    assert [record.id for record in manager.find(name="named")] == [launched.id]
+    assert manager.sessions.create(session_id="one", agent="adder").id == "one"
+    run = manager.dispatch(event=Prompt(text="a"), on_error="collect")
+    assert run.wait(timeout=10).status == "succeeded"
+
+
 def test_its_runs_have_what_those_of_the_asynchronous_manager_have() -> None:
     heard = {"ended", "kept", "lost", "root", "waits"}  # of the message that brings the run back
     assert {n for n in dir(EventRun) if n[0] != "_"} - heard == {
