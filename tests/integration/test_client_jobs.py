@@ -289,7 +289,9 @@ async def test_no_gateway_is_given_up_after_the_timeout():
 
 
 @asynccontextmanager
-async def cutting(url: str, seed: int) -> AsyncGenerator[tuple[str, list[int]]]:
+async def cutting(
+    url: str, seed: int, longest: int = 30_000
+) -> AsyncGenerator[tuple[str, list[int]]]:
     """Stand before a gateway, and cut each connection after a random number of bytes."""
     rng = random.Random(seed)
     cuts: list[int] = []
@@ -316,7 +318,7 @@ async def cutting(url: str, seed: int) -> AsyncGenerator[tuple[str, list[int]]]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(host, int(port))
-        most = rng.randrange(400, 30_000)
+        most = rng.randrange(400, longest)
         async with asyncio.TaskGroup() as group:
             group.create_task(pump(reader, back, None))
             group.create_task(pump(there, writer, most))
@@ -365,6 +367,36 @@ async def test_a_log_over_connections_that_break_is_the_file(
     assert b"".join(piece.data for piece in got) == log
     assert tail.end is not None
     assert tail.end.reason == "complete"
+    assert len(cuts) > 5
+
+
+@pytest.mark.parametrize(("protocol", "waits"), [("websocket", False), ("http", True)])
+async def test_a_hundred_thousand_lines_come_once_wherever_connections_break(
+    gateway: Gateway, client: AsyncAgentClient, protocol: Protocol, waits: bool
+):
+    rng = random.Random(11)
+    lines = [f"{n:06} {'x' * rng.randrange(60)}" for n in range(100_000)]
+    log = "\n".join(lines).encode()
+    job_id = await begin(gateway, client, log[:200_000])
+
+    async def write() -> None:
+        for at in range(200_000, len(log), 400_000):
+            gateway.runner.write(job_id, log[at : at + 400_000])
+            await asyncio.sleep(0.02)
+        await change(gateway, job_id, JobStatus.SUCCEEDED)
+
+    def read_blocking(url: str) -> list[str]:
+        with AgentClient(url, KEY) as blocking:
+            return list(blocking.tail_job_logs(job_id, 30, protocol))
+
+    async with cutting(gateway.url, 11, 600_000) as (url, cuts), AsyncAgentClient(url, KEY) as cut:
+        writing = asyncio.create_task(write())
+        if waits:
+            got = await asyncio.to_thread(read_blocking, url)
+        else:
+            got = [line async for line in cut.tail_job_logs(job_id, 30, protocol)]
+        await writing
+    assert got == lines
     assert len(cuts) > 5
 
 
