@@ -180,7 +180,7 @@ class Event(BaseModel, metaclass=_Named):
             update["causation_id"] = causation_id
         if not self.source and source:
             update["source"] = source
-        return _copy(self, update) if update else self
+        return with_fields(self, update) if update else self
 
 
 _BASE_FIELDS = set(Event.model_fields)
@@ -203,7 +203,7 @@ def _check_fields(cls: type[Event]) -> None:
 _set: Any = object.__setattr__  # an event's own refuses: it is frozen
 
 
-def _copy(event: Event, update: dict[str, Any]) -> Event:
+def with_fields(event: Event, update: dict[str, Any]) -> Event:
     """Return `event.model_copy(update=update)` in half of the time: 5 % less for each event.
 
     Only what `model_copy` does for a model without extra fields and private attributes.

@@ -52,7 +52,7 @@ class Misrouted(NamedTuple):
 
 
 class Recipients(NamedTuple):
-    """Who gets an event: each agent once."""
+    """Who gets an event: each agent once. Not to be changed: it may be the same for many events."""
 
     agents: list[AgentId]
     failed: Sequence[Misrouted] = ()
@@ -85,6 +85,8 @@ class Routes:
                 events; None from outside.
         """
         plan = self._plans.get(event.event_lineage) or self._plan(event.event_lineage)
+        if plan.same is not None and sender not in plan.same:
+            return plan.same_recipients
         topic = event.topic
         found: dict[AgentId, None] = {}
         failed: list[Misrouted] = []
@@ -92,7 +94,7 @@ class Routes:
             try:
                 if rule.where is not None and not _says_yes(rule, event):
                     continue
-                agent = _new(AgentId, (rule.agent_type, rule.key(event)))
+                agent = rule.fixed or _new(AgentId, (rule.agent_type, rule.key(event)))
             except (Exception, SystemExit) as error:  # noqa: BLE001 - a function of the user's
                 failed.append(Misrouted(rule.agent_type, error))
                 continue
@@ -106,6 +108,7 @@ class Routes:
         plan = self._plans[lineage] = _Plan()
         for subscription in self._matching(lineage):
             plan.add(subscription.topic, _Rule(subscription, self._read))
+        plan.settle()
         return plan
 
     def _matching(self, lineage: tuple[str, ...]) -> Iterator[Subscription]:
@@ -125,22 +128,30 @@ class Routes:
 class _Rule:
     """A subscription, made ready."""
 
-    __slots__ = ("agent_type", "key", "own", "where")
+    __slots__ = ("agent_type", "fixed", "key", "own", "where")
 
     def __init__(self, subscription: Subscription, read: Read) -> None:
         self.agent_type = subscription.agent_type
         self.own = subscription.own
         self.key: Callable[[Any], str] = _key_function(subscription, read)
+        how, _, key = subscription.key.partition(":")
+        self.fixed = AgentId(self.agent_type, key) if how == "key" else None
         where = subscription.where
         self.where: Callable[[Any], Any] | None = None if where is None else _lazy(where, read)
 
 
 class _Plan:
-    """The rules for one class of events: those for all of them, and those for topics."""
+    """The rules for one class of events: those for all of them, and those for topics.
 
-    __slots__ = ("_beginnings", "_exact", "always", "by_topic")
+    Attributes:
+        same: the agents that get each of them, where no rule looks at the event; None: some do.
+    """
+
+    __slots__ = ("_beginnings", "_exact", "always", "by_topic", "same", "same_recipients")
 
     def __init__(self) -> None:
+        self.same: dict[AgentId, None] | None = None
+        self.same_recipients = Recipients([])
         self.always: list[_Rule] = []
         self.by_topic = False
         self._exact: dict[str, list[_Rule]] = {}
@@ -155,6 +166,13 @@ class _Plan:
             self._beginnings.append((topic[:-1], rule))
         else:
             self._exact.setdefault(topic, []).append(rule)
+
+    def settle(self) -> None:
+        """Note who gets each event, where that is always the same: there are no more rules."""
+        agents = [rule.fixed for rule in self.always if rule.where is None]
+        if not self.by_topic and len(agents) == len(self.always) and None not in agents:
+            self.same = dict.fromkeys(agent for agent in agents if agent is not None)
+            self.same_recipients = Recipients(list(self.same))
 
     def on(self, topic: str) -> Iterator[_Rule]:
         """Go through the rules for an event on a topic."""

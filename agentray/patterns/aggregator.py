@@ -246,7 +246,10 @@ class AggregatorAgent(Agent):
     async def _within_time(self, decide: Callable[[Gathered], Any], gathered: Gathered) -> Any:
         name = getattr(decide, "__name__", "combine")
         who = f"{type(self).__name__}.{name}"
-        timeout = asyncio.timeout(self._time_left(name))
+        left_s = self._time_left(name)
+        if left_s is None:
+            return await emitted(decide(gathered), who)
+        timeout = asyncio.timeout(left_s)
         try:
             async with timeout:
                 return await emitted(decide(gathered), who)
@@ -293,15 +296,17 @@ def _check(cls: type[AggregatorAgent]) -> None:
 
 
 def _gathering_method() -> Callable[..., Coroutine[Any, Any, Any]]:
-    async def _gather(self: AggregatorAgent, event: Event) -> list[Event] | None:
-        return await self._take(event)  # pyright: ignore[reportPrivateUsage] # its own method
+    def _gather(self: AggregatorAgent, event: Event) -> Coroutine[Any, Any, list[Event] | None]:
+        return self._take(event)  # pyright: ignore[reportPrivateUsage] # its own method
 
     return _gather
 
 
 def _failure_method() -> Callable[..., Coroutine[Any, Any, Any]]:
-    async def _give_up(self: AggregatorAgent, failure: BranchFailed) -> list[Event] | None:
-        return await self._take_failure(failure)  # pyright: ignore[reportPrivateUsage] # its own
+    def _give_up(
+        self: AggregatorAgent, failure: BranchFailed
+    ) -> Coroutine[Any, Any, list[Event] | None]:
+        return self._take_failure(failure)  # pyright: ignore[reportPrivateUsage] # its own
 
     return _give_up
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterable, Iterable, Mapping
+from types import CoroutineType
 from typing import Any, cast
 
 from agentray.errors import PayloadError
@@ -23,11 +24,13 @@ async def emitted(result: Any, who: str, into: list[Event] | None = None) -> lis
         Exception: whatever the function raised.
     """
     events: list[Event] = [] if into is None else into
-    if inspect.isawaitable(result):
+    if type(result) is CoroutineType or inspect.isawaitable(result):
         result = cast("object", await result)
     if result is None:
         return events
-    if isinstance(result, AsyncIterable):
+    if isinstance(result, Event):
+        events.append(result)
+    elif isinstance(result, AsyncIterable):
         async for item in cast("AsyncIterable[Any]", result):
             events.append(_event(item, who))  # noqa: PERF401 - what came before an error is kept
     elif _is_many(result):

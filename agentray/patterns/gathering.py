@@ -92,7 +92,9 @@ class Gathering:
         ignored: events that made no difference, other than duplicates.
     """
 
-    __slots__ = ("_counts", "_events", "_failed", "_ids", "_needs", "_quorum", "ended", "ignored")
+    __slots__ = (
+        "_counts", "_events", "_failed", "_ids", "_needs", "_quorum", "_total", "ended", "ignored",
+    )  # fmt: skip
 
     def __init__(self, needs: Mapping[str, int], quorum: int) -> None:
         """Wait for events.
@@ -103,7 +105,8 @@ class Gathering:
         """
         self._needs = needs
         self._quorum = quorum
-        self._counts: Counter[str] = Counter()
+        self._counts = dict.fromkeys(needs, 0)
+        self._total = 0  # of these
         self._events: list[tuple[str, Event]] = []  # with what makes each the same as another
         self._ids: set[str] = set()
         self._failed: dict[str, BranchFailed] = {}
@@ -123,11 +126,13 @@ class Gathering:
     @property
     def complete(self) -> bool:
         """Whether there are enough."""
-        return self._counts.total() >= self._quorum
+        return self._total >= self._quorum
 
     @property
     def exhausted(self) -> bool:
         """Whether each event has come or its branch has failed, and there are not enough."""
+        if not self._failed:
+            return False  # where each event has come, it is complete
         failed = Counter(failure.instead_of for failure in self._failed.values())
         told = all(self._counts[name] + failed[name] >= n for name, n in self._needs.items())
         return told and not self.complete
@@ -165,6 +170,7 @@ class Gathering:
             oldest = next(i for i, (_, e) in enumerate(self._events) if e.event_type == name)
             self._ids.discard(self._events.pop(oldest)[0])
             self._counts[name] -= 1
+            self._total -= 1
         self._count(identity, event)
 
     def fail(self, identity: str, failure: BranchFailed) -> None:
@@ -182,6 +188,7 @@ class Gathering:
     def _count(self, identity: str, event: Event) -> None:
         self._ids.add(identity)
         self._counts[event.event_type] += 1
+        self._total += 1
         self._events.append((identity, event))
 
 

@@ -116,10 +116,11 @@ class RunOptions(NamedTuple):
         if "event" not in given:
             told = {name: given[name] for name in _OF_PROMPTS if name in given}
             return PROMPT._replace(**told) if told else PROMPT
-        return cls(*(given.get(name, cls._field_defaults[name]) for name in cls._fields))
+        return cls(*map(given.get, cls._fields, _DEFAULTS))
 
 
 PROMPT = RunOptions()
+_DEFAULTS = tuple(PROMPT)
 
 _OF_PROMPTS = (
     "on_error",

@@ -433,6 +433,8 @@ class ActiveRun:
         self._tell(ended)
 
     def _keep_trace(self, run: Run, outcome: Outcome) -> None:
+        if not outcome.spans:
+            return
         trace_id = trace_id_of(self.trace_context)
         self._book.traces.keep(Ended(run, trace_id, outcome.spans, outcome.dropped_spans))
 

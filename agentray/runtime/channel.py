@@ -128,6 +128,7 @@ class Channel:
         self._links: dict[str, Link] = {}
         self._last_event: tuple[Event | None, bytes] = (None, b"")  # and how it travels
         self._routes: dict[AgentId, AnyLink] = {}  # by agent, for the present snapshot
+        self._together: tuple[list[AgentId], list[list[AgentId]]] = ([], [])  # the last ones
         self._parked: list[tuple[Message, int]] = []
         self._asking: set[AgentId] = set()  # isolated agents for which a host is asked for
         self._parked_s = _FIRST_PARKED_S
@@ -145,6 +146,7 @@ class Channel:
             return
         self.snapshot = snapshot
         self._routes.clear()
+        self._together = ([], [])
         for host_id in [h for h in self._links if h not in snapshot.hosts]:
             why = snapshot.deaths.get(host_id, "it was taken out of the cluster")
             self._links.pop(host_id).close(why)  # it may not have heard of the death itself
@@ -323,16 +325,22 @@ class Channel:
         """
         if len(targets) == 1:
             return (targets,)
+        if targets is self._together[0]:
+            return self._together[1]
         ways: dict[AnyLink, list[AgentId]] = {}
         groups: list[list[AgentId]] = []
+        whole = True
         for target in targets:
             link = self._routes.get(target) or self._way_to(target)
+            whole = whole and link is not None
             known = None if link is None else ways.get(link)
             if known is None or len(known) >= most:
                 groups.append(known := [])
                 if link is not None:
                     ways[link] = known
             known.append(target)
+        if whole:  # the recipients of many events are the very same list
+            self._together = (targets, groups)
         return groups
 
     def _way_to(self, target: AgentId) -> AnyLink | None:

@@ -85,6 +85,10 @@ class EventMessage(Message):
         del payload
         self._scope.ended(self)
 
+    def on_copies(self, count: int) -> None:
+        """Take the acknowledgements of so many copies that came to nothing worth telling."""
+        self._scope.ended(self, copies=count)
+
     def on_reply(self, reply: Reply) -> None:
         """Take the acknowledgement; a cancelled event may get one more, which says nothing new."""
         failed = reply.kind == ReplyKind.ERROR

@@ -301,44 +301,42 @@ async def _write_all(values: Any, writer: PartWriter) -> None:
 # Events
 
 
-async def _handle_event(
+async def _handle_event(  # noqa: C901, PLR0912 - in one piece: at this rate each call shows
     agent: Incarnation, turn: Turn, context: Context, started: datetime | None
 ) -> None:
-    envelope = turn.envelope
-    if envelope.run is not None and agent.host.parts.cancelled(envelope.run):
+    kind, run = agent.type, turn.envelope.run
+    if run is not None and agent.host.parts.cancelled(run):
         turn.reply(ReplyKind.CANCELLED)
         return
-    handler = _handler_for(agent, envelope, context)
-    context.held = _held(context)
-    steps = agent.host.steps
-    if turn.is_step and not await steps.begin(cast("StepTurn", turn), scope_of(context)):
+    handler = _handler_for(agent, turn.envelope, context)
+    if run is None or run[0] not in STEPS:  # else they are its commit's
+        context.held = []
+    if turn.is_step and not await agent.host.steps.begin(cast("StepTurn", turn), scope_of(context)):
         return
-    emitted = _call_handler(agent, turn, context, handler)
+    method = getattr(agent.agent, handler.method)
+    if kind.hooks is None:
+        emitted = method(context.event)
+    else:
+        emitted = passage.event(agent, turn, context, kind.hooks, method)
     if type(emitted) is CoroutineType:
         emitted = cast("object", await emitted)
-    if emitted is not None:
+    if isinstance(emitted, Event):
+        context.publish(emitted)
+    elif emitted is not None:
         await _emit_all(agent, emitted, context)
     if started is not None:
         _trace(agent, turn, context, started, None)
     scope: Scope | None = context.scope
     if scope is not None and scope.step is not None:
-        await steps.commit(agent, cast("StepTurn", turn), scope)
+        await agent.host.steps.commit(agent, cast("StepTurn", turn), scope)
         return
     if turn.run is not None and await _end_run(agent, turn, turn.run, context):
         return
-    if agent.type.keeps_state:
+    if kind.keeps_state:
         await agent.commit_state(turn)
     if context.held:
         _release(turn, context)
     turn.handled(context.scope)
-
-
-def _call_handler(agent: Incarnation, turn: Turn, context: Context, handler: EventHandler) -> Any:
-    """Call the handler of an event; return what it returns."""
-    method, hooks = getattr(agent.agent, handler.method), agent.type.hooks
-    if hooks is None:
-        return method(context.event)
-    return passage.event(agent, turn, context, hooks, method)
 
 
 async def _end_run(agent: Incarnation, turn: Turn, run: ActiveRun, context: Context) -> bool:
@@ -361,13 +359,11 @@ def _handler_for(agent: Incarnation, envelope: Envelope, context: Context) -> Ev
         NoHandler: nobody does.
         AccessDenied: the run may not touch what that does.
     """
-    event = envelope.payload
-    if isinstance(event, bytes):
-        event = decode(event)
+    event = decode(envelope.payload)
     handler = agent.type.handlers.get(envelope.name)
     if handler is None and isinstance(event, Event):
         handler = agent.type.handler_of(event)
-    if handler is None or not isinstance(event, Event):
+    if handler is None:
         raise NoHandler(str(agent.id), envelope.name)
     context.event = event
     if handler.access is not None:
@@ -402,9 +398,6 @@ async def _emit_all(agent: Incarnation, result: Any, context: Context) -> None:
             context.release()
         async for item in cast("AsyncIterator[Any]", result):
             _emit(agent, item, context)
-        return
-    if isinstance(result, Event):
-        context.publish(result)
         return
     if inspect.isawaitable(result):
         result = cast("object", await result)

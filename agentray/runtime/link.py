@@ -284,12 +284,17 @@ class Link:
 
     def _take(self, replies: Sequence[tuple[Any, ...] | int]) -> None:
         open_messages = self._open
+        copies: dict[Message, int] = {}  # of events that are done
         for fields in replies:
             if type(fields) is int:  # done, and that is all
                 message = open_messages.pop(fields, None)
-                if message is not None:
-                    self._sent -= 1
+                if message is None:
+                    continue
+                self._sent -= 1
+                if message.copies == 1:
                     message.on_value(None)
+                else:
+                    copies[message] = copies.get(message, 0) + 1
                 continue
             message_id, kind, payload, outcome = cast("tuple[Any, ...]", fields)
             message = open_messages.get(message_id)
@@ -301,6 +306,8 @@ class Link:
                 message.on_value(payload)
             else:
                 self._take_other(message, Reply(message_id, kind, payload, outcome))
+        for message, count in copies.items():
+            message.on_copies(count)
         self.blocked = self.gone or len(open_messages) >= MAX_OPEN
 
     def _take_other(self, message: Message, reply: Reply) -> None:

@@ -91,6 +91,11 @@ class Message:
         """Take the reply of by far the most messages: a value, and nothing else to tell."""
         self.on_reply(Reply(self.id, _VALUE, payload))
 
+    def on_copies(self, count: int) -> None:
+        """Take the replies of so many copies at once: values, and nothing else to tell."""
+        for _ in range(count):
+            self.on_value(None)
+
     def on_reply(self, reply: Reply) -> None:
         """Take a reply; called once, or with `OPEN` or `CHUNK` before the last one."""
         raise NotImplementedError

@@ -45,12 +45,13 @@ class Account:
 
     def spend(self, spent: Usage) -> None:
         """Count what was used."""
-        self._spent = self._spent.plus(spent)
+        if spent != _NOTHING:
+            self._spent = self._spent.plus(spent)
 
     @property
     def counts(self) -> bool:
         """Whether anything is counted for the run."""
-        return self.budget is not None or self._before is not None or self._spent != _NOTHING
+        return self.budget is not None or self._before is not None or self._spent is not _NOTHING
 
     def usage(self, now: float) -> Usage | None:
         """Return what the run has used, all of its attempts together; None: nobody counts."""

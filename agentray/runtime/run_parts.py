@@ -113,11 +113,11 @@ class RunParts:
             answer: its result.
             end_grace_s: see `TerminateEvent`.
         """
-        self._mark(run, cancelled=False)
         host_id = RunKey.parse(run).host
         if host_id == self._host.host_id:
             self._terminated(run, answer, end_grace_s)
         else:
+            self._mark(run, cancelled=False)
             self._tell([host_id], PartsCall.TERMINATED, [(run, answer, end_grace_s)])
 
     def stop(self, active: ActiveRun) -> None:
@@ -139,10 +139,10 @@ class RunParts:
         self._stopping.pop(active.key, None)
 
     def _terminated(self, run: str, answer: Any, end_grace_s: float | None) -> None:
+        self._mark(run, cancelled=False)
         active = self.find(run)
         if active is not None:
             active.answered(answer, end_grace_s)
-            self._mark(run, cancelled=False)
             self._stopping.setdefault(run, active)
             self._spread_in(_SPREAD_S)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from agentray.context import Context
 from agentray.errors import NoHandler
-from agentray.events import Event
+from agentray.events import Event, with_fields
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.codec import NO_ARGUMENTS, decode, text_of
 from agentray.protocol.envelope import Envelope, Failure, Kind, ReplyKind
@@ -146,7 +146,7 @@ class RunRoots:
     def _publish(self, active: ActiveRun, event: Event, to: AgentId | None = None) -> None:
         active.event = event
         context = self._context(active, event.event_type)
-        published = event.model_copy(update={"correlation_id": active.conversation})
+        published = with_fields(event, {"correlation_id": active.conversation})
         sender = None if active.options.sender is None else AgentId.parse(active.options.sender)
         # A run that was accepted before goes on also where an app was stopped meanwhile.
         only = self._takes_new_runs if active.run.attempt == 1 else None

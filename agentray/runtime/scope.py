@@ -72,11 +72,11 @@ class Scope:
         """One more thing is under way."""
         self._pending += 1
 
-    def release(self, outcome: Outcome | None = None) -> None:
-        """One thing is done; the last one to be done ends the scope."""
+    def release(self, outcome: Outcome | None = None, count: int = 1) -> None:
+        """One thing is done, or several; the last one to be done ends the scope."""
         if outcome is not None:
             self.absorb(outcome)
-        self._pending -= 1
+        self._pending -= count
         if self._pending == 0 and self._on_done is not None:
             callback, self._on_done = self._on_done, None
             _ends.run(callback, self.outcome())
@@ -92,28 +92,26 @@ class Scope:
 
     def part(self, message: Message, copy: Message) -> None:
         """One copy of a message goes its own way from here on."""
-        if (left := self._sent.get(message)) is not None:
-            self._sent[copy] = 1
-            self._less(message, left)
+        if self.awaits(message):
+            self.sent(copy)
+            self.ended(message)
 
-    def _less(self, message: Message, left: int) -> None:
-        if left == 1:
+    def ended(self, message: Message, outcome: Outcome | None = None, copies: int = 1) -> None:
+        """Note what a message, or copies, came to; harmless when all of it was noted before."""
+        left = self._sent.get(message)
+        if left is None:
+            return
+        if left <= copies:
             del self._sent[message]
         else:
-            self._sent[message] = left - 1
-
-    def ended(self, message: Message, outcome: Outcome | None = None) -> None:
-        """Note what a message, or a copy, came to; harmless when all of them were noted before."""
-        if (left := self._sent.get(message)) is not None:
-            self._less(message, left)
-            self.release(outcome)
+            self._sent[message] = left - copies
+        self.release(outcome, min(copies, left))
 
     def cancel(self, channel: Channel) -> None:
         """Cancel the messages under way. Each ends when what handles it has ended."""
         for message in list(self._sent):
             if not channel.cancel(message):
-                while self.awaits(message):
-                    self.ended(message)  # it has not left, or nobody will answer it
+                self.ended(message, copies=message.copies)  # it has not left, or is not answered
 
     def abandon(self, channel: Channel, callback: Callable[[Outcome], None]) -> None:
         """Cancel what is under way; call back when all of it has ended, instead of before.
