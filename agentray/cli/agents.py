@@ -5,43 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from agentray.config import Settings
-from agentray.errors import ConfigurationError
-from agentray.runtime.connection import connect
-
 if TYPE_CHECKING:
     from agentray.launching import AgentRecord
+    from agentray.runtime.manager_client import ManagerClient
     from agentray.store.supervision import AgentFailure
 
 
-def read_labels(words: Sequence[str]) -> dict[str, str]:
-    """Read labels as they are written on the command line.
-
-    Raises:
-        ConfigurationError: one is not `key=value`.
-    """
-    pairs = [word.partition("=") for word in words]
-    if wrong := [name for name, sign, _ in pairs if not sign or not name]:
-        raise ConfigurationError(f"The label {wrong[0]!r} has no value: write KEY=VALUE.")
-    return {name: value for name, _, value in pairs}
-
-
 async def look(
-    settings: Settings, agent_type: str | None, labels: Mapping[str, str], limit: int
+    manager: ManagerClient, agent_type: str | None, labels: Mapping[str, str], limit: int
 ) -> list[dict[str, Any]]:
-    """Ask the manager of this machine's cluster."""
-    async with connect(settings=settings) as manager:
-        records = await manager.find(type=agent_type, labels=labels, limit=limit)
-        resident = await manager.agents(agent_type, limit)
+    """Ask for agents: launched ones, and those that are in memory."""
+    records = await manager.find(type=agent_type, labels=labels, limit=limit)
+    resident = await manager.agents(agent_type, limit)
     return merged(records, resident, everything=not labels)[:limit]
 
 
 async def look_for_failed(
-    settings: Settings, agent_type: str | None, limit: int
+    manager: ManagerClient, agent_type: str | None, limit: int
 ) -> list[dict[str, Any]]:
-    """Ask the manager of this machine's cluster for agents in trouble."""
-    async with connect(settings=settings) as manager:
-        failures = await manager.failed_agents(agent_type, limit=limit)
+    """Ask for agents in trouble."""
+    failures = await manager.failed_agents(agent_type, limit=limit)
     return [failed_row(failure) for failure in failures]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from agentray.cli import console
-from agentray.cli.command import JsonOption, read_settings
+from agentray.cli.command import JsonOption, ask_manager, read_settings
 from agentray.cli.exits import ExitCode
+from agentray.cli.options import read_pairs
 from agentray.cli.signals import run_to_its_end
 from agentray.config import ClusterRecord
 from agentray.errors import ClusterAlreadyRunning
@@ -123,22 +124,18 @@ def agents(
     as_json: JsonOption = False,
 ) -> None:
     """List agents: launched ones, newest first, and others that are in memory."""
-    settings = read_settings()
     from agentray.cli import agents as listing
     from agentray.cli import render
 
+    labels = read_pairs("--label", label)
     if failed:
-        rows = asyncio.run(listing.look_for_failed(settings, agent_type, limit))
-        if as_json:
-            console.write_json(rows)
-        else:
-            console.out().print(render.failed_agents(rows))
-        return
-    found = asyncio.run(listing.look(settings, agent_type, listing.read_labels(label or []), limit))
+        found = ask_manager(lambda manager: listing.look_for_failed(manager, agent_type, limit))
+    else:
+        found = ask_manager(lambda manager: listing.look(manager, agent_type, labels, limit))
     if as_json:
         console.write_json(found)
     else:
-        console.out().print(render.agents(found))
+        console.out().print((render.failed_agents if failed else render.agents)(found))
 
 
 def show_agent(
@@ -146,16 +143,10 @@ def show_agent(
     as_json: JsonOption = False,
 ) -> None:
     """Show how an agent is, and what was wrong with it when it failed."""
-    settings = read_settings()
     agent_id = AgentId.parse(agent)
     from agentray.cli import render
-    from agentray.runtime.connection import connect
 
-    async def ask() -> dict[str, Any]:
-        async with connect(settings=settings) as manager:
-            return await manager.handle(agent_id).status()
-
-    told = asyncio.run(ask())
+    told = ask_manager(lambda manager: manager.handle(agent_id).status())
     if as_json:
         console.write_json(told)
     else:
@@ -166,15 +157,8 @@ def reset_agent(
     agent: Annotated[str, typer.Argument(metavar="TYPE/KEY", help="See `agents --failed`.")],
 ) -> None:
     """Let an agent start again that has failed or is quarantined."""
-    settings = read_settings()
     agent_id = AgentId.parse(agent)
-    from agentray.runtime.connection import connect
-
-    async def ask() -> bool:
-        async with connect(settings=settings) as manager:
-            return await manager.reset_agent(agent_id)
-
-    had_failed = asyncio.run(ask())
+    had_failed = ask_manager(lambda manager: manager.reset_agent(agent_id))
     console.write(
         f"{agent}: {'reset' if had_failed else 'had not failed; its errors are counted from none'}"
     )
@@ -188,45 +172,24 @@ def stop_agent(
     ] = False,
 ) -> None:
     """Shut an agent down: it takes no messages until it is launched again."""
-    settings = read_settings()
     agent_id = AgentId.parse(agent)
-    from agentray.runtime.connection import connect
-
-    async def ask() -> None:
-        async with connect(settings=settings) as manager:
-            await manager.shutdown(agent_id, grace_s=grace, terminate=terminate)
-
-    asyncio.run(ask())
+    ask_manager(lambda manager: manager.shutdown(agent_id, grace_s=grace, terminate=terminate))
     console.write(f"{agent}: {'forgotten' if terminate else 'stopped'}")
 
 
 def deploy(app: ImportString) -> None:
     """Deploy an app to the running cluster, or replace it where its code has changed."""
-    settings = read_settings()
     from agentray.app import load_app
-    from agentray.runtime.connection import connect
 
     name = load_app(app).name  # what is wrong with it is said before anything is connected
-
-    async def ask() -> str:
-        async with connect(settings=settings) as manager:
-            return await manager.deploy(app)
-
-    console.write(f"{name}: {asyncio.run(ask())}")
+    console.write(f"{name}: {ask_manager(lambda manager: manager.deploy(app))}")
 
 
 def stop(
     app: Annotated[str, typer.Argument(metavar="APP", help="The app's name, see `status`.")],
 ) -> None:
     """Stop an app: its agents take no more messages until it is deployed again."""
-    settings = read_settings()
-    from agentray.runtime.connection import connect
-
-    async def ask() -> None:
-        async with connect(settings=settings) as manager:
-            await manager.stop(app)
-
-    asyncio.run(ask())
+    ask_manager(lambda manager: manager.stop(app))
     console.write(f"{app}: stopped")
 
 
@@ -237,12 +200,5 @@ def remove(
     ] = False,
 ) -> None:
     """Stop an app and forget it: its agent types are free for other apps."""
-    settings = read_settings()
-    from agentray.runtime.connection import connect
-
-    async def ask() -> None:
-        async with connect(settings=settings) as manager:
-            await manager.remove_app(app, delete_states=states)
-
-    asyncio.run(ask())
+    ask_manager(lambda manager: manager.remove_app(app, delete_states=states))
     console.write(f"{app}: removed{', with its states' if states else ''}")

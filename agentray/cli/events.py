@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from agentray.cli import console
-from agentray.cli.command import Command, CommandGroup, JsonOption, read_settings
+from agentray.cli.command import Command, CommandGroup, JsonOption, ask_manager, goes_on
 
 group = typer.Typer(
     name="subscriptions",
@@ -28,18 +27,11 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """Who gets events on which topics, besides what classes say: list, add, remove."""
-    if context.invoked_subcommand is not None:
+    if goes_on(context):
         return
-    settings = read_settings()
     from agentray.cli import render
-    from agentray.protocol.topics import TopicSubscription
-    from agentray.runtime.connection import connect
 
-    async def ask() -> list[TopicSubscription]:
-        async with connect(settings=settings) as manager:
-            return await manager.subscriptions(agent_type)
-
-    found = asyncio.run(ask())
+    found = ask_manager(lambda manager: manager.subscriptions(agent_type))
     if as_json:
         console.write_json([asdict(s) | {"created_at": s.created_at.isoformat()} for s in found])
     else:
@@ -68,14 +60,8 @@ def add(
     ] = "topic",
 ) -> None:
     """Send events on a topic to agents of a type, until it is removed."""
-    settings = read_settings()
-    from agentray.runtime.connection import connect
-
-    async def ask() -> str:
-        async with connect(settings=settings) as manager:
-            return (await manager.subscribe(agent_type, topic, event=event, key=key)).id
-
-    console.write(f"{asyncio.run(ask())}: {agent_type} gets events on {topic}")
+    made = ask_manager(lambda manager: manager.subscribe(agent_type, topic, event=event, key=key))
+    console.write(f"{made.id}: {agent_type} gets events on {topic}")
 
 
 @group.command(cls=Command)
@@ -83,12 +69,5 @@ def remove(
     subscription: Annotated[str, typer.Argument(metavar="ID", help="See `subscriptions`.")],
 ) -> None:
     """Take a subscription back."""
-    settings = read_settings()
-    from agentray.runtime.connection import connect
-
-    async def ask() -> None:
-        async with connect(settings=settings) as manager:
-            await manager.unsubscribe(subscription)
-
-    asyncio.run(ask())
+    ask_manager(lambda manager: manager.unsubscribe(subscription))
     console.write(f"{subscription}: removed")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import typer
 
 from agentray.cli import console
-from agentray.cli.command import JsonOption, read_settings
-from agentray.config import Settings
+from agentray.cli.command import JsonOption, ask_manager
 from agentray.core.orphans import Orphan
 from agentray.errors import ClusterNotRunning
 
@@ -26,8 +24,7 @@ def gc(
 
     Says what and why. What might be somebody else's is not touched.
     """
-    settings = read_settings()
-    found = [*asyncio.run(_of_the_cluster(settings, dry_run)), *_of_this_machine(dry_run)]
+    found = [*_of_the_cluster(dry_run), *_of_this_machine(dry_run)]
     if as_json:
         console.write_json(found)
         return
@@ -38,13 +35,10 @@ def gc(
         console.write("Nothing is left over.")
 
 
-async def _of_the_cluster(settings: Settings, dry_run: bool) -> list[dict[str, str]]:
+def _of_the_cluster(dry_run: bool) -> list[dict[str, str]]:
     """Ask the manager; without a cluster there is nothing that it could find."""
-    from agentray.runtime.connection import connect
-
     try:
-        async with connect(settings=settings) as manager:
-            return await manager.gc(dry_run=dry_run)
+        return ask_manager(lambda manager: manager.gc(dry_run=dry_run))
     except ClusterNotRunning as error:
         console.note(f"Only this machine's processes are looked at: {error}")
         return []

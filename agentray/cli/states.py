@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from agentray.cli import console
-from agentray.cli.command import Command, read_settings
+from agentray.cli.command import Command, ask_manager
 from agentray.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from agentray.runtime.manager_client import ManagerClient
 
 group = typer.Typer(
     help="Export and import what agents keep.",
@@ -39,25 +41,22 @@ def export(
 
     For one moment of the whole app, stop the app first.
     """
-    settings = read_settings()
     from agentray.protocol import states
-    from agentray.runtime.connection import connect
 
-    async def write() -> int:
+    async def write(manager: ManagerClient) -> int:
         agents = 0
-        async with connect(settings=settings) as manager:
-            records = manager.export_state(app, agent_type)
-            record = await anext(records, None)  # what is wrong is said before a file is touched
-            with _opened(file) as out:
-                out.write(states.header(app) + "\n")
-                while record is not None:
-                    out.write(states.line_of(record) + "\n")
-                    agents += 1
-                    record = await anext(records, None)
-                out.write(states.footer(agents) + "\n")
+        records = manager.export_state(app, agent_type)
+        record = await anext(records, None)  # what is wrong is said before a file is touched
+        with _opened(file) as out:
+            out.write(states.header(app) + "\n")
+            while record is not None:
+                out.write(states.line_of(record) + "\n")
+                agents += 1
+                record = await anext(records, None)
+            out.write(states.footer(agents) + "\n")
         return agents
 
-    console.note(f"{app}: {asyncio.run(write())} agents exported")
+    console.note(f"{app}: {ask_manager(write)} agents exported")
 
 
 @group.command(name="import", cls=Command)
@@ -65,9 +64,7 @@ def import_(
     file: Annotated[Path, typer.Argument(help=f"{_FILE}, as `state export` writes it.")],
 ) -> None:
     """Keep the states of a file, all of them or none; earlier ones are replaced."""
-    settings = read_settings()
     from agentray.protocol import states
-    from agentray.runtime.connection import connect
 
     try:
         with file.open(encoding="utf-8") as lines:
@@ -75,11 +72,8 @@ def import_(
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{file} cannot be read: {error}") from error
 
-    async def take_in() -> int:
-        async with connect(settings=settings) as manager:
-            return await manager.import_state(app, records)
-
-    console.write(f"{app}: {asyncio.run(take_in())} agents imported")
+    count = ask_manager(lambda manager: manager.import_state(app, records))
+    console.write(f"{app}: {count} agents imported")
 
 
 @contextmanager

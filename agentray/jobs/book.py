@@ -123,7 +123,7 @@ class JobBook:
         most = policy.max_concurrent_jobs if policy.gatekeeping_enabled else 0
         admission = await self._store.admit_job(new, max_running=most)
         if admission.job is None:
-            told = f"{admission.running} jobs are under way, and the policy allows {most}."
+            told = f"Jobs under way: {admission.running}, and the policy allows {most}."
             raise JobRefused((told,))
         if admission.conflict:
             raise JobConflict(job_id)

@@ -149,7 +149,7 @@ async def test_what_the_policy_refuses_is_said(client: AsyncAgentClient, gateway
     await client.update_runtime_policy({"max_concurrent_jobs": 1})
     await client.submit_job("true")
     async with AsyncAgentClient(gateway.url, KEY, timeout=0.2) as hasty:
-        with pytest.raises(TooManyRequests, match="1 jobs are under way"):
+        with pytest.raises(TooManyRequests, match="Jobs under way: 1"):
             await hasty.submit_job("true")
     assert (await client.get_runtime_policy()).max_concurrent_jobs == 1
     with pytest.raises(InvalidRequest):

@@ -298,7 +298,7 @@ async def test_the_policy_is_enforced_when_a_job_is_submitted(gateway: Gateway, 
     assert (await submit(http, submission_id="a"))[0] == 201
     status, problem = await submit(http, submission_id="b")
     assert (status, problem["type"]) == (429, "urn:agentray:problem:refused")
-    assert problem["reasons"] == ["1 jobs are under way, and the policy allows 1."]
+    assert problem["reasons"] == ["Jobs under way: 1, and the policy allows 1."]
     assert (await submit(http, submission_id="a"))[0] == 200  # a repeat is let in
     await end(gateway, "a")
     assert (await submit(http, submission_id="b"))[0] == 201

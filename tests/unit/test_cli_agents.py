@@ -5,10 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
-
-from agentray import AgentId, AgentRecord, AgentStatus, ConfigurationError, Handle
-from agentray.cli.agents import merged, read_labels
+from agentray import AgentId, AgentRecord, AgentStatus, Handle
+from agentray.cli.agents import merged
 
 
 def a_record(key: str, status: AgentStatus, error: str = "") -> AgentRecord:
@@ -46,10 +44,3 @@ def test_launched_agents_come_first_with_what_is_known_of_them_in_memory() -> No
     ]
     assert rows[2]["last_error"] == "ValueError: no"
     assert len(merged(records, [a_row("virtual")], everything=False)) == 3
-
-
-def test_labels_are_read_as_they_are_written() -> None:
-    assert read_labels(["a=b", "c=d=e", "f="]) == {"a": "b", "c": "d=e", "f": ""}
-    for wrong in ("a", "=b"):
-        with pytest.raises(ConfigurationError, match="KEY=VALUE"):
-            read_labels([wrong])
