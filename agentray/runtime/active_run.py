@@ -270,8 +270,13 @@ class ActiveRun:
 
     # Ending
 
-    def settled(self, outcome: Outcome) -> None:
-        """Take what all that it set off came to."""
+    def settled(self, outcome: Outcome, *, sure: bool = False) -> None:
+        """Take what all that it set off came to.
+
+        Args:
+            outcome: that.
+            sure: nothing is waited for that this host may not have heard of yet.
+        """
         if outcome.answer is None and self._answer is not None:
             outcome = outcome._replace(answer=self._answer)
         if self.durable:
@@ -279,10 +284,17 @@ class ActiveRun:
         elif not self._ended:
             outcome = without_questions(outcome)
             lost = self._book.lost_parts(self, outcome)
+            if lost is not None and not sure and self._book.in_doubt(self, outcome):
+                self._book.spawn(self._settle_when_sure(outcome))
+                return
             run, end = self._ended_run(outcome if lost is None else Outcome(errors=(lost,)))
             self._book.keep_later(self, run, end)
             self._keep_trace(run, outcome)
             self._tell(run)
+
+    async def _settle_when_sure(self, outcome: Outcome) -> None:
+        await self._book.until_sure(self, outcome)
+        self.settled(outcome, sure=True)
 
     async def end(self, outcome: Outcome, states: Sequence[StateWrite] = ()) -> bool:
         """Commit the run's end, and the agent's state with it, then tell everybody.
@@ -293,6 +305,8 @@ class ActiveRun:
         Raises:
             Fenced: this host no longer leases the agent; nothing was written.
         """
+        if not self._ended and self._stopping is None:
+            await self._book.until_sure(self, outcome)
         if self._ended:
             return False  # it was let go meanwhile
         errors = outcome.errors

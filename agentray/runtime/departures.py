@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode
 from agentray.protocol.envelope import Kind, RunMode
-from agentray.protocol.event_runs import RunKey
+from agentray.protocol.event_runs import STEPS, RunKey
 from agentray.runtime.held_leases import Lease
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.turn import Turn
@@ -220,12 +220,16 @@ class Departures:
                 self._worker = self._host.tasks.spawn(self._work(), name="departures")
 
     def _taking_up(self, leases: Collection[Lease]) -> set[Lease]:
-        """Return the slots in which runs are being admitted or taken up: they may begin here."""
+        """Return the slots in which runs may begin, or wait to be taken part in.
+
+        They are being admitted or taken up; or their messages wait for agents that are busy, or are
+        only just starting.
+        """
         return {
             lease
             for sink in self._host.sinks()
             for turn in sink.active.values()
-            if turn.envelope.kind in _NEW_WORK
+            if (turn.envelope.kind in _NEW_WORK or _takes_part(turn))
             and (lease := self._host.lease_of(turn.envelope.target)) in leases
         }
 
@@ -333,6 +337,12 @@ class Departures:
         for each in departures:
             each.left = True
         self._tell()
+
+
+def _takes_part(turn: Turn) -> bool:
+    """Whether an agent that handles a message takes part in a run, of which it may keep a part."""
+    run = turn.envelope.run
+    return run is not None and turn.envelope.kind in _FOR_AGENTS and run[0] not in STEPS
 
 
 def _next_look(departure: _Departure, now: float) -> float:

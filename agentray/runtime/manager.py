@@ -534,8 +534,11 @@ class Manager:
         self._wake.set()
 
     async def _stop_host(self, keeper: HostKeeper) -> None:
-        # What was sent by the last snapshot is on its way there: it is told to go elsewhere.
+        # What was sent by the last snapshot is on its way there: it is told to go elsewhere. Hosts
+        # say when they have heard; drivers and gateway replicas have a while.
+        version = self._placements.snapshot.version
         await asyncio.sleep(LINGER_S)
+        await self._placements.until_told(version, keeper, keeper.grace_s)
         await keeper.stop(keeper.grace_s)
         await self._bury(keeper, "stopped")
         for other in self._hosts.values():

@@ -141,7 +141,7 @@ class OpenRuns:
             parts.when_ended(run, lambda: self._ended([run]))
 
     def _ask_host(self, host_id: str, runs: list[str], *, follow: bool) -> None:
-        if self._is_news(host_id):
+        if self.is_news(host_id):
             self._host.tasks.spawn(self._ask_later(host_id, runs, follow), name="ask a new host")
             return
 
@@ -158,7 +158,7 @@ class OpenRuns:
 
         self._host.channel.post_to(host_id, _about(PartsCall.OPEN, runs, told))
 
-    def _is_news(self, host_id: str) -> bool:
+    def is_news(self, host_id: str) -> bool:
         """Whether a host may have come up a moment ago, so that this one has not heard of it.
 
         What its runs send may be here before the snapshot that has it.

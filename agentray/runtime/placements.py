@@ -422,9 +422,21 @@ class Placements:
         """
         await self.announce()
         version = self.snapshot.version
-        while behind := [keeper for keeper in self._reachable() if keeper.told < version]:
+        while behind := self._behind(version):
             await asyncio.sleep(_PUSH_AGAIN_S)
             await asyncio.gather(*(self._update(keeper, self.snapshot) for keeper in behind))
+
+    def _behind(self, version: int, without: HostKeeper | None = None) -> list[HostKeeper]:
+        return [k for k in self._reachable() if k.told < version and k is not without]
+
+    async def until_told(self, version: int, without: HostKeeper, wait_s: float) -> None:
+        """Wait until every other living host has a snapshot, at most for a while."""
+        try:
+            async with asyncio.timeout(wait_s):
+                while self._behind(version, without):  # noqa: ASYNC110 - heartbeats bring it
+                    await asyncio.sleep(_PUSH_AGAIN_S)
+        except TimeoutError:
+            return
 
     async def catch_up(self) -> None:
         """Bring the snapshot to hosts that a push did not reach; their heartbeats tell."""

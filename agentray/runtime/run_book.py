@@ -15,7 +15,7 @@ from agentray.core.lifecycle import TERMINAL
 from agentray.core.run_gate import RunGate
 from agentray.errors import Fenced, PayloadError, StoreUnavailable, UnknownEventType, UnknownRun
 from agentray.events import Event
-from agentray.ids import AgentId
+from agentray.ids import AgentId, slot_of
 from agentray.protocol.budgets import Budget
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome
@@ -56,6 +56,7 @@ FLUSH_S = 0.05
 _STORE_RETRY_S = 0.5
 _MAX_EVENTS = 1000  # in one answer
 _LAST_ROWS_S = 5.0
+_NEWS_S = 3.0  # by then every host that is alive has heard of a move
 
 
 class RunBook:
@@ -348,16 +349,48 @@ class RunBook:
         if active.recording == Recording.NOTHING:
             moved = not same_places(active.places, self.places())
         else:
-            moved = self._agents_moved(outcome.spans)
+            moved = any(self._moved(outcome.spans))
         return Failure("AgentMoved", "an agent that took part has moved", "", ()) if moved else None
+
+    async def until_sure(self, active: ActiveRun, outcome: Outcome) -> None:
+        """Wait, for a while, as long as it is this host that has not heard of a move yet.
+
+        Agents that have just come to another host took part there before this one's snapshot says
+        that they live there.
+        """
+        channel = self._host.channel
+        try:
+            async with asyncio.timeout(_NEWS_S):
+                while self.lost_parts(active, outcome) and self.in_doubt(active, outcome):
+                    await channel.newer_than(channel.snapshot.version)
+        except TimeoutError:
+            return
+
+    def in_doubt(self, active: ActiveRun, outcome: Outcome) -> bool:
+        """Whether those that seem to have moved may have come to where they took part."""
+        if active.recording == Recording.NOTHING:
+            return False
+        return all(self._may_have_come(active, *each) for each in self._moved(outcome.spans))
+
+    def _may_have_come(self, active: ActiveRun, agent: AgentId, host: str) -> bool:
+        if host not in self._host.channel.snapshot.hosts and not self._host.parts.taken.is_news(
+            host
+        ):
+            return False  # it is gone
+        pool = active.places.get(self._host.pool_of(agent) or "")
+        return pool is None or pool.slots[slot_of(agent)] != host  # it was there before
 
     def places(self) -> Mapping[str, PoolView]:
         """Return where agents live now."""
         return self._host.channel.snapshot.pools
 
-    def _agents_moved(self, spans: Sequence[tuple[Any, ...]]) -> bool:
+    def _moved(self, spans: Sequence[tuple[Any, ...]]) -> Iterator[tuple[AgentId, str]]:
+        """Return those who took part at a host where they do not live, with that."""
         agent, host = (SPAN_FIELDS.index(name) for name in ("agent", "host"))
-        return any(self._lives_on(AgentId.parse(span[agent])) != span[host] for span in spans)
+        for span in spans:
+            who = AgentId.parse(span[agent])
+            if self._lives_on(who) != span[host]:
+                yield who, span[host]
 
     def _lives_on(self, agent: AgentId) -> str | None:
         try:

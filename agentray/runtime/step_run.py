@@ -78,8 +78,9 @@ class StepRun(ActiveRun):
         emissions.add(AgentId(*self.agent), prompt, origin)
         self.settled(Outcome())
 
-    def settled(self, outcome: Outcome) -> None:
+    def settled(self, outcome: Outcome, *, sure: bool = False) -> None:
         """Commit what it begins with; where it has begun before, that goes on."""
+        del sure
         self._book.spawn(self._begin(outcome))
 
     async def _begin(self, outcome: Outcome) -> None:
