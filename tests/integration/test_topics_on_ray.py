@@ -227,9 +227,8 @@ async def test_the_command_line_subscribes_and_shows_what_nobody_wanted(
         return (await manager.status())["dead_letters"] == before + 1
 
     await eventually_async(counted)
-    (letter,) = json.loads(
-        cluster.agentray("dead-letters", "list", "--limit", "1", "--json").stdout
-    )
+    listed = json.loads(cluster.agentray("dead-letters", "list", "--limit", "1", "--json").stdout)
+    (letter,) = listed["dead_letters"]
     assert (letter["target"], letter["payload"]["number"]) == (Measured.event_type, 2)
     event = Event.from_json(letter["payload"])
     assert (type(event), event.topic, event.source) == (Measured, "cli.a/x", "station/c")
