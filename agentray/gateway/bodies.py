@@ -132,7 +132,7 @@ class PromptBody(BaseModel):
         default=False,
         description="Each message that an agent has handled is one of the run's events, `span`, as "
         "soon as it was: the trace is whole, can be read and followed while the run goes on, and "
-        "is kept as long as the run. Not in runs that are durable per step.",
+        "is kept as long as the run.",
     )
     webhook: WebhookSpec | None = Field(
         default=None, description="Whom to tell when the run has ended, with a signed POST."

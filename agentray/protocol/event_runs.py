@@ -92,7 +92,7 @@ class RunOptions(NamedTuple):
         durability: see `Durability`.
         access: what tools may touch that work on it, an `AccessLevel`; None: everything.
         trace: each handled message is one of its events, so that its trace is whole, and there
-            while it runs; not in runs that are durable per step.
+            while it runs.
     """
 
     on_error: str = OnError.FAIL.value
@@ -170,17 +170,18 @@ class Recording(StrEnum):
     NOTHING = "n"
 
 
-STEP_TRACE, STEP_EVENTS, FOREIGN_STEP = "T", "E", "F"
-"""First letters of the keys of runs that are durable per step: `Recording.TRACE`, `EVENTS`, and
-what has a correlation of its own. They name neither host nor attempt: the work outlives both."""
+STEP_TRACE, STEP_EVENTS, STEP_LIVE, FOREIGN_STEP = "T", "E", "L", "F"
+"""First letters of the keys of runs that are durable per step: `Recording.TRACE`, `EVENTS`, `LIVE`,
+and what has a correlation of its own. They name neither host nor attempt: work outlives both."""
 
-STEPS = frozenset((STEP_TRACE, STEP_EVENTS, FOREIGN_STEP))
+STEPS = frozenset((STEP_TRACE, STEP_EVENTS, STEP_LIVE, FOREIGN_STEP))
+
+_OF_STEPS = {Recording.EVENTS: STEP_EVENTS, Recording.LIVE: STEP_LIVE}
 
 
 def step_key(recording: Recording, run_id: str) -> str:
     """Return the key of a run that is durable per step."""
-    letter = STEP_EVENTS if recording == Recording.EVENTS else STEP_TRACE
-    return str(RunKey(letter, "", run_id))
+    return str(RunKey(_OF_STEPS.get(recording, STEP_TRACE), "", run_id))
 
 
 class PartsCall(StrEnum):

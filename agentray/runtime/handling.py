@@ -53,7 +53,7 @@ from agentray.runtime.turn import Turn
 if TYPE_CHECKING:
     from agentray.runtime.active_run import ActiveRun
     from agentray.runtime.incarnation import Incarnation
-    from agentray.runtime.steps import StepTurn
+    from agentray.runtime.step_turn import StepTurn
 
 # Members of an enum are looked up through its class, which shows at this rate.
 _TELL, _EVENT, _STREAM = int(Kind.TELL), int(Kind.EVENT), int(Kind.STREAM)

@@ -12,12 +12,14 @@ from pydantic_core import to_json
 from agentray.context import Context, HeldMessage
 from agentray.events import Event, TerminateEvent
 from agentray.ids import AgentId, slot_of
+from agentray.protocol.codec import as_json
 from agentray.protocol.envelope import Kind, Outcome, Reply
-from agentray.protocol.event_runs import FOREIGN_STEP, STEP_EVENTS
-from agentray.protocol.runs import RunError
+from agentray.protocol.event_runs import FOREIGN_STEP, STEP_EVENTS, STEP_LIVE
+from agentray.protocol.runs import EventKind, RunError
 from agentray.runtime.message import Message, Origin
 from agentray.runtime.run_log import EVENT, as_recorded
 from agentray.runtime.scope import scope_of
+from agentray.runtime.trace_writer import SPAN_FIELDS
 from agentray.store.steps import KeptMessage, NewMessage, NewRunEvent
 
 if TYPE_CHECKING:
@@ -210,6 +212,21 @@ def errors_of(outcome: Outcome, path: tuple[str, ...]) -> tuple[RunError, ...]:
         text = f"{outcome.more_errors} more errors are not listed."
         errors += (RunError(type="MoreErrors", message=text),)
     return errors
+
+
+def events_of(key: str, emissions: Emissions, outcome: Outcome) -> list[NewRunEvent]:
+    """Return the events of a run that a message leads to: in a traced run also what was handled.
+
+    Args:
+        key: of the run.
+        emissions: of the message.
+        outcome: what it came to.
+    """
+    if key[:1] != STEP_LIVE:
+        return emissions.events
+    now = datetime.now(UTC)
+    told = [as_json(dict(zip(SPAN_FIELDS, span, strict=True)), "span") for span in outcome.spans]
+    return [*emissions.events, *(NewRunEvent(EventKind.SPAN, now, span) for span in told)]
 
 
 def _joined(path: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
-from agentray.context import HeldMessage
 from agentray.errors import AgentQuarantined, AgentrayError, Fenced, StoreUnavailable
 from agentray.events import Event
 from agentray.ids import AgentId
@@ -33,18 +31,20 @@ from agentray.protocol.event_runs import RunKey
 from agentray.protocol.runs import RunError, RunStatus
 from agentray.runtime.held_messages import HeldMessages
 from agentray.runtime.scope import Scope
-from agentray.runtime.seats import pool_of
 from agentray.runtime.step_emissions import (
     Emissions,
     Emitted,
     StepPost,
     errors_of,
+    events_of,
     longer,
     read_about,
     read_kept,
     read_name,
 )
 from agentray.runtime.step_reports import StepReports
+from agentray.runtime.step_search import StepSearch
+from agentray.runtime.step_turn import Message, StepTurn
 from agentray.runtime.turn import Turn
 from agentray.store.base import CommitOutcome, Effects, StateWrite
 from agentray.store.steps import KeptMessage, Step, StepCommitted
@@ -54,9 +54,6 @@ if TYPE_CHECKING:
     from agentray.runtime.incarnation import Incarnation
 
 logger = logging.getLogger(__name__)
-
-MAX_WAITING = 5_000
-"""Messages that wait in one host's memory for their agents; the others wait in the Store."""
 
 MAX_DEATHS = 8
 """Hosts that may be lost while they handle one message; then its run is `dead`. A host that it had
@@ -70,45 +67,12 @@ MAX_TRIES = 8
 """Times that a message is handled anew on one host because of what others' deaths do to it."""
 
 _QUARANTINED = AgentQuarantined.__name__
-_PAGE = 500
-_SWEEP_S = 10.0
 _RETRY_S = 0.5
 _DONE_KEPT = 20_000
 _STORE_RETRY_S = 0.5
 _EVENT, _VALUE, _ERROR = int(Kind.EVENT), int(ReplyKind.VALUE), int(ReplyKind.ERROR)
 _INFRASTRUCTURE = frozenset({"HostDied", "ChannelClosed", "AgentMoved", "StoreUnavailable"})
 _NOT_NOW = _INFRASTRUCTURE | {"Overloaded", "PoolPending"}
-
-Message = tuple[str, int]
-"""Run and number."""
-
-
-class StepTurn(Turn):
-    """A message of such a run that an agent handles, or will.
-
-    Attributes:
-        message: which.
-        path: what led to it, itself last.
-        kept: it was read from the Store: a host that died may have begun it.
-        begun: its handler has begun.
-        alone: it is handled while no other is that hosts died of.
-        emissions: of its handler.
-    """
-
-    __slots__ = ("alone", "begun", "emissions", "kept", "message", "path")
-
-    is_step = True
-
-    def __init__(
-        self, envelope: Envelope, steps: Steps, now: float, message: Message, path: tuple[str, ...]
-    ) -> None:
-        super().__init__(envelope, steps, now)
-        self.message = message
-        self.path = path
-        self.kept = False
-        self.begun = False
-        self.alone = False
-        self.emissions = Emissions(path, HeldMessage(*message))
 
 
 class Steps:
@@ -123,17 +87,10 @@ class Steps:
         self._done: dict[Message, None] = {}  # the last ones
         self._tries: dict[Message, int] = {}
         self._next_id = 0
-        self._waiting = 0  # not begun
-        self._room: asyncio.Future[None] | None = None
+        self.waiting = 0  # not begun
         self._quiet: dict[str, list[asyncio.Future[None]]] = {}  # of runs
-        self._new_leases: set[tuple[str, int]] = set()  # not looked through yet
-        self._aside: deque[tuple[Envelope, float]] = deque()  # of these
-        self._again = False
-        self._looking: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._looked_at = host.now() if host.loop.is_running() else 0.0
-        self._hosts: frozenset[str] = frozenset()
         self._suspect = asyncio.Lock()
+        self.search = StepSearch(host, self)
         self.reports = StepReports(host)
         self.discarded = 0  # effects of messages that had been handled before
 
@@ -141,20 +98,14 @@ class Steps:
 
     def placed(self, same: Iterable[tuple[str, int]]) -> None:
         """Take note of new leases, and of hosts that are gone."""
-        held = self._host.held.held
-        gained = held.keys() - set(same)
-        hosts = frozenset(self._host.channel.snapshot.hosts)
-        gone, self._hosts = self._hosts - hosts, hosts
-        self._new_leases = {lease for lease in self._new_leases if lease in held} | gained
-        if gained or gone:
-            self.look()
+        self.search.placed(same)
         self.reports.placed()
 
     def sweep(self, now: float) -> None:
         """Look for what nobody works on, every now and then."""
-        if now - self._looked_at >= _SWEEP_S:
+        if self.search.is_due(now):
             self._held.sweep()
-            self.look()
+            self.search.look()
             self.reports.sweep()
 
     # Taking
@@ -163,18 +114,11 @@ class Steps:
         """Take a message that another host, or this one, has committed just now."""
         envelope = turn.envelope
         turn.reply(_VALUE)
-        if self._waiting >= MAX_WAITING:
-            self._again = True  # when there is room; it is in the Store
-        elif self._new_leases and self._host.lease_of(envelope.target) in self._new_leases:
-            # What was sent to its agent before may have to be read first.
-            self._aside.append((envelope, turn.received))
-            if len(self._aside) > MAX_WAITING:
-                self._aside.popleft()
-                self._again = True
-        else:
-            self._take(envelope, turn.received)
+        if not self.search.keeps_back(envelope.target, envelope, turn.received):
+            self.take_brought(envelope, turn.received)
 
-    def _take(self, envelope: Envelope, received: float) -> None:
+    def take_brought(self, envelope: Envelope, received: float) -> None:
+        """Take what a `StepPost` brought."""
         number, event_type, path = read_name(envelope.name)
         message = (RunKey.parse(envelope.run or "").run_id, number)
         if self._is_known(message):
@@ -184,7 +128,7 @@ class Steps:
             try:
                 event = Event.from_json(event)
             except AgentrayError:
-                self.look(_RETRY_S)  # which says what is wrong with it
+                self.search.look(_RETRY_S)  # which says what is wrong with it
                 return
         envelope = envelope._replace(kind=_EVENT, name=event_type, payload=event)
         self._offer(message, envelope, longer(path, event_type, envelope.target), received)
@@ -220,10 +164,10 @@ class Steps:
         turn.kept = kept
         self._known.setdefault(message[0], {})[message[1]] = turn
         self._turns[turn.envelope.id] = turn
-        self._waiting += 1
+        self.waiting += 1
         self._host.deliver_turn(turn)
 
-    def _take_kept(self, message: KeptMessage) -> None:
+    def take_kept(self, message: KeptMessage) -> None:
         """Take a message that was read from the Store."""
         key = (message.run_id, message.number)
         if self._is_known(key) or not self._host.leases(message.agent):
@@ -256,72 +200,6 @@ class Steps:
         path = longer(about.path, event.event_type, message.agent)
         self._offer(key, envelope, path, self._host.now(), kept=True)
 
-    # Looking into the Store
-
-    def look(self, delay_s: float = 0.0) -> None:
-        """Look for messages that nobody works on."""
-        self._again = True
-        if delay_s:
-            if self._timer is None:
-                self._timer = self._host.loop.call_later(delay_s, self._timed)
-        elif self._looking is None or self._looking.done():
-            self._looking = self._host.tasks.spawn(self._look(), name="look for messages")
-
-    def _timed(self) -> None:
-        self._timer = None
-        self.look()
-
-    async def _look(self) -> None:
-        while self._again:
-            self._again = False
-            self._looked_at = self._host.now()
-            fresh = set(self._new_leases)
-            try:
-                await self._look_through()
-            except StoreUnavailable as error:
-                logger.warning("%s", error, extra={"action": "look_waits"})
-                await asyncio.sleep(_STORE_RETRY_S)
-                self._again = True
-                continue
-            self._new_leases -= fresh
-            aside, self._aside = self._aside, deque()
-            for envelope, received in aside:
-                if self._host.lease_of(envelope.target) in self._new_leases:
-                    self._aside.append((envelope, received))
-                elif self._host.leases(envelope.target):
-                    self._take(envelope, received)
-
-    async def _look_through(self) -> None:
-        """Read all messages for agents of this host, in pages, as long as there is room."""
-        for types, slots in self._served():
-            after = ("", 0)
-            while True:
-                await self._until_room()
-                page = await self._host.store.load_messages(types, slots, after=after, limit=_PAGE)
-                for message in page:
-                    self._take_kept(message)
-                if len(page) < _PAGE:
-                    break
-                after = (page[-1].run_id, page[-1].number)
-
-    def _served(self) -> list[tuple[list[str], list[int]]]:
-        """Return the agent types and slots of each pool of which this host leases some."""
-        slots: dict[str, list[int]] = {}
-        for pool, slot in self._host.held.held:
-            slots.setdefault(pool, []).append(slot)
-        views = self._host.channel.snapshot.types.items()
-        return [
-            (types, of_pool)
-            for pool, of_pool in slots.items()
-            # A seat is a pool of its own, named after that of its agent's type.
-            if (types := [name for name, v in views if pool_of(pool) == v.pool])
-        ]
-
-    async def _until_room(self) -> None:
-        while self._waiting >= MAX_WAITING // 2:
-            self._room = self._host.loop.create_future()
-            await self._room
-
     # What becomes of a message
 
     def reply(
@@ -344,12 +222,12 @@ class Steps:
         else:
             self._forget(turn)
             if kind == ReplyKind.MOVED and self._host.leases(turn.envelope.target):
-                self.look(_RETRY_S)
+                self.search.look(_RETRY_S)
 
     def _later(self, turn: StepTurn) -> None:
         """Handle a message again, after a while."""
         self._forget(turn)
-        self.look(_RETRY_S)
+        self.search.look(_RETRY_S)
 
     def _forget(self, turn: StepTurn) -> None:
         """A message is not in this host's hands any more."""
@@ -374,12 +252,8 @@ class Steps:
         if turn.begun:
             return
         turn.begun = True
-        self._waiting -= 1
-        if self._waiting < MAX_WAITING // 2:
-            if self._room is not None and not self._room.done():
-                self._room.set_result(None)
-            if self._again:
-                self.look()
+        self.waiting -= 1
+        self.search.has_room()
 
     def _is_done(self, turn: StepTurn) -> None:
         """A message was handled, and is not there any more."""
@@ -417,6 +291,7 @@ class Steps:
             handled=turn.message[1],
             settles=turn.emissions.settles,
             errors=errors_of(outcome, turn.path),
+            events=events_of(turn.envelope.run or "", Emissions(), outcome),
         )
         try:
             committed, _ = await self.submit(self._effects(turn.envelope.target, (), step))
@@ -500,8 +375,8 @@ class Steps:
             answer=outcome.answer,
             closes=emissions.closed,
             errors=errors_of(outcome, turn.path),
-            events=emissions.events,
-            recorded=True,
+            events=events_of(turn.envelope.run or "", emissions, outcome),
+            recorded=bool(emissions.events),
         )
         committed, interrupted = await agent.commit_step(
             turn, lambda states: self._effects(agent.id, states, step)
@@ -526,7 +401,7 @@ class Steps:
         if turn.emissions.holds:
             self._forget(turn)
             if self._held.take_incomplete():
-                self.look()  # for what an earlier life of the agent had held
+                self.search.look()  # for what an earlier life of the agent had held
         else:
             self._is_done(turn)
 
@@ -579,22 +454,18 @@ class Steps:
 
     def _send(self, emissions: Emissions, committed: StepCommitted) -> None:
         """Bring what was emitted to its agents' hosts."""
+        # Without a look at each: none is kept back, by a search or by slots that leave.
+        at_once = self.search.takes_all and not self._host.departures.closing
         kept = zip(emissions.messages, emissions.new, committed.numbers, strict=True)
         for emitted, new, number in kept:
             if number is None:
                 self._host.parts.undelivered += 1
-            elif self._are_ours and self._host.leases(emitted.target):
+            elif at_once and self._host.leases(emitted.target):
                 self._take_own(emitted, number, emissions.path)
             else:
                 event = new.event if self._reads(emitted) else emitted.event
                 post = StepPost(emitted, number, emissions.path, event)
                 self._host.channel.post(post)
-
-    @property
-    def _are_ours(self) -> bool:
-        """Whether messages for agents of this host are taken without a look at each."""
-        crowded = self._waiting >= MAX_WAITING
-        return not (crowded or self._new_leases or self._host.departures.closing)
 
     def _reads(self, emitted: Emitted) -> bool:
         """Whether each host of an agent knows the class of an event: its type handles it."""
@@ -632,7 +503,8 @@ class Steps:
         if committed.outcome is CommitOutcome.FENCED:
             raise Fenced
         if again and committed.outcome is CommitOutcome.GONE:
-            self.look()  # the first try may have come through: nobody was told what it emitted
+            # The first try may have come through: nobody was told what it emitted.
+            self.search.look()
         return committed, interrupted
 
     # Runs
@@ -657,10 +529,9 @@ class Steps:
                 await quiet
 
     def close(self) -> None:
-        """Look no more."""
+        """Look no more, and report nothing more."""
         self.reports.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self.search.close()
 
 
 async def _until_done(answer: asyncio.Future[Any]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from agentray import Agent, App, Event, Prompt, action, on
 from tests.support.eventually import eventually_async
@@ -67,18 +68,25 @@ async def traced(http: Http, **more: Any) -> Json:
     return run
 
 
-async def test_the_trace_grows_while_the_run_goes_on_and_is_whole_at_its_end(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("durability", "so_far"),
+    # All but one of the five steps; of that one, its call is told with its own commit.
+    [("run", 10), ("step", 9)],
+)
+async def test_the_trace_grows_while_the_run_goes_on_and_is_whole_at_its_end(
+    tmp_path: Path, durability: str, so_far: int
+):
     async with (
         local_gateways(app, home=tmp_path, hosts=3) as gateways,
         aiohttp.ClientSession() as session,
     ):
         http = Http(gateways.replicas[0].url, session)
-        run = await traced(http, enable_trace=True)
+        run = await traced(http, enable_trace=True, durability=durability)
 
         async def most() -> bool:
             spans, page = await pages(http, run["id"], 3)
             assert not page["complete"]
-            return len(spans) == 10  # all but one of the five steps
+            return len(spans) == so_far
 
         await eventually_async(most)
         before, page = await pages(http, run["id"], 100)
