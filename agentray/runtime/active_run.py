@@ -148,6 +148,11 @@ class ActiveRun:
         """The correlation of its events: it must not meet what an earlier attempt left behind."""
         return conversation(self.run)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing is written for it here any more, but for its end."""
+        return self._ended
+
     def given(self) -> Mapping[str, Any]:
         """Return what it was given, as it is kept."""
         if self.durable or self.event is None:
@@ -313,10 +318,10 @@ class ActiveRun:
         if self._stopping is None:
             if (lost := self._book.lost_parts(self, outcome)) is not None:
                 # An agent took a part of this run with it: that nothing failed means nothing.
-                await self._book.again(self, lost.message)
+                await self._book.taking_up.again(self, lost.message)
                 return False
             if (why := _lost_by_infrastructure(errors)) is not None:
-                await self._book.again(self, why)
+                await self._book.taking_up.again(self, why)
                 return False
             if questions := open_questions(self.stored, outcome, self.options):
                 await self._wait_for_answer(questions, states)

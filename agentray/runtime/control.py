@@ -95,7 +95,7 @@ class Control:
         run_id: str = decode(turn.envelope.payload)[0]
         mode = turn.envelope.name
         unbegun, answered = mode == RunMode.UNBEGUN, mode == RunMode.ANSWERED
-        found = await self._host.runs.take_up(
+        found = await self._host.runs.taking_up.take_up(
             run_id, unbegun=unbegun, answered=answered, agent=turn.envelope.target
         )
         if mode == RunMode.ENSURE or answered:
@@ -147,7 +147,7 @@ class Control:
         elif admission.created:
             self._begin(turn, StoredRun.fresh(new))
         else:
-            self._answer_in_turn(turn, await self._host.runs.take_up(admission.run.id))
+            self._answer_in_turn(turn, await self._host.runs.taking_up.take_up(admission.run.id))
 
     async def _join(self, turn: Turn) -> None:
         self._answer_in_turn(turn, await self._host.runs.find(decode(turn.envelope.payload)))

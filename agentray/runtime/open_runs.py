@@ -77,7 +77,7 @@ class OpenRuns:
             lease = self._host.lease_of(active.agent)
             if lease in wanted and active.bound:
                 found.setdefault(lease, set()).add(active.key)
-        for run, agent in self._host.runs.being_taken_up.items():
+        for run, agent in self._host.runs.taking_up.agents.items():
             lease = self._host.lease_of(agent)
             if lease in wanted:
                 found.setdefault(lease, set()).add(run)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,9 @@ from agentray.runtime.group_commit import PATIENCE_S, GroupCommit
 from agentray.runtime.late_rows import LateRows
 from agentray.runtime.requests import request_of
 from agentray.runtime.run_cursor import events_after
-from agentray.runtime.step_run import StepRun, make_active, per_step
+from agentray.runtime.run_progress import RunProgress
+from agentray.runtime.step_run import StepRun, make_active
+from agentray.runtime.taking_up import TakingUp
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.trace_writer import SPAN_FIELDS, TraceWriter
 from agentray.runtime.turn import Turn
@@ -42,16 +44,13 @@ from agentray.store.base import (
     StoredRun,
 )
 from agentray.store.codec import check_run
-from agentray.store.run_progress import Suspension, UsageWrite
+from agentray.store.run_progress import Suspension
 
 if TYPE_CHECKING:
     from agentray.runtime.channel import Channel
     from agentray.runtime.host import Host
 
 logger = logging.getLogger(__name__)
-
-FLUSH_S = 0.05
-"""How often events of runs under way are written. A run that is shorter costs one commit in all."""
 
 _STORE_RETRY_S = 0.5
 _MAX_EVENTS = 1000  # in one answer
@@ -80,7 +79,7 @@ class RunBook:
         """
         self.host_id = host.host_id
         self._host = host
-        self._max_attempts = max_attempts
+        self.max_attempts = max_attempts
         self._store = host.store
         self._commits = commits
         self._admissions: GroupCommit[NewRun, Admission]
@@ -97,9 +96,8 @@ class RunBook:
         self._active: dict[str, ActiveRun] = {}
         self._durable: dict[str, ActiveRun] = {}  # of these, those in the Store
         self._gate: RunGate[ActiveRun, Callable[[], None]] = RunGate(limit)
-        self._taking: dict[str, asyncio.Task[ActiveRun | Run]] = {}
-        self.being_taken_up: dict[str, AgentId] = {}
-        self._flusher: asyncio.Task[None] | None = None
+        self.taking_up = TakingUp(self)
+        self.progress = RunProgress(self)
 
     def __len__(self) -> int:
         return len(self._active)
@@ -111,9 +109,24 @@ class RunBook:
         """Return a run that is under way here."""
         return self._active.get(run_id)
 
-    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    def spawn(
+        self, coroutine: Coroutine[Any, Any, Any], name: str | None = None
+    ) -> asyncio.Task[Any]:
         """Run something that belongs to a run under way."""
-        self._tasks.spawn(coroutine)
+        return self._tasks.spawn(coroutine, name=name)
+
+    @property
+    def durable(self) -> list[ActiveRun]:
+        """Those of the runs that are in the Store."""
+        return list(self._durable.values())
+
+    def waits(self, active: ActiveRun) -> bool:
+        """Whether a run waits because too many others are under way here."""
+        return self._gate.waits(active)
+
+    def being_admitted(self, run_id: str) -> asyncio.Future[None] | None:
+        """Return what is done when a run is kept that is on its way there; None: it is not."""
+        return self._admitting.get(run_id)
 
     # Beginning
 
@@ -152,7 +165,7 @@ class RunBook:
         known = self._active.get(stored.run.id)
         if known is not None:
             return known
-        active = self._note(make_active(stored, self, durable=durable, lost=lost))
+        active = self.note(make_active(stored, self, durable=durable, lost=lost))
         self.begun += 1
         if stored.run.session is not None:
             self._host.sessions.begun(active)
@@ -177,123 +190,19 @@ class RunBook:
             start()
         return active
 
-    def _note(self, active: ActiveRun) -> ActiveRun:
+    def note(self, active: ActiveRun) -> ActiveRun:
+        """Take a run on the book."""
         run_id = active.run.id
         self._active[run_id] = active
         if active.durable:
             self._durable[run_id] = active
-            if self._flusher is None or self._flusher.done():
-                flushing = self._flush_while_active()
-                self._flusher = self._tasks.spawn(flushing, name="flush run events")
+            self.progress.begin()
         return active
 
     @property
     def waiting(self) -> int:
         """How many runs wait because too many others are under way here."""
         return len(self._gate)
-
-    async def take_up(
-        self,
-        run_id: str,
-        *,
-        unbegun: bool = False,
-        answered: bool = False,
-        agent: AgentId | None = None,
-        lost: str = "",
-    ) -> ActiveRun | Run:
-        """Begin another attempt at a run of the Store; one that has ended is returned as it is.
-
-        Args:
-            run_id: the run.
-            unbegun: it was given to no host yet, as far as its sender knows: if the Store knows of
-                none either, this is its first attempt.
-            answered: it was told what it asked a moment ago: the attempt that asked goes on.
-            agent: that it is given to; its slot stays here meanwhile. None: not known yet.
-            lost: why the attempt before came to nothing; "": the Store knows what became of it.
-
-        Raises:
-            UnknownRun: the Store does not know it.
-        """
-        if (known := self._active.get(run_id)) is not None:
-            return known
-        taking = self._taking.get(run_id)
-        if taking is None:
-            # Manager and gateway may ask at once: that is one attempt, not two.
-            taking_up = self._once_admitted(run_id, unbegun, answered, lost)
-            taking = self._tasks.spawn(taking_up, name=f"take up {run_id}")
-            self._taking[run_id] = taking
-            if agent is not None:
-                self.being_taken_up[run_id] = agent
-            taking.add_done_callback(lambda _: self._taken(run_id))
-        return await asyncio.shield(taking)
-
-    def _taken(self, run_id: str) -> None:
-        self._taking.pop(run_id, None)
-        self.being_taken_up.pop(run_id, None)
-
-    async def _once_admitted(
-        self, run_id: str, unbegun: bool, answered: bool, lost: str
-    ) -> ActiveRun | Run:
-        if (admitted := self._admitting.get(run_id)) is not None:
-            # The manager sees it before this host hears that it is kept: it is about to begin.
-            await asyncio.wait((admitted,))
-            if (known := self._active.get(run_id)) is not None:
-                return known
-        return await self._take_up(run_id, unbegun, answered, lost)
-
-    async def _take_up(
-        self, run_id: str, unbegun: bool, answered: bool, lost: str
-    ) -> ActiveRun | Run:
-        last = await self._store.get_run(run_id)
-        if last is not None and last.run.status == RunStatus.WAITING:
-            return last.run
-        if last is not None and last.cancelled and last.run.status not in TERMINAL:
-            return self._end_cancelled(last)  # its last host did not get to it
-        if last is not None and last.delayed and last.run.status not in TERMINAL:
-            return await self._begin_delayed(last)
-        if unbegun and last is not None and _was_never_begun(last.run):
-            return self.begin(last)
-        if last is not None and per_step(last.input):
-            # Its work goes on, whoever looks after it; its messages count their own attempts.
-            return last.run if last.run.status in TERMINAL else self.begin(last)
-        if answered and last is not None and last.run.status == RunStatus.QUEUED:
-            return self.begin(last)
-        if last is not None and last.run.status not in TERMINAL:
-            lost = lost or await self._why_lost(run_id)
-            most = RunOptions.of_input(last.input).max_attempts or self._max_attempts
-            if last.run.attempt >= most:
-                return await self._give_up(last, lost)
-        stored = await self._store.retry_run(run_id)
-        if stored is None:
-            raise UnknownRun(run_id)
-        idle = stored.run.status in TERMINAL or stored.run.status == RunStatus.WAITING
-        return stored.run if idle else self.begin(stored, lost=lost)
-
-    async def _begin_delayed(self, stored: StoredRun) -> ActiveRun | Run:
-        """Begin the first attempt of a run that was to begin later, if it is its turn."""
-        if stored.run.session is not None:
-            return await self._host.sessions.take_up(stored)
-        run_id = stored.run.id
-        begun = await self._store.retry_run(run_id)
-        if begun is None:
-            raise UnknownRun(run_id)
-        return begun.run if begun.run.status in TERMINAL else self.begin(begun)
-
-    async def _why_lost(self, run_id: str) -> str:
-        """Return what became of the attempt before, as far as the Store knows."""
-        host = await self._store.host_of_run(run_id)
-        if host is None:
-            return "no host had kept that it worked on it"
-        if host.status == "dead":
-            return f"the host {host.id} was lost: {host.reason.rstrip('.') or 'it ended'}"
-        return f"its agent left the host {host.id}"
-
-    async def _give_up(self, stored: StoredRun, lost: str) -> ActiveRun:
-        """End a run without another attempt: that one might cost this host too."""
-        active = self._note(make_active(stored, self, to_end=True, lost=lost))
-        many = f"{stored.run.attempt} attempts" if stored.run.attempt > 1 else "1 attempt"
-        await active.give_up(f"Given up after {many}, each of which was lost. The last: {lost}.")
-        return active
 
     def budget_of(self, agent: AgentId, options: RunOptions) -> Budget | None:
         """Return what a run may use: as it says itself, else as the type of its agent does."""
@@ -303,36 +212,6 @@ class RunBook:
         if given is None or usual is None:
             return given or usual
         return given.over(usual)
-
-    def _end_cancelled(self, stored: StoredRun) -> ActiveRun:
-        active = self._active.get(stored.run.id)
-        if active is None:
-            active = self._note(make_active(stored, self, to_end=True))
-        active.stop(RunStatus.CANCELLED)
-        return active
-
-    async def again(self, active: ActiveRun, reason: str) -> None:
-        """Try a run again after a part of it was lost, with a host or for want of the Store."""
-        logger.warning(
-            "run is tried again: %s",
-            reason,
-            extra={"action": "run_retried", "run": active.run.id},
-        )
-        await self.save_usage([active])
-        self.forget(active)
-        retried = await self._take_up_again(active.run.id, reason)
-        if isinstance(retried, ActiveRun):
-            retried.on_end(active.hand_over)
-        else:
-            active.hand_over(retried)
-
-    async def _take_up_again(self, run_id: str, reason: str) -> ActiveRun | Run:
-        while True:
-            try:
-                return await self.take_up(run_id, lost=reason)
-            except StoreUnavailable as error:
-                logger.warning("%s", error, extra={"action": "retry_waits"})
-                await asyncio.sleep(_STORE_RETRY_S)
 
     def lost_parts(self, active: ActiveRun, outcome: Outcome) -> Failure | None:
         """Return the error of a run that came to nothing because a part of it was lost.
@@ -492,7 +371,7 @@ class RunBook:
             return active
         if stored.run.status in TERMINAL:
             return stored.run
-        return self._note(make_active(stored, self, to_end=True))
+        return self.note(make_active(stored, self, to_end=True))
 
     async def until_ended(self, runs: Sequence[ActiveRun], wait_s: float) -> Sequence[ActiveRun]:
         """Wait until runs have ended here; return those that have not after `wait_s`."""
@@ -549,67 +428,6 @@ class RunBook:
         """The host's way to agents."""
         return self._host.channel
 
-    async def _flush_while_active(self) -> None:
-        while self._durable:
-            await asyncio.sleep(FLUSH_S)
-            try:
-                await self._flush()
-            except StoreUnavailable as error:
-                logger.warning("%s", error, extra={"action": "run_flush_waits"})
-                await asyncio.sleep(_STORE_RETRY_S)
-
-    async def _flush(self) -> None:
-        # A run shorter than the interval is written once, at its end.
-        due = datetime.now(UTC) - timedelta(seconds=FLUSH_S)
-        runs = [
-            run
-            for run in self._durable.values()
-            if run.started_at <= due and not self._gate.waits(run)
-        ]
-        started = {run.run.id: run.started_at for run in runs if not run.marked}
-        if started:
-            await self._store.mark_running(started, self.host_id)
-            for run in runs:
-                run.marked = True
-        await self._put_usage(runs)
-        await asyncio.gather(*(self._write_events(run) for run in runs))
-
-    async def _put_usage(self, runs: Sequence[ActiveRun]) -> None:
-        now = self._host.now()
-        used = [(run, usage) for run in runs if (usage := run.account.to_save(now)) is not None]
-        if used:
-            writes = [UsageWrite(run.run.id, run.run.attempt, usage) for run, usage in used]
-            await self._store.put_usage(writes)
-        for run, usage in used:
-            run.account.saved(usage)
-
-    async def save_usage(self, runs: Sequence[ActiveRun]) -> None:
-        """Keep what runs have used, before anything is written that follows from it."""
-        while True:
-            try:
-                await self._put_usage([run for run in runs if run.durable])
-            except StoreUnavailable as error:
-                logger.warning("%s", error, extra={"action": "commit_waits"})
-                await asyncio.sleep(_STORE_RETRY_S)
-            else:
-                return
-
-    async def _write_events(self, run: ActiveRun) -> None:
-        try:
-            if isinstance(run, StepRun):
-                await run.write_events()
-                return
-            effects = run.take_pending()
-        except Fenced:
-            run.lose()
-            return
-        if effects is not None:
-            outcome = await self._commit(effects)
-            if outcome is CommitOutcome.COMMITTED:
-                run.log.written(len(effects.events[run.run.id]))
-            else:
-                run.lose()
-
     # Ending
 
     async def commit_end(self, active: ActiveRun, effects: Effects, run: Run) -> Run | None:
@@ -620,8 +438,8 @@ class RunBook:
         Raises:
             Fenced: the agent's state must not be used any more either.
         """
-        await self.save_usage([active])
-        outcome = await self._commit(effects)
+        await self.progress.save_usage([active])
+        outcome = await self.commit(effects)
         self.forget(active)
         match outcome:
             case CommitOutcome.COMMITTED:
@@ -644,9 +462,9 @@ class RunBook:
         Raises:
             Fenced: the agent's state must not be used any more either.
         """
-        await self.save_usage([active])
+        await self.progress.save_usage([active])
         # Behind what is on its way: the Store takes a run's events in their order only.
-        await self._commit(Effects(effects.pool, effects.slot, effects.epoch))
+        await self.commit(Effects(effects.pool, effects.slot, effects.epoch))
         while True:
             try:
                 outcome = await self._store.suspend_run(self.host_id, effects, suspension)
@@ -665,7 +483,8 @@ class RunBook:
                 active.lose()
                 raise Fenced
 
-    async def _commit(self, effects: Effects) -> CommitOutcome:
+    async def commit(self, effects: Effects) -> CommitOutcome:
+        """Commit effects; while the Store is away it is tried again."""
         while True:
             try:
                 return await self._commits.submit(effects)
@@ -715,11 +534,6 @@ class RunBook:
                 await self._late.flush()
         except TimeoutError:
             logger.error("rows of ended runs are lost", extra={"action": "rows_lost"})  # noqa: TRY400
-
-
-def _was_never_begun(run: Run) -> bool:
-    """Whether no attempt but the first one was made, and that one has not lasted."""
-    return run.status is RunStatus.QUEUED and run.attempt == 1
 
 
 def _note_end(end: asyncio.Future[None], run: Run | None) -> None:

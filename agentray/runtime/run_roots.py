@@ -61,7 +61,7 @@ class RunRoots:
         if created:
             found = runs.begin(StoredRun.fresh(new), event=order.event)
         else:
-            found = await runs.take_up(new.id)  # sent again, after its host was lost
+            found = await runs.taking_up.take_up(new.id)  # sent again, after its host was lost
         self._host.control.answer_at_end(turn, found, ReplyKind.SETTLED)
 
     def begin(self, turn: Turn) -> None:
