@@ -34,6 +34,8 @@ _CANCEL_S = 1.0
 _ANEW_GRACE_S = 10.0
 """How long an agent whose slot is leased anew to its host may finish."""
 
+_First = Callable[[], Coroutine[Any, Any, None]]
+
 
 @dataclass(slots=True)
 class _Finishing:
@@ -148,7 +150,7 @@ class Residents:
         agent.leaving = True
         loops = self._host.background.cancel(agent)
         self.let_go(agent)
-        self._finish(agent, grace_s, self._prepare_end(agent, loops))
+        self._finish(agent, grace_s, lambda: self._prepare_end(agent, loops))
 
     def waits_for(self, turn: Turn) -> Incarnation | None:
         """Return the agent for a message that one which leaves waits for, if it must be here.
@@ -182,17 +184,18 @@ class Residents:
         self._late.add(agent)
         others = [self._finishing[other] for other in waiting]
         grace_s = max(other.until for other in others) - self._host.now()
-        self._finish(agent, grace_s, self._until_left(agent, others, grace_s))
+        self._finish(agent, grace_s, lambda: self._until_left(agent, others, grace_s))
         self._activator.start(agent)
         return agent
 
-    def _finish(self, agent: Incarnation, grace_s: float, first: Coroutine[Any, Any, None]) -> None:
+    def _finish(self, agent: Incarnation, grace_s: float, first: _First) -> None:
         """Let an agent end within its grace.
 
         Args:
             agent: which.
             grace_s: for what it does.
-            first: what must be over before it may end.
+            first: what must be over before it may end; begins with the task, which may be cancelled
+                before that.
         """
         left = asyncio.get_running_loop().create_future()
         self._finishing[agent] = _Finishing(self._host.now() + grace_s, left)
@@ -211,8 +214,8 @@ class Residents:
         await self._activator.until_started(agent, max(grace_s, _CANCEL_S))
         await self.abort_start(agent)
 
-    async def _end(self, agent: Incarnation, first: Coroutine[Any, Any, None]) -> None:
-        await first
+    async def _end(self, agent: Incarnation, first: _First) -> None:
+        await first()
         await agent.until_idle(max(self._finishing[agent].until - self._host.now(), _CANCEL_S))
         await agent.until_idle(_CANCEL_S)
         await agent.stop()

@@ -147,6 +147,11 @@ class RunLog:
         """Whether something is to be written."""
         return self._next > self._taken
 
+    @property
+    def only_begun(self) -> bool:
+        """Whether nothing is to be written but that an attempt has begun."""
+        return self._taken < self._begun == self._next
+
     def take(self) -> list[RunEvent]:
         """Take out what is to be written."""
         first, self._taken = self._taken, self._next

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from agentray.errors import Fenced, StoreUnavailable
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FLUSH_S = 0.05
-"""How often events of runs under way are written. A run that is shorter costs one commit in all."""
+"""How often events of runs under way are written."""
+
+QUIET_S = 0.2
+"""How long a run goes on that has told nothing, before that it has begun is written. One that is
+shorter costs one commit in all."""
 
 _STORE_RETRY_S = 0.5
 
@@ -56,12 +60,14 @@ class RunProgress:
             for run in self._book.durable
             if run.started_at <= due and not run.is_ending and not self._book.waits(run)
         ]
+        await self._put_usage(runs)
+        long_ago = due - timedelta(seconds=QUIET_S - FLUSH_S)
+        runs = [run for run in runs if run.started_at <= long_ago or not run.log.only_begun]
         started = {run.run.id: run.started_at for run in runs if not run.marked}
         if started:
             await self._book.store.mark_running(started, self._book.host_id)
             for run in runs:
                 run.marked = True
-        await self._put_usage(runs)
         await asyncio.gather(*(self._write_events(run) for run in runs))
 
     async def _put_usage(self, runs: Sequence[ActiveRun]) -> None:

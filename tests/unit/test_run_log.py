@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentray.protocol.cursors import Cursor
-from agentray.protocol.runs import RunEvent
+from agentray.protocol.runs import EventKind, RunEvent
 from agentray.runtime.run_log import MAX_TEXT, RunLog
 
 NOW = datetime(2026, 1, 15, tzinfo=UTC)
@@ -150,3 +150,18 @@ class TestCursor:
         assert Cursor(2, 1).going_back(lost) is None, "it was kept before its attempt was lost"
         assert Cursor(5, 1).going_back([*kept, event(3, "cancelled")]) == Cursor(2)
         assert Cursor(5, 1).going_back(kept) is None, "they may still be on their way"
+
+
+def test_a_log_says_whether_nothing_is_to_be_written_but_a_beginning() -> None:
+    log = RunLog(0, durable=True)
+    assert not log.only_begun
+    log.add(EventKind.STARTED, {})
+    assert log.only_begun
+    log.add_text("ada", "It")
+    assert not log.only_begun
+    log.take()
+    assert not log.only_begun
+    quiet = RunLog(0, durable=True)
+    quiet.add(EventKind.STARTED, {})
+    quiet.written(len(quiet.take()))
+    assert not quiet.only_begun
