@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from agentray import (
 from agentray.runtime.session_dirs import ray_dir
 from tests.support.cluster import Cluster
 from tests.support.eventually import eventually_async
+from tests.support.memory_limit import memory_limit
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("helper_app")]
 
@@ -56,12 +58,17 @@ class Mortal(Agent):
         os.kill(os.getpid(), signal.SIGKILL)
 
     @action
+    async def eat(self, group: Path, much: int) -> int:
+        await self.run_sync(group.write_text, str(os.getpid()))
+        return len(bytearray(b"x") * much)
+
+    @action
     async def hang(self) -> None:
         while True:
             pass
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def mortals(manager: ManagerClient) -> AsyncGenerator[ManagerClient]:
     await manager.deploy(App("mortals", [Mortal], pools=[Pool("mortal", hosts=1)]))
     yield manager
@@ -69,12 +76,16 @@ async def mortals(manager: ManagerClient) -> AsyncGenerator[ManagerClient]:
     await manager.remove_pool("mortal")
 
 
+async def deaths(manager: ManagerClient) -> list[dict[str, Any]]:
+    return [d for d in (await manager.status())["host_deaths"] if d["pool"] == "mortal"]
+
+
 async def last_death(manager: ManagerClient, before: int) -> dict[str, Any]:
     """Return the death that comes after those that were known before."""
 
     async def told() -> dict[str, Any]:
-        deaths = [d for d in (await manager.status())["host_deaths"] if d["pool"] == "mortal"]
-        return deaths[0] if len(deaths) > before else {}
+        told = await deaths(manager)
+        return told[0] if len(told) > before else {}
 
     return await eventually_async(told, timeout_s=60)
 
@@ -108,6 +119,17 @@ async def test_each_way_to_die_is_told_to_the_caller_and_in_the_status(
     with pytest.raises(Exception, match="SystemExit"):
         await handle.sys_exit()
     assert await handle.pid() == pid
+
+
+async def test_one_that_the_kernel_kills_for_want_of_memory_says_so(mortals: ManagerClient):
+    before = len(await deaths(mortals))
+    handle = mortals.handle(Mortal, "hungry").with_timeout(120.0)
+    assert await handle.pid()
+    with memory_limit(64 * 2**20) as group:
+        with pytest.raises(HostDied, match="killed by the kernel: out of memory"):
+            await handle.eat(group, 512 * 2**20)
+        assert (await last_death(mortals, before))["cause"] == "out of memory"
+    assert await handle.pid(), "it is not blamed: its neighbour may have been the hungry one"
 
 
 async def test_an_agent_that_kills_its_hosts_is_quarantined_and_the_others_go_on(
