@@ -160,6 +160,16 @@ class DispatchOrder(NamedTuple):
     event: Any
     not_before: datetime | None = None
 
+    def plain(self) -> tuple[Any, ...]:
+        """Return it as it travels: without its classes, each of which takes longer than a field."""
+        return tuple(self._replace(options=tuple(self.options)))
+
+    @classmethod
+    def of(cls, fields: tuple[Any, ...]) -> DispatchOrder:
+        """Return what `plain` was called on."""
+        order = cls(*fields)
+        return order._replace(options=RunOptions(*order.options))
+
 
 class Recording(StrEnum):
     """What is kept of a run beside its end; the first letter of its key."""

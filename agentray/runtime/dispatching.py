@@ -54,7 +54,7 @@ class DispatchMessage(Message):
     ) -> None:
         kind = Kind.DISPATCH if durable else Kind.DISPATCH_ONCE
         what = f"event {order.event.event_type}"
-        super().__init__(int(kind), run.root, "", encode(order, what))
+        super().__init__(int(kind), run.root, "", encode(order.plain(), what))
         self._run = run
         self._dispatches = dispatches
         self._created_at = order.created_at

@@ -24,6 +24,7 @@ from agentray.protocol.event_runs import (
     RunOptions,
     is_root,
 )
+from agentray.protocol.runs import Run, RunStatus
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.dispatching import check_running
 from agentray.runtime.message import inherit
@@ -66,9 +67,10 @@ class RunRoots:
 
     def begin(self, turn: Turn) -> None:
         """Begin a run that is not kept before its end."""
-        order, new = _ordered(turn)
+        order = DispatchOrder.of(decode(turn.envelope.payload))
         check_running(self._host.channel.snapshot, order.event.event_lineage)
-        found = self._host.runs.begin(StoredRun.fresh(new), event=order.event, durable=False)
+        stored = _stored(order, turn.envelope.target)
+        found = self._host.runs.begin(stored, event=order.event, durable=False)
         self._host.control.answer_at_end(turn, found, ReplyKind.VALUE)
 
     def apps_of(self, active: ActiveRun) -> set[str]:
@@ -159,8 +161,21 @@ class RunRoots:
         return view is None or not view.stopped
 
 
+def _stored(order: DispatchOrder, root: AgentId) -> StoredRun:
+    """Return a run as it would be kept, which it is at its end only."""
+    run = Run(
+        id=order.id,
+        status=RunStatus.QUEUED,
+        agent=str(root),
+        correlation_id=order.correlation_id,
+        created_at=order.created_at,
+    )
+    given = order.options.as_input({})
+    return StoredRun(run, root, order.pool, slot_of(root), given, 0)
+
+
 def _ordered(turn: Turn) -> tuple[DispatchOrder, NewRun]:
-    order: DispatchOrder = decode(turn.envelope.payload)
+    order = DispatchOrder.of(decode(turn.envelope.payload))
     root = turn.envelope.target
     new = NewRun(
         order.id,

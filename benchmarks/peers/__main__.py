@@ -15,6 +15,7 @@ from rich.console import Console
 
 from benchmarks.peers import figures, show
 from benchmarks.peers.cluster import cluster
+from benchmarks.peers.driving import MEASUREMENTS
 from benchmarks.peers.rounds import Entrant, Rounds, entrants
 from benchmarks.peers.tally import VARIABLE, Tally
 
@@ -31,6 +32,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--quick", action="store_true", help="one round; the figures scatter")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="in a system's name")
+    parser.add_argument("--measure", nargs="+", default=[], metavar="WHAT", choices=MEASUREMENTS)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there too")
     return parser.parse_args()
@@ -51,7 +53,8 @@ def main() -> int:
         with cluster(tally) as env:
             remarks = [f"agentray's cluster, idle meanwhile: {_idle_cpu(str(path)):.1%} of a core"]
             all_of_them = entrants(sys.executable, given.peers_python, env)
-            taking_part = _prepared(rounds, _chosen(all_of_them, given.only))
+            chosen = _chosen(all_of_them, given.only, given.measure)
+            taking_part = _prepared(rounds, chosen)
             done = rounds.run(taking_part, given.rounds)
     remarks += [f"{entrant.name}: {entrant.remark}" for entrant in taking_part if entrant.remark]
     names = [entrant.name for entrant in taking_part]
@@ -65,8 +68,12 @@ def main() -> int:
     return 0
 
 
-def _chosen(taking_part: Sequence[Entrant], words: Sequence[str]) -> list[Entrant]:
-    return [e for e in taking_part if not words or any(w.lower() in e.name.lower() for w in words)]
+def _chosen(
+    taking_part: Sequence[Entrant], words: Sequence[str], measurements: Sequence[str]
+) -> list[Entrant]:
+    """Return those whose names have one of the words, with these measurements; without any: all."""
+    named = [e for e in taking_part if not words or any(w.lower() in e.name.lower() for w in words)]
+    return [entrant.with_only(measurements) for entrant in named]
 
 
 def _prepared(rounds: Rounds, taking_part: Sequence[Entrant]) -> list[Entrant]:

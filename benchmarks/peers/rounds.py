@@ -50,6 +50,13 @@ class Entrant:
         """Return it with an option that was found by trying."""
         return replace(self, options={**self.options, name: value}, remark=remark)
 
+    def with_only(self, measurements: Sequence[str]) -> Entrant:
+        """Return it with nothing but these measurements; without any: as it is."""
+        if not measurements:
+            return self
+        kept = (tuple(m for m in together if m in measurements) for together in self.measurements)
+        return replace(self, measurements=tuple(together for together in kept if together))
+
 
 def entrants(ours: str, peers: str, env: Mapping[str, str]) -> list[Entrant]:
     """Return who takes part.
