@@ -68,7 +68,7 @@
     │   ├── ClusterNotRunning
     │   ├── ClusterAlreadyRunning
     │   ├── RayUnavailable                  Ray's dashboard or a machine's agent does not answer
-    │   ├── FilterRejected (ValueError)     Ray does not look for parts of it by this field
+    │   ├── FilterRejected (ValueError)     Ray does not look for parts of it in this way
     │   ├── CommandUnderWay             another `agentray up` or `down` is at work
     │   ├── ManagerUnavailable
     │   │   └── ManagerSuperseded       another manager works
@@ -759,18 +759,17 @@ class RayUnavailable(ClusterError):
 
 
 class FilterRejected(ClusterError, ValueError):
-    """Ray does not look for its parts by this field."""
+    """Ray does not look for its parts in this way."""
 
-    def __init__(self, field: str, known: tuple[str, ...] = ()) -> None:
+    def __init__(self, field: str, problem: str) -> None:
         """Make one.
 
         Args:
             field: by which something was looked for.
-            known: fields that will do.
+            problem: why it cannot be.
         """
-        told = f" Use one of {', '.join(known)}." if known else ""
-        super().__init__(f"Ray does not filter by {field[:80]!r}.{told}")
-        self.field, self.known = field, known
+        super().__init__(f"Ray does not filter by {field[:80]!r}: {problem}")
+        self.field, self.problem = field, problem
 
 
 class CommandUnderWay(ClusterError):

@@ -229,7 +229,7 @@ def from_error(error: AgentrayError) -> HttpProblem:  # noqa: C901, PLR0911, PLR
             headers = retry_after(error.retry_after_s)
             return HttpProblem(REFUSED, str(error), headers=headers, reasons=list(error.reasons))
         case FilterRejected():
-            return invalid(error.field[:80], "query", str(error))
+            return invalid(error.field[:80], "query", error.problem)
         case RayUnavailable():
             return HttpProblem(UNAVAILABLE, str(error), headers=retry_after(2))
         case ScheduleConflict() | SessionConflict():

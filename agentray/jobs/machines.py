@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any, cast
 
 from agentray.core.jobs import NodeLoad
@@ -34,13 +35,21 @@ def _shown_field(name: str, value: Any) -> Any:
     return shown(value)
 
 
-def rejection(told: str) -> FilterRejected | None:
-    """Return what is wrong with a filter, when that is what Ray says; its words name the fields."""
-    found = re.search(r"filter column (\S+) is not supported", told)
-    if found is None:
-        return None
-    _, _, known = told.partition(" filter columns:")
-    return FilterRejected(found[1], tuple(sorted(re.findall(r"'(\w+)'", known))))
+def rejection(told: str, filters: Mapping[str, str]) -> FilterRejected | None:
+    """Return what is wrong with a filter, when that is what Ray says.
+
+    Args:
+        told: what it says.
+        filters: that it was given.
+    """
+    if found := re.search(r"filter column (\S+) is not supported", told):
+        _, _, known = told.partition(" filter columns:")
+        fields = ", ".join(sorted(re.findall(r"'(\w+)'", known)))
+        return FilterRejected(found[1], f"it can be one of {fields}.")
+    if found := re.search(r"Failed to convert a value (.*) of type", told):
+        field = next((name for name, value in filters.items() if value == found[1]), "")
+        return FilterRejected(field, f"{found[1][:80]!r} is no value of this field.")
+    return None
 
 
 def id_of(node: dict[str, Any]) -> str:

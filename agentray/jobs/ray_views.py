@@ -67,7 +67,9 @@ class RayViews:
         said = answer.json()
         if answer.status != 200 or not said.get("result"):
             why = str(said.get("msg"))
-            raise rejection(why) or RayUnavailable(f"Ray does not tell its {what}: {why[:300]}")
+            raise rejection(why, filters) or RayUnavailable(
+                f"Ray does not tell its {what}: {why[:300]}"
+            )
         return [shown(part) for part in said["data"]["result"]["result"]]
 
     async def serve_applications(self) -> list[dict[str, Any]]:

@@ -507,3 +507,28 @@ async def test_the_sync_client_does_the_same_with_jobs(gateway: Gateway, client:
             blocking.delete_job(job_id)
 
     await asyncio.to_thread(rest)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "more", "field"),
+    [
+        ("list_jobs", (), {"status": "nope"}, "status"),
+        ("list_jobs", (), {"limit": 0}, "limit"),
+        ("list_jobs", (), {"before": "nope"}, "before"),
+        ("runs", (), {"status": "nope"}, "status"),
+        ("list_nodes", (), {"filters": {"limit": "x"}}, "limit"),
+        ("check_feasibility", ("nope", 1), {}, "kind"),
+        ("check_feasibility", ("job", float("nan")), {}, "num_cpus"),
+        ("check_feasibility", ("job", 1), {"resources": {"tpu": -1}}, "resources.tpu"),
+        ("update_runtime_policy", ({"nope": 1},), {}, "nope"),
+        ("get_job_logs", ("a",), {"offset": -1}, "offset"),
+        ("submit_job", ("true",), {"metadata": {"a": 5}}, "metadata.a"),
+        ("submit_job", ("true",), {"runtime_env": {"pip": 5}}, "runtime_env.pip"),
+    ],
+)
+async def test_what_is_given_wrongly_is_refused_by_its_name(
+    client: AsyncAgentClient, name: str, args: tuple[Any, ...], more: dict[str, Any], field: str
+):
+    with pytest.raises(InvalidRequest) as refused:
+        await getattr(client, name)(*args, **more)
+    assert (refused.value.status_code, refused.value.errors[0]["field"]) == (422, field)

@@ -96,10 +96,10 @@ class Used:
         self.names.add("stream_limits")
         self.client.stream_limits = limits
 
-    async def refused(self, name: str, *args: Any) -> int:
+    async def refused(self, name: str, *args: Any, **more: Any) -> int:
         """Return the status of the error that a method raises."""
         with pytest.raises(ClientError) as error:
-            await (self.all if name == "tail_job_logs" else self.do)(name, *args)
+            await (self.all if name == "tail_job_logs" else self.do)(name, *args, **more)
         return error.value.status_code
 
 
@@ -152,6 +152,8 @@ async def use_cluster(c: Used) -> None:
     actors = await c.do("list_actors", limit=1, filters={"state": "ALIVE"})
     assert (await c.do("get_actor", actors[0].actor_id)).state == "ALIVE"
     assert await c.refused("get_node", "none") == 404
+    for wrong in ({"nonsense": "1"}, {"pid": "abc"}):
+        assert await c.refused("list_actors", filters=wrong) == 422
     apps = [app.name for app in await c.do("list_serve_applications")]
     assert {"agentray", c_name(c)} <= set(apps)
     assert (await c.do("get_serve_application", c_name(c)))["status"] == "RUNNING"

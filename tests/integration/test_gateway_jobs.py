@@ -362,7 +362,7 @@ async def test_nodes_tasks_and_actors_are_shown_as_ray_tells_of_them(
         assert (await http.get(f"/v1/{kind}s/9{slash}"))[0] == 404
         status, problem = await http.get(f"/v1/{kind}s{slash}?nonsense=1")
         assert (status, problem["errors"][0]["field"]) == (422, "nonsense")
-        assert "Use one of " in problem["detail"]
+        assert "it can be one of " in problem["detail"]
 
 
 async def test_serve_applications_are_shown_and_taken_down(gateway: Gateway, http: Http) -> None:

@@ -137,7 +137,7 @@ class PaperCluster:
         known = tuple(sorted({name for part in self.parts[kind] for name in part}))
         for name in wanted.filters if known else ():
             if name not in known:
-                raise FilterRejected(name, known)
+                raise FilterRejected(name, f"it can be one of {', '.join(known)}.")
         found = [
             part
             for part in self.parts[kind]

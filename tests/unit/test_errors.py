@@ -26,7 +26,7 @@ SAMPLES: dict[type[AgentrayError], tuple[Any, ...]] = {
     errors.UnknownState: ("greeter/ada",),
     errors.UnknownJob: ("nightly",),
     errors.UnknownPart: ("node", "0123"),
-    errors.FilterRejected: ("nonsense", ("name", "state")),
+    errors.FilterRejected: ("nonsense", "use name or state"),
     errors.JobConflict: ("nightly",),
     errors.JobRefused: (("The policy allows 2 jobs.",), 3.0),
     errors.JobRejected: ("no such directory", "runtime_env"),

@@ -63,7 +63,11 @@ def test_what_ray_says_of_a_filter_names_the_fields_that_will_do():
         "The given filter column nonsense is not supported. Enter filters with --filter key=value "
         "or --filter key!=value Supported filter columns: {'state', 'actor_id', 'pid'}"
     )
-    found = rejection(told)
+    found = rejection(told, {"nonsense": "1"})
     assert found is not None
-    assert (found.field, found.known) == ("nonsense", ("actor_id", "pid", "state"))
-    assert rejection("Failed to connect to the GCS") is None
+    assert (found.field, found.problem) == ("nonsense", "it can be one of actor_id, pid, state.")
+    told = "Failed to convert a value abc of type <class 'str'> to <class 'int'>"
+    found = rejection(told, {"state": "ALIVE", "pid": "abc"})
+    assert found is not None
+    assert (found.field, found.problem) == ("pid", "'abc' is no value of this field.")
+    assert rejection("Failed to connect to the GCS", {"pid": "abc"}) is None

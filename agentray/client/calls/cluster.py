@@ -53,7 +53,7 @@ def list_of(
         limit: most of them.
         filters: names of fields and the values that they must have.
     """
-    return Request("GET", path_of(what), query_of(limit=limit, **(filters or {})))
+    return Request("GET", path_of(what), {**(filters or {}), **query_of(limit=limit)})
 
 
 def one_of(what: Literal["nodes", "tasks", "actors"], found: str) -> Request:

@@ -156,8 +156,7 @@ def list_jobs(
     metadata: Mapping[str, str] | None,
 ) -> Request:
     """List jobs, newest first."""
-    wanted = None if status is None else JobStatus(status).value
-    query = query_of(limit=limit, before=before, status=wanted)
+    query = query_of(limit=limit, before=before, status=status)
     query |= {f"metadata.{name}": value for name, value in (metadata or {}).items()}
     return Request("GET", path_of("jobs"), query)
 

@@ -195,8 +195,7 @@ def list_runs(
     limit: int, before: str | None, status: RunStatus | None, agent: str | None
 ) -> Request:
     """List runs, newest first."""
-    wanted = None if status is None else RunStatus(status).value
-    query = query_of(limit=limit, before=before, status=wanted, agent=agent)
+    query = query_of(limit=limit, before=before, status=status, agent=agent)
     return Request("GET", path_of("runs"), query)
 
 
