@@ -25,6 +25,7 @@ from agentray.cli import (
     measure,
     moves,
     pools,
+    requests,
     run_pruning,
     runs,
     schedules,
@@ -72,6 +73,7 @@ for _command in COMMANDS:
     app.command(cls=Command)(_command)
 app.add_typer(_runs, name="runs")
 app.add_typer(sessions.group)
+app.add_typer(requests.group)
 app.add_typer(schedules.group)
 app.add_typer(pools.group)
 app.add_typer(moves.host)

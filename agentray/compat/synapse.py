@@ -19,9 +19,9 @@ from agentray.protocol.sessions import Session
 from agentray.protocol.snapshot import TypeView
 
 CHAT_REQUEST = "org.sagebionetworks.repo.model.agent.AgentChatRequest"
-_RESPONSE = "org.sagebionetworks.repo.model.agent.AgentChatResponse"
-_STATUS = "org.sagebionetworks.repo.model.asynch.AsynchronousJobStatus"
-_ERROR = "org.sagebionetworks.repo.model.ErrorResponse"
+RESPONSE = "org.sagebionetworks.repo.model.agent.AgentChatResponse"
+STATUS = "org.sagebionetworks.repo.model.asynch.AsynchronousJobStatus"
+ERROR = "org.sagebionetworks.repo.model.ErrorResponse"
 
 LEVELS = {
     "PUBLICLY_ACCESSIBLE": AccessLevel.PUBLIC,
@@ -94,9 +94,9 @@ def job(run: Run, session_id: str, progress: JobProgress | None) -> tuple[int, d
     """
     if run.status in {RunStatus.SUCCEEDED, RunStatus.WAITING}:
         text = said_by(run).text
-        answer = {"concreteType": _RESPONSE, "sessionId": session_id, "responseText": text}
+        answer = {"concreteType": RESPONSE, "sessionId": session_id, "responseText": text}
         return 201, {**answer, "jobId": run.id}
-    told: dict[str, Any] = {"concreteType": _STATUS, "jobId": run.id}
+    told: dict[str, Any] = {"concreteType": STATUS, "jobId": run.id}
     told |= {"startedOn": when(run.created_at), "startedByUserId": None, "jobCanceling": False}
     if run.status not in {RunStatus.QUEUED, RunStatus.RUNNING}:
         why = run.error
@@ -189,4 +189,4 @@ def from_problem(document: bytes) -> tuple[int, dict[str, Any]]:
     """
     told = cast("dict[str, Any]", json.loads(document))
     status = 400 if told["status"] == 422 else int(told["status"])
-    return status, {"concreteType": _ERROR, "reason": str(told["detail"])}
+    return status, {"concreteType": ERROR, "reason": str(told["detail"])}

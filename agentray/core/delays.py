@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agentray.errors import ConfigurationError
+from agentray.protocol.moments import LAST
 
 MAX_DELAY_S = 10 * 366 * 86400.0
 """About ten years: more is a mistake."""
@@ -36,4 +37,10 @@ def begin_at(delay_s: Any, at: Any, now: datetime) -> datetime | None:
         raise ConfigurationError(
             f"at={at!r}: write a time with its zone, as datetime.now(UTC) + timedelta(hours=1)."
         )
-    return at.astimezone(UTC)
+    try:
+        begin = at.astimezone(UTC)
+    except OverflowError:  # at an end of the calendar, in another zone
+        begin = None
+    if begin is None or begin > LAST:
+        raise ConfigurationError(f"at={at.isoformat()}: write a time before the year {LAST.year}.")
+    return begin

@@ -9,9 +9,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
@@ -27,29 +26,24 @@ from agentray.gateway.openapi import KEY_HEADER, problems
 from agentray.gateway.problems import FieldProblem, from_fields, from_validation, invalid
 from agentray.gateway.streaming import logger, parse_last_event_id
 from agentray.ids import AgentId, check_type_name
-from agentray.protocol.async_jobs import JobProgress, JobState, JobStatus, JobType, StartedJob
+from agentray.protocol.async_jobs import JobStatus, JobType, StartedJob
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.event_runs import OnError
-from agentray.protocol.requests import FRONT, PROMPT, REQUEST
+from agentray.protocol.requests import FRONT, REQUEST, TYPED
 from agentray.protocol.runs import EventKind, RunEvent, RunStatus
-from agentray.protocol.sessions import SESSION
+from agentray.runtime.typed_jobs import (
+    TypeOfRequests,
+    job_status,
+    job_types,
+    last_progress,
+    read_job,
+    types_of_requests,
+)
 from agentray.store.base import StoredRun
-
-API = "async"
-
-_LOOKED_AT = 1000
-"""Events, the newest ones, among which the last progress of a job is looked for."""
 
 _TERMINAL_KINDS = frozenset(status.value for status in TERMINAL)
 _KEEPALIVE = b": keepalive\n\n"
 _CANCEL_WAIT_S = 10.0
-
-_PROMPT_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"prompt": {"type": "string", "minLength": 1}},
-    "required": ["prompt"],
-    "additionalProperties": False,
-}
 
 
 class StartBody(BaseModel):
@@ -110,13 +104,6 @@ class JobWait(BaseModel):
     )
 
 
-class _Type(NamedTuple):
-    agents: tuple[str, ...]
-    event_type: str | None  # None: a prompt
-    schema: str
-    doc: str
-
-
 class AsyncJobs:
     """The jobs of typed requests."""
 
@@ -172,29 +159,13 @@ class AsyncJobs:
         route("POST", "/{type}/cancel/{token}", self.cancel, "cancelJob", status, 404)
         return router
 
-    def _types(self) -> Mapping[str, _Type]:
+    def _types(self) -> Mapping[str, TypeOfRequests]:
         """Return the types of requests that agents answer now."""
-        found: dict[str, _Type] = {}
-        doc = "Ask an agent in words."
-        for view in self._desk.services.dispatcher.agent_types().values():
-            if view.prompts:
-                known = found.get(PROMPT, _Type((), None, json.dumps(_PROMPT_SCHEMA), doc))
-                found[PROMPT] = known._replace(agents=(*known.agents, view.name))
-            for asked in view.requests:
-                made = _Type((), asked.event_type, asked.schema, asked.doc)
-                known = found.get(asked.name, made)
-                found[asked.name] = known._replace(agents=(*known.agents, view.name))
-        return found
+        return types_of_requests(self._desk.services.dispatcher.agent_types().values())
 
     async def list_types(self) -> Response:
         """List the types of requests that agents answer, with their schemas."""
-        types = [
-            JobType(
-                name=name, agents=found.agents, request_schema=json.loads(found.schema),
-                doc=found.doc,
-            ).model_dump(mode="json")
-            for name, found in sorted(self._types().items())
-        ]  # fmt: skip
+        types = [each.model_dump(mode="json") for each in job_types(self._types())]
         return Response(json.dumps(types), media_type="application/json")
 
     async def start(self, type: str, request: Request) -> Response:  # noqa: A002 - the path's word
@@ -206,7 +177,7 @@ class AsyncJobs:
         """
         data = await read_body(request, self._desk.settings.max_body_bytes)
         try:
-            body = StartBody.model_validate_json(data)
+            body = StartBody.model_validate_json(data, strict=True)
         except ValidationError as error:
             raise from_validation(error.errors(), "body") from error
         admitted = await self._desk.admit(self._order(type, body), request)
@@ -225,7 +196,7 @@ class AsyncJobs:
             raise UnknownRequestType(name, tuple(sorted(types)))
         _check(body.request, found.schema)
         options = {"timeout_s": body.timeout_s}
-        more: dict[str, Any] = {FRONT: {"api": API, "type": name}}
+        more: dict[str, Any] = {FRONT: {"api": TYPED, "type": name}}
         if body.on_error != OnError.FAIL:
             more["on_error"] = body.on_error
         asked = json.dumps([name, body.model_dump(mode="json")], sort_keys=True)
@@ -242,7 +213,7 @@ class AsyncJobs:
         return Order(agent_type, key, "", more, asked, options, prompted=False)
 
     def _answering(
-        self, name: str, found: _Type, agent: str | None
+        self, name: str, found: TypeOfRequests, agent: str | None
     ) -> tuple[str | None, str | None]:
         agent_type, key = _address(agent)
         answering = ", ".join(sorted(found.agents))
@@ -297,7 +268,7 @@ class AsyncJobs:
     async def _find(self, name: str, token: str, asks: Caller) -> StoredRun:
         found = await self._desk.find(token, asks)
         front: Mapping[str, Any] = found.input.get(FRONT) or {}
-        if front.get("api") != API or front.get("type") != name:
+        if front.get("api") != TYPED or front.get("type") != name:
             raise UnknownRun(token)
         return found
 
@@ -336,9 +307,7 @@ class AsyncJobs:
 
     async def status(self, found: StoredRun) -> JobStatus:
         """Return a job as it is now."""
-        first = max(-1, found.events - 1 - _LOOKED_AT)
-        events = await self._store.run_events(found.run.id, after=first)
-        return job_status(found, last_progress(events), len(events) + first)
+        return await read_job(self._store, found)
 
     async def _events(self, found: StoredRun, cursor: Cursor, asks: Caller) -> AsyncIterator[bytes]:
         name = found.input[FRONT]["type"]
@@ -357,41 +326,6 @@ class AsyncJobs:
         except AgentrayError as error:
             extra = {"action": "events_cut", "run": found.run.id}
             logger.warning("events end early: %s", error, extra=extra)
-
-
-def last_progress(events: list[RunEvent]) -> JobProgress | None:
-    """Return what agents last said of how far they are."""
-    for event in reversed(events):
-        if event.kind == EventKind.PROGRESS:
-            return JobProgress.model_validate(event.data)
-    return None
-
-
-def job_status(found: StoredRun, progress: JobProgress | None, cursor: int) -> JobStatus:
-    """Return a run as a job."""
-    run = found.run
-    state = JobState.PROCESSING
-    if run.status in TERMINAL:
-        done = run.status is RunStatus.SUCCEEDED
-        state = JobState.COMPLETE if done else JobState.FAILED
-    end = run.finished_at or datetime.now(UTC)
-    front: Mapping[str, Any] = found.input.get(FRONT) or {}
-    return JobStatus(
-        token=run.id,
-        type=front.get("type", PROMPT),
-        state=state,
-        progress=progress,
-        response=run.result if state is JobState.COMPLETE else None,
-        error=run.error if state is JobState.FAILED else None,
-        failures=run.errors if state is JobState.COMPLETE else (),
-        question=run.question.question if run.question else None,
-        agent=run.agent,
-        session=found.input.get(SESSION),
-        started_at=run.created_at,
-        finished_at=run.finished_at,
-        runtime_ms=max(0, round((end - run.created_at).total_seconds() * 1000)),
-        cursor=cursor,
-    )
 
 
 def _sse(event: RunEvent, kind: str, data: str) -> bytes:

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import Request
 from pydantic import (
-    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -23,6 +22,7 @@ from agentray.ids import AgentId, check_type_name
 from agentray.protocol.attachments import MAX_ATTACHMENTS
 from agentray.protocol.budgets import Budget
 from agentray.protocol.event_runs import Durability, PromptDurability
+from agentray.protocol.moments import Moment
 from agentray.protocol.sessions import SessionPolicy
 from agentray.protocol.webhooks import WebhookSpec
 
@@ -124,7 +124,7 @@ class PromptBody(BaseModel):
         description="Seconds after which the run begins. It is accepted now; the answer is 202, "
         "unless `wait_s` says to wait.",
     )
-    at: AwareDatetime | None = Field(
+    at: Moment | None = Field(
         default=None, description="When the run begins, with its offset from UTC; as `delay_s`."
     )
 
@@ -205,7 +205,7 @@ def parse_prompt(body: bytes, max_wait_s: float) -> PromptBody:
         HttpProblem: 400, it is no JSON; 422, with the fields that are wrong.
     """
     try:
-        prompt = PromptBody.model_validate_json(body)
+        prompt = PromptBody.model_validate_json(body, strict=True)
     except ValidationError as error:
         raise from_validation(error.errors(), "body") from error
     check_wait(prompt.wait_s, max_wait_s)

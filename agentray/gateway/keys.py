@@ -126,7 +126,9 @@ class ApiKeys:
         another key.
         """
         try:
-            body = NewKeyBody.model_validate_json(await read_body(request, self._max_bytes))
+            body = NewKeyBody.model_validate_json(
+                await read_body(request, self._max_bytes), strict=True
+            )
         except ValidationError as error:
             raise from_validation(error.errors(), "body") from error
         asks = caller(request)

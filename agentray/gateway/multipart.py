@@ -88,8 +88,9 @@ def openapi_parts(described: dict[str, Any]) -> dict[str, Any]:
             },
         },
     }
+    example = {REQUEST: '{"prompt": "Read it.", "wait_s": 10}', FILES: ["…"]}
     encoding = {REQUEST: {"contentType": "application/json"}}
-    both = {**content, MULTIPART: {"schema": parts, "encoding": encoding}}
+    both = {**content, MULTIPART: {"schema": parts, "encoding": encoding, "example": example}}
     return {"requestBody": {**described["requestBody"], "content": both}}
 
 

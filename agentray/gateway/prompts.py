@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -12,7 +13,7 @@ from fastapi.responses import Response
 from agentray import telemetry
 from agentray.core.delays import begin_at
 from agentray.core.lifecycle import TERMINAL
-from agentray.errors import IdempotencyConflict
+from agentray.errors import ConfigurationError, IdempotencyConflict
 from agentray.event_loop import time_of_day
 from agentray.gateway.admission import Admissions, Admitted
 from agentray.gateway.auth import INVOKE, Caller, KeyRing, RequireScope, caller
@@ -27,6 +28,7 @@ from agentray.gateway.bodies import (
 from agentray.gateway.multipart import is_multipart, openapi_parts, read_parts
 from agentray.gateway.openapi import EVENTS_CONTENT, KEY_HEADER, problems, run_content
 from agentray.gateway.own_route import OwnRoute
+from agentray.gateway.problems import invalid
 from agentray.gateway.prompt_extras import (
     AttachmentBody,
     check_files,
@@ -212,12 +214,24 @@ class Prompts:
             input=given,
             correlation_id=run_id,
             created_at=now,
-            not_before=begin_at(prompt.delay_s, prompt.at, now),
+            not_before=_begin(prompt, now),
             owner=asks.owner,
             idempotency_key=check_idempotency_key(idempotency_key),
             digest="" if idempotency_key is None else _digest(prompt),
             policy=prompt.policy,
         )
+
+
+def _begin(prompt: PromptBody, now: datetime) -> datetime | None:
+    """Return when a run begins; None: at once.
+
+    Raises:
+        HttpProblem: 422, that is too far away.
+    """
+    try:
+        return begin_at(prompt.delay_s, prompt.at, now)
+    except ConfigurationError as error:
+        raise invalid("at", "body", str(error)) from error
 
 
 def _answer(run: Run, location: dict[str, str]) -> Response:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from agentray.core.lifecycle import is_settled
 from agentray.errors import AddressError, CallError, UnknownRun
@@ -18,6 +18,7 @@ from agentray.gateway.openapi import EVENTS_CONTENT, problems, run_content
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams, parse_last_event_id
 from agentray.ids import AgentId, check_type_name
+from agentray.protocol.moments import Moment
 from agentray.protocol.runs import Run, RunStatus
 from agentray.runtime.trace_reader import TracedSpan, read_spans
 
@@ -51,7 +52,7 @@ class TraceFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    newer_than: AwareDatetime | None = Field(
+    newer_than: Moment | None = Field(
         default=None,
         description="Only what was told after this time: ISO 8601 with its offset, or seconds or "
         "milliseconds since 1970.",

@@ -153,7 +153,9 @@ class Schedules:
         same id is a 409.
         """
         try:
-            body = NewScheduleBody.model_validate_json(await read_body(request, self._max_bytes))
+            body = NewScheduleBody.model_validate_json(
+                await read_body(request, self._max_bytes), strict=True
+            )
         except ValidationError as error:
             raise from_validation(error.errors(), "body") from error
         await self._check_agent(body, request)
@@ -184,7 +186,9 @@ class Schedules:
     async def replace(self, schedule_id: str, request: Request) -> Response:
         """Let a schedule say something else from now on; it stays paused if it is."""
         try:
-            body = ScheduleBody.model_validate_json(await read_body(request, self._max_bytes))
+            body = ScheduleBody.model_validate_json(
+                await read_body(request, self._max_bytes), strict=True
+            )
         except ValidationError as error:
             raise from_validation(error.errors(), "body") from error
         await self._check(schedule_id, request)

@@ -345,7 +345,7 @@ class Sessions:
         """Read a body; one that is left out says nothing."""
         body = await read_body(request, self._max_bytes)
         try:
-            return kind.model_validate_json(body if body.strip() else b"{}")
+            return kind.model_validate_json(body if body.strip() else b"{}", strict=True)
         except ValidationError as error:
             raise from_validation(error.errors(), "body") from error
 

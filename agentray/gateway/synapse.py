@@ -8,11 +8,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from agentray.compat import synapse
+from agentray.compat import synapse, synapse_openapi
 from agentray.core.lifecycle import is_settled
 from agentray.core.owners import tenant_of
 from agentray.errors import UnknownAgentType, UnknownRun
-from agentray.gateway.async_jobs import last_progress
 from agentray.gateway.auth import INVOKE, READ, KeyRing, RequireScope, caller
 from agentray.gateway.bodies import openapi_body, read_body
 from agentray.gateway.fronts import FrontDesk, Order
@@ -21,6 +20,7 @@ from agentray.protocol.requests import FRONT
 from agentray.protocol.sessions import SESSION, Session, SessionFields
 from agentray.protocol.snapshot import TypeView
 from agentray.runtime.trace_reader import read_trace
+from agentray.runtime.typed_jobs import last_progress
 from agentray.store.base import StoredRun
 
 API = "synapse"
@@ -104,13 +104,18 @@ class SynapseAgents:
             body: type[BaseModel] | None = None,
             scope: str = INVOKE,
         ) -> None:
+            extra = openapi_body(body) if body else None
+            if extra is not None:
+                described = extra["requestBody"]["content"]["application/json"]
+                described["example"] = synapse_openapi.BODIES[name]
             router.add_api_route(
                 path,
                 endpoint,
                 methods=[method],
                 operation_id=name,
                 dependencies=[Depends(RequireScope(keys, scope))],
-                openapi_extra=openapi_body(body) if body else None,
+                responses=synapse_openapi.responses(name),
+                openapi_extra=extra,
             )
 
         route("GET", "/userProfile", self.profile, "synapseProfile", scope=READ)

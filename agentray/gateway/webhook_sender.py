@@ -22,7 +22,7 @@ from agentray.core.owners import tenant_of
 from agentray.core.webhooks import Network, judge, sign
 from agentray.errors import AgentrayError
 from agentray.gateway.webhook_transport import AddressRefused, Answer, Transport
-from agentray.protocol.webhooks import WebhookState
+from agentray.protocol.webhooks import PREVIOUS_SECRET_H, WebhookState
 from agentray.runtime.tasks import TaskSet
 from agentray.store.base import Store
 from agentray.store.webhooks import DueWebhook, WebhookTry
@@ -35,11 +35,10 @@ LOOK_S = 1.0
 MOST_AT_ONCE = 20
 CLAIM_S = 90.0
 """How long others leave alone what a replica has taken: longer than a try may take."""
-
-PREVIOUS_SECRET_H = 24
 KEPT_DAYS = 30
 MAX_RESULT_BYTES = 262_144
 """A longer result is not sent: the receiver gets it from the run."""
+
 
 _PRUNE_S = 3600.0
 _RETRY_S = 5.0

@@ -16,13 +16,14 @@ from agentray.gateway.bodies import openapi_body, read_body
 from agentray.gateway.openapi import problems
 from agentray.gateway.problems import from_validation, invalid
 from agentray.gateway.services import Services
-from agentray.gateway.webhook_sender import PREVIOUS_SECRET_H, WebhookSender, new_random
+from agentray.gateway.webhook_sender import WebhookSender, new_random
 from agentray.gateway.webhook_transport import AddressRefused, Gate
 from agentray.ids import new_id
 from agentray.protocol.runs import Run
 from agentray.protocol.webhooks import (
     DEFAULT_SECRET,
     NAME_FORM,
+    PREVIOUS_SECRET_H,
     NewWebhookSecret,
     Webhook,
     WebhookSecret,

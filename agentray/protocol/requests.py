@@ -8,6 +8,9 @@ REQUEST, CHAT, FRONT = "request", "chat", "front"
 """In the input of a run: its typed request as JSON, the conversation of its prompt, and what the
 interface that it came through keeps with it."""
 
+TYPED = "async"
+"""What `front` names as the interface of typed requests."""
+
 PROMPT = "prompt"
 """The request type of every agent that takes prompts."""
 

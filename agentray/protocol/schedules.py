@@ -8,10 +8,11 @@ from enum import StrEnum
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agentray.errors import ConfigurationError
 from agentray.protocol.event_runs import OnError
+from agentray.protocol.moments import Beginning, Moment
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -58,8 +59,8 @@ class ScheduleTimes(BaseModel):
         description="Seconds between two firings, instead of `cron`; counted from `starts_at`, "
         "else from the schedule's making.",
     )
-    starts_at: AwareDatetime | None = Field(default=None, description="Nothing fires before.")
-    ends_at: AwareDatetime | None = Field(default=None, description="Nothing fires after.")
+    starts_at: Beginning | None = Field(default=None, description="Nothing fires before.")
+    ends_at: Moment | None = Field(default=None, description="Nothing fires after.")
     jitter_s: float = Field(
         default=0,
         ge=0,

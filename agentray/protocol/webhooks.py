@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agentray.protocol.runs import RunStatus
 
+PREVIOUS_SECRET_H = 24
+"""Hours for which a secret signs besides, after another one of its name was made."""
+
 DEFAULT_SECRET = "default"  # noqa: S105 - the name of one
 NAME_FORM = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What the name of a secret looks like."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from agentray.errors import AgentMoved, IdempotencyConflict, NoHandler
+from agentray.errors import AgentMoved, ConfigurationError, IdempotencyConflict, NoHandler
 from agentray.protocol.codec import decode, encode, encode_error
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.envelope import Kind, ReplyKind, RunMode
 from agentray.protocol.runs import Run, RunStatus
+from agentray.protocol.webhooks import PREVIOUS_SECRET_H
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.agent_stats import NO_COUNTERS
 from agentray.runtime.failures import told_of
@@ -21,6 +24,7 @@ from agentray.runtime.state_changes import StateChanges
 from agentray.runtime.turn import Turn
 from agentray.schema import describe_agent_type
 from agentray.store.base import NewRun, StoredRun
+from agentray.store.webhooks import NewWebhook
 
 if TYPE_CHECKING:
     from agentray.runtime.host import Host
@@ -130,15 +134,19 @@ class Control:
             answer(found)
 
     async def _admit(self, turn: Turn) -> None:
-        new: NewRun = decode(turn.envelope.payload)
+        new, webhook = self._asked(decode(turn.envelope.payload))
         loaded, wanted = self._host.types.get(new.agent.type), asked_type(new.input)
         if loaded is None or wanted not in loaded.type.handlers:
             raise NoHandler(str(new.agent), wanted)
+        if webhook is not None:
+            await self._check_secret(webhook)
         admission = await self._host.runs.admit(new)
         if admission.conflict:
             raise IdempotencyConflict(new.idempotency_key or "", admission.run.id)
         if admission.refused is not None:
             raise refusal(new.session or "", admission)
+        if webhook is not None:
+            await self._host.store.put_webhook(replace(webhook, run_id=admission.run.id))
         if admission.held:
             self._host.sessions.wait(turn, admission.run)
         elif new.not_before is not None:
@@ -148,6 +156,23 @@ class Control:
             self._begin(turn, StoredRun.fresh(new))
         else:
             self._answer_in_turn(turn, await self._host.runs.taking_up.take_up(admission.run.id))
+
+    def _asked(self, told: NewRun | tuple[NewRun, NewWebhook]) -> tuple[NewRun, NewWebhook | None]:
+        """Return the run that a driver wants, and whom it wants to be told of its end."""
+        return (told, None) if isinstance(told, NewRun) else told
+
+    async def _check_secret(self, webhook: NewWebhook) -> None:
+        """Refuse a webhook that could not be signed, before its run is accepted.
+
+        Raises:
+            ConfigurationError: there is no such secret.
+        """
+        since = datetime.now(UTC) - timedelta(hours=PREVIOUS_SECRET_H)
+        if await self._host.store.webhook_secrets_of("", webhook.secret, since) is None:
+            raise ConfigurationError(
+                f"There is no secret {webhook.secret!r} that signs webhooks: make it with "
+                "`agentray webhooks secrets create`."
+            )
 
     async def _join(self, turn: Turn) -> None:
         self._answer_in_turn(turn, await self._host.runs.find(decode(turn.envelope.payload)))

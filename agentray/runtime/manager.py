@@ -69,6 +69,7 @@ from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
 from agentray.runtime.pruner import Pruner, Retention, brooms, prune_by_hand
 from agentray.runtime.quarantine import Quarantine
 from agentray.runtime.redrive import Redriver, post_run
+from agentray.runtime.request_book import RequestBook
 from agentray.runtime.resettling import resettle
 from agentray.runtime.run_answers import RunAnswers
 from agentray.runtime.run_ends import RunEnder
@@ -176,7 +177,10 @@ class Manager:
         self._scheduler = Scheduler(store, redriver.channel)
         dispatcher = ChannelDispatcher(redriver.channel)
         self._schedules = ScheduleBook(store, dispatcher)
-        self._sessions = SessionBook(store, dispatcher)
+        self._sessions, self._requests = (
+            SessionBook(store, dispatcher),
+            RequestBook(store, dispatcher),
+        )
         self._pruner = Pruner(
             [
                 *brooms(store, retention or Retention()),
@@ -254,6 +258,7 @@ class Manager:
         self._ended = True
         await self._scheduler.close()
         await self._sessions.close()
+        await self._requests.close()
         await self._close_jobs()
         await self._tasks.close()
         await self._drivers.close()
@@ -267,6 +272,7 @@ class Manager:
         self._ended = True
         await self._scheduler.close()
         await self._sessions.close()
+        await self._requests.close()
         await self._close_jobs()
         await self._tasks.close()
         await asyncio.gather(*(keeper.abandon() for keeper in self._hosts.values()))
@@ -899,6 +905,10 @@ class Manager:
     async def schedules(self, what: str, *args: Any) -> Any:
         """Do something with schedules: `what` is the name of a method of `ScheduleBook`."""
         return await getattr(self._schedules, what)(*args)
+
+    async def requests(self, what: str, *args: Any) -> Any:
+        """Do something with typed requests: `what` is the name of a method of `RequestBook`."""
+        return await getattr(self._requests, what)(*args)
 
     async def sessions(self, what: str, *args: Any) -> Any:
         """Do something with sessions: `what` is the name of a method of `SessionBook`."""

@@ -35,6 +35,7 @@ from agentray.protocol.sessions import (
     SessionPolicy,
     check_policy,
 )
+from agentray.protocol.webhooks import WebhookSpec
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.dispatching import (
@@ -43,11 +44,13 @@ from agentray.runtime.dispatching import (
     check_limits,
     check_timeout,
 )
+from agentray.runtime.request_client import RequestClient
 from agentray.runtime.schedule_client import ScheduleClient
 from agentray.runtime.session_client import SessionClient
 from agentray.runtime.spans import sending
 from agentray.runtime.watcher import ManagerPort
 from agentray.store.base import NewRun, run_input
+from agentray.store.webhooks import NewWebhook
 
 
 class RunClient:
@@ -179,6 +182,7 @@ class RunClient:
         policy: SessionPolicy | PolicyName = "enqueue",
         attachments: Sequence[Attachment] = (),
         output_schema: Mapping[str, Any] | type[BaseModel] | None = None,
+        webhook: WebhookSpec | None = None,
     ) -> Run:
         """Give an agent a prompt and return the run when it has ended, or waits for an answer.
 
@@ -208,6 +212,8 @@ class RunClient:
             attachments: files that the agent is given with it.
             output_schema: JSON Schema of the result, or a pydantic model: the agent is told, and a
                 result that does not fit it ends the run as failed with `OutputInvalid`.
+            webhook: whom to tell when it has ended, by a gateway of the cluster. Its address is
+                looked at when it is sent.
 
         Raises:
             OutputSchemaInvalid: results cannot be checked against the schema.
@@ -238,6 +244,8 @@ class RunClient:
             durability=durability,
         ) | _extras(attachments, output_schema, durability)
         later = "" if not_before is None else f"{delay_s}|{at}|"
+        if webhook is not None:
+            later += f"{webhook.model_dump_json()}|"
         new = NewRun(
             run_id,
             AgentId("", ""),
@@ -252,11 +260,17 @@ class RunClient:
             not_before=not_before,
         )
         if session is None:
-            return await self._admit(new, type_name, key, timeout)
+            return await self._admit(new, type_name, key, timeout, webhook)
         new = replace(new, policy=check_policy(policy))
-        return await self._admit_in(session, new, timeout)
+        return await self._admit_in(session, new, timeout, webhook)
 
-    async def _admit_in(self, session: Session | str, new: NewRun, timeout: float | None) -> Run:
+    async def _admit_in(
+        self,
+        session: Session | str,
+        new: NewRun,
+        timeout: float | None,
+        webhook: WebhookSpec | None,
+    ) -> Run:
         """Give a session's agent a prompt."""
         session_id = session if isinstance(session, str) else session.id
         asked = {**new.input, SESSION: session_id, "policy": new.policy.value}
@@ -266,12 +280,17 @@ class RunClient:
             given = {**new.input, SESSION: found.id, ACCESS: found.access_level.value}
             try:
                 agent = AgentId.parse(found.agent)
-                return await self._admit(replace(new, input=given), *agent, timeout)
+                return await self._admit(replace(new, input=given), *agent, timeout, webhook)
             except SessionChanged:
                 continue  # its access level was changed in this very moment
 
     async def _admit(
-        self, new: NewRun, type_name: str | None, key: str | None, timeout: float | None
+        self,
+        new: NewRun,
+        type_name: str | None,
+        key: str | None,
+        timeout: float | None,
+        webhook: WebhookSpec | None,
     ) -> Run:
         """Hand a new run to the host of its agent, which admits it; return it when it has ended."""
         place = self._dispatcher.place(type_name, key, new.id)
@@ -279,8 +298,9 @@ class RunClient:
         with sending(place.agent, "prompt", new.id) as traceparent:
             if traceparent is not None:
                 new = replace(new, input={**new.input, "traceparent": traceparent})
+            asked = new if webhook is None else (new, _kept(webhook, new))
             ended = await self._channel.request(
-                Kind.ADMIT, place.agent, "", encode(new), timeout=timeout
+                Kind.ADMIT, place.agent, "", encode(asked), timeout=timeout
             )
         return Run.model_validate_json(ended)
 
@@ -319,6 +339,11 @@ class RunClient:
         return SessionClient(self._manager)
 
     @property
+    def requests(self) -> RequestClient:
+        """Typed requests, each of which is a job."""
+        return RequestClient(self._manager, self._channel, _prompt_target)
+
+    @property
     def schedules(self) -> ScheduleClient:
         """Prompts and events that are given again and again."""
         return ScheduleClient(self._manager)
@@ -346,6 +371,13 @@ def _extras(
             )
         given[OUTPUT_SCHEMA] = schema_of(output_schema)
     return given
+
+
+def _kept(webhook: WebhookSpec, new: NewRun) -> NewWebhook:
+    events = None if webhook.events is None else tuple(event.value for event in webhook.events)
+    return NewWebhook(
+        new_id("wh"), new.id, new.owner, webhook.url, events, webhook.secret, new.created_at
+    )
 
 
 def _digest(target: str, given: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from agentray.protocol.states import StateRecord
 from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.sync_event_run import SyncEventRun
 from agentray.runtime.sync_part import SyncPart, blocking
+from agentray.runtime.sync_requests import SyncRequests
 from agentray.runtime.sync_schedules import SyncSchedules
 from agentray.runtime.sync_sessions import SyncSessions
 
@@ -128,6 +129,11 @@ class SyncManager(SyncPart[ManagerClient]):
     prune_runs = blocking(ManagerClient.prune_runs)
     trace = blocking(ManagerClient.trace)
     traces = blocking(ManagerClient.traces)
+
+    @property
+    def requests(self) -> SyncRequests:
+        """Typed requests, each of which is a job."""
+        return SyncRequests(self._target.requests, self._loop)
 
     @property
     def sessions(self) -> SyncSessions:

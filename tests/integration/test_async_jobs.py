@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from typer.testing import CliRunner
 
+from agentray.cli.main import app as command
 from agentray.client import AsyncAgentClient, Conflict, InvalidRequest, NotFound
 from agentray.protocol.async_jobs import JobState
 from tests.support.gateway import KEY
@@ -166,3 +169,50 @@ async def test_a_job_is_followed_to_its_end_and_again_from_an_event(
     assert [kind for _, kind in told] == ["progress", "progress", "complete"]
     again = await events(**{"Last-Event-ID": told[0][0]})
     assert [kind for _, kind in again] == ["progress", "complete"]
+
+
+@pytest.mark.parametrize("wrong", ["5", True])
+async def test_a_time_is_a_number(client: AsyncAgentClient, wrong: Any):
+    with pytest.raises(InvalidRequest, match="timeout_s"):
+        await client.requests.start(TYPE, {"rows": 1}, timeout_s=wrong)
+
+
+async def test_the_command_sends_looks_and_cancels(local: LocalGateways, tmp_path: Path):
+    env = {"AGENTRAY_HOME": str(tmp_path), "AGENTRAY_URL": local.replicas[0].url}
+    env["AGENTRAY_API_KEY"] = KEY
+
+    async def run(*words: str) -> tuple[int, str]:
+        done = await asyncio.to_thread(CliRunner().invoke, command, ("requests", *words), env=env)
+        return done.exit_code, done.output
+
+    code, told = await run("types")
+    assert code == 0
+    assert "make-report" in told
+    rows(2)
+    code, told = await run("send", TYPE, '{"rows": 2}')
+    assert code == 0, told
+    assert "row 2 (2/2)" in told
+    assert '"rows": 2' in told
+    code, token = await run("send", TYPE, '{"rows": 1}', "--wait", "0", "--agent", "reporter/a")
+    assert code == 0
+    token = token.strip()
+    code, told = await run("get", TYPE, token)
+    assert (code, token in told, "PROCESSING" in told) == (7, True, True)
+    code, told = await run("get", TYPE, token, "--wait", "0.1", "--json")
+    assert (code, json.loads(told)["agent"]) == (7, "reporter/a")
+    code, told = await run("cancel", TYPE, token)
+    assert (code, told.strip()) == (0, f"{token}: FAILED")
+    code, told = await run("get", TYPE, token)
+    assert code == 6
+    assert "Cancelled" in told
+    assert (await run("get", TYPE, "run_none"))[0] == 5
+    assert (await run("send", "no-such", "{}"))[0] == 5
+    assert (await run("send", TYPE, "[]"))[0] == 2
+    code, told = await run("send", TYPE, '{"rows": "x"}')
+    assert code == 2
+    assert "request.rows" in told
+    code, told = await run(
+        "send", "shared.work", '{"text": "x"}', "--agent", "reporter", "--collect"
+    )
+    assert code == 0
+    assert "a part failed: RuntimeError: cannot x" in told

@@ -52,6 +52,9 @@ async def test_a_repeat_finds_the_delayed_run_and_another_delay_is_a_409(http: H
         ({"delay_s": "1"}, "delay_s"),
         ({"at": "2026-01-01T12:00"}, "at"),
         ({"at": "soon"}, "at"),
+        ({"at": "9999-12-31T23:59:59Z"}, "at"),
+        ({"at": "9999-12-31T23:59:59-14:00"}, "at"),
+        ({"at": "0001-01-01T00:00:00+14:00"}, "at"),
         ({"delay_s": 1, "at": "2026-01-01T12:00Z"}, "at"),
     ],
 )
@@ -61,6 +64,26 @@ async def test_a_wrong_time_is_a_422_that_names_the_field(
     status, problem, _ = await http.prompt("Ada", **body)
     assert status == 422
     assert [error["field"] for error in problem["errors"]] == [field]
+
+
+async def test_a_time_beyond_the_calendar_is_a_422_wherever_it_is_said(http: Http):
+    _, run, _ = await http.prompt("Ada")
+    for beyond in ("9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00%2B14:00"):
+        status, problem = await http.get(f"/v1/runs/{run['id']}/trace?newer_than={beyond}")
+        assert (status, problem["errors"][0]["field"]) == (422, "newer_than")
+    schedule = {"id": "s", "prompt": "x", "every_s": 60}
+    for field, at in (
+        ("ends_at", "9999-12-31T23:59:59-14:00"),
+        ("starts_at", "9999-12-31T23:59:59Z"),  # it was kept, and could never be shown again
+    ):
+        asked = {**schedule, field: at}
+        status, problem, _ = await http.ask("POST", "/v1/schedules", body=asked)
+        assert (status, problem["errors"][0]["field"]) == (422, field)
+    status, _, _ = await http.ask(
+        "POST", "/v1/schedules", body={**schedule, "ends_at": "9999-12-31T23:59:59Z"}
+    )
+    assert status == 201
+    assert (await http.get("/v1/schedules"))[0] == 200
 
 
 async def test_both_clients_ask_for_later(gateway: Gateway):

@@ -123,6 +123,11 @@ async def ask(app: Any, method: str, path: str, query: str, sent: Json, body: by
 OTHER_FORMS = ("/v1/models", "/v1/chat", "/v1/responses", "/repo/", "/v1/completions")
 """Routes that answer in the form of another system."""
 
+OPENAI = tuple(path for path in OTHER_FORMS if path != "/repo/")
+
+LAX = (*OTHER_FORMS, "/v1/jobs", "/v1/resources")
+"""Routes on which the clients of other systems may write numbers as they do there."""
+
 
 _UNCHECKED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 
@@ -178,7 +183,7 @@ def test_a_caller_s_mistake_is_never_a_500(bench: Bench, data: st.DataObject):
     assert told.status < 500 or told.status == 503, about
     if told.status >= 400 and not filled.startswith(OTHER_FORMS):
         assert told.headers["content-type"] == "application/problem+json", about
-    if not filled.startswith(OTHER_FORMS):
+    if not filled.startswith(OPENAI):
         declared = {int(status) for status in operation["responses"]}
         assert told.status in declared | {404, 405}, about
 
@@ -232,6 +237,9 @@ def test_the_document_says_everything(tmp_path: Path):
             assert response.get("description"), (about, status)
             if status[0] == "2" and status != "204" and not path.startswith(OTHER_FORMS):
                 assert response.get("content"), (about, status)
+            if path.startswith("/repo/"):
+                shown = response["content"]["application/json"]["example"]
+                assert shown.keys() == {"concreteType", "reason"} or status[0] == "2", about
             if status[0] in "45" and not path.startswith(OTHER_FORMS):
                 problem = response["content"]["application/problem+json"]
                 assert problem["schema"] == {"$ref": "#/components/schemas/Problem"}, (
@@ -241,7 +249,7 @@ def test_the_document_says_everything(tmp_path: Path):
                 assert problem["example"]["status"] == int(status), (about, status)
         if path.startswith("/v1/") and not path.startswith(OTHER_FORMS):
             assert {"401", "403", "421", "429", "500", "503"} <= responses.keys(), about
-        if path.startswith(OTHER_FORMS):
+        if path.startswith(OPENAI):
             continue
         for content in operation.get("requestBody", {}).get("content", {}).values():
             schema = resolved(document, content["schema"])
@@ -249,6 +257,34 @@ def test_the_document_says_everything(tmp_path: Path):
             assert shown or not schema.get("required"), about
     for reference in references(document):
         assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
+
+
+def kinds_of(schema: Json) -> set[str]:
+    """Return the JSON types that a field may have."""
+    return {each.get("type", "") for each in [schema, *schema.get("anyOf", [])]}
+
+
+def test_a_number_is_no_text_and_true_is_no_number(bench: Bench):
+    document = bench.gateway.app.openapi()
+    sent = {"host": "localhost", "authorization": f"Bearer {KEY}"}
+    tried: set[str] = set()
+    for method, path, operation in bench.operations:
+        example = example_of(document, operation)
+        if not example or "{" in path or path.startswith(LAX):
+            continue
+        content = operation["requestBody"]["content"]["application/json"]
+        fields = resolved(document, content["schema"])["properties"]
+        for name, schema in fields.items():
+            if not kinds_of(schema) & {"number", "integer"}:
+                continue
+            for wrong in ("5", True):
+                body = json.dumps({**example, name: wrong}).encode()
+                told = bench.ask(method, path, "", sent, body)
+                assert told.status == 422, (path, name, wrong, told.body)
+                named = [each["field"] for each in json.loads(told.body)["errors"]]
+                assert name in [field.partition(".")[0] for field in named], named
+            tried.add(f"{path} {name}")
+    assert {"/v1/sessions ttl_s", "/v1/prompts timeout_s", "/v1/prompts max_attempts"} <= tried
 
 
 def references(value: Any) -> set[str]:

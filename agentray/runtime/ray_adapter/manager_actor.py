@@ -265,6 +265,10 @@ class ManagerActor:
         """See `Manager.schedules`."""
         return await (await self._running()).schedules(what, *args)
 
+    async def requests(self, what: str, *args: Any) -> Any:
+        """See `Manager.requests`."""
+        return await (await self._running()).requests(what, *args)
+
     async def sessions(self, what: str, *args: Any) -> Any:
         """See `Manager.sessions`."""
         return await (await self._running()).sessions(what, *args)
