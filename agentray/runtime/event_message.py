@@ -50,6 +50,7 @@ class EventMessage(Message):
         self._targets = targets
         self.copies = len(targets)
         self.id = 0
+        self.sent = False  # its copies may part before that
         self._scope = scope
         self._answers = answers
         self._letters = letters

@@ -182,6 +182,19 @@ def test_an_event_that_has_not_left_is_given_up_with_all_of_its_copies() -> None
     on_a_bench(3, scenario)
 
 
+def test_copies_part_before_they_have_left_where_the_way_is_blocked() -> None:
+    async def scenario(bench: Bench) -> None:
+        parted = [bench.message.alone(number) for number in bench.message.numbers]
+        assert [message.target.key for message in parted] == ["0", "1", "2"]
+        assert not any(message.sent or message.closed for message in parted)
+        assert not bench.done
+        for message in parted:
+            message.on_value(None)
+        assert len(bench.done) == 1
+
+    on_a_bench(3, scenario)
+
+
 def test_cancelling_an_event_cancels_each_copy_that_is_under_way() -> None:
     async def scenario(bench: Bench) -> None:
         first, second, third = await bench.send()
