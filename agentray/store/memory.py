@@ -17,13 +17,11 @@ from agentray.core.owners import tenant_of
 from agentray.errors import UnknownRun
 from agentray.ids import AgentId
 from agentray.protocol.budgets import Usage
-from agentray.protocol.launching import ENDED
 from agentray.protocol.questions import Answer, Question
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.topics import TopicSubscription
-from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
+from agentray.protocol.traces import TraceSummary
 from agentray.store.base import (
-    ALL_LAUNCHED,
     Admission,
     AppRow,
     CommitOutcome,
@@ -31,8 +29,6 @@ from agentray.store.base import (
     EndedRun,
     HostRow,
     LaunchedAgent,
-    LaunchedQuery,
-    LaunchedWrite,
     NewRun,
     PoolRow,
     SlotLease,
@@ -43,18 +39,14 @@ from agentray.store.codec import (
     KEY_LIFETIME,
     EncodedEnd,
     Touch,
-    check_launched,
     check_leases,
     check_run,
     check_subscription,
     check_text,
-    check_trace,
     decode,
     decode_event,
     decode_models,
-    decode_spans,
     encode,
-    encode_spans,
     errors_of,
     gap,
     progress_of,
@@ -64,6 +56,7 @@ from agentray.store.codec import (
 )
 from agentray.store.memory_jobs import MemoryJobs
 from agentray.store.memory_keys import MemoryKeys
+from agentray.store.memory_launched import MemoryLaunched
 from agentray.store.memory_leadership import MemoryLeadership
 from agentray.store.memory_letters import MemoryLetters
 from agentray.store.memory_orders import MemoryOrders
@@ -74,6 +67,7 @@ from agentray.store.memory_schedules import MemorySchedules
 from agentray.store.memory_sessions import MemorySessions
 from agentray.store.memory_steps import MemorySteps
 from agentray.store.memory_supervision import MemorySupervision
+from agentray.store.memory_traces import MemoryTraces
 from agentray.store.memory_webhooks import MemoryWebhooks
 from agentray.store.orders import Order, OrderKind
 
@@ -139,6 +133,8 @@ class RunRow:
 
 
 class MemoryStore(
+    MemoryLaunched,
+    MemoryTraces,
     MemoryJobs,
     MemoryKeys,
     MemorySteps,
@@ -300,55 +296,6 @@ class MemoryStore(
         new = {run_id: row for run_id, row in rows.items() if run_id not in self._runs}
         self._runs.update(new)
         self._bury_dead(new)
-
-    # Traces
-
-    async def put_traces(self, traces: Sequence[RunTrace]) -> None:
-        """Keep traces of runs that have ended; one that a run has already is replaced."""
-        for trace in traces:
-            check_trace(trace)
-        kept = {t.summary.run: (t.summary, encode_spans(t.spans)) for t in traces}
-        self._traces.update(kept)
-
-    async def get_trace(self, run_id: str) -> RunTrace | None:
-        """Return the trace of a run; None: it has none yet, or not any more."""
-        if run_id not in self._traces:
-            return None
-        summary, spans = self._traces[run_id]
-        return RunTrace(summary=summary, spans=decode_spans(spans))
-
-    async def list_traces(
-        self, query: TraceQuery = ALL_TRACES, *, limit: int = 50
-    ) -> list[TraceSummary]:
-        """Return traces without their spans, newest first."""
-        found = (
-            of
-            for of in reversed(self._traces_by_age())
-            if query.correlation_id in {None, of.correlation_id}
-            and (query.agent_type is None or query.agent_type in of.agent_types)
-            and (query.event is None or _names(query.event, of.events))
-            and (query.since is None or of.started_at >= query.since)
-            and (query.until is None or of.started_at < query.until)
-            and query.errors in {None, of.errors > 0}
-        )
-        return _first(found, limit)
-
-    async def prune_traces(self, before: datetime, *, keep: int, limit: int) -> int:
-        """Forget traces that started before a time, and those beyond the newest `keep`."""
-        oldest_first = self._traces_by_age()
-        beyond = len(oldest_first) - keep
-        pruned = [
-            of.run
-            for place, of in enumerate(oldest_first)
-            if place < beyond or of.started_at < before
-        ][:limit]
-        for run_id in pruned:
-            del self._traces[run_id]
-        return len(pruned)
-
-    def _traces_by_age(self) -> list[TraceSummary]:
-        kept = (summary for summary, _ in self._traces.values())
-        return sorted(kept, key=lambda of: (of.started_at, of.run))
 
     # What hosts write
 
@@ -513,7 +460,7 @@ class MemoryStore(
         """Return the subscriptions in the order in which they came."""
         return list(self._subscriptions.values())
 
-    # Apps and launched agents
+    # Apps
 
     async def put_app(self, app: AppRow) -> None:
         """Insert or replace an app by its name."""
@@ -535,49 +482,6 @@ class MemoryStore(
         """Return the apps in order of their first deployment."""
         return list(self._apps.values())
 
-    async def put_launched(self, agents: Sequence[LaunchedAgent]) -> None:
-        """Keep launched agents, whoever leases their slots; replaces earlier ones."""
-        for launched in agents:
-            check_launched(launched)
-        self._launched.update({a.agent: _copied(a) for a in agents})
-
-    async def keep_launched(
-        self, host: str, writes: Sequence[LaunchedWrite]
-    ) -> list[CommitOutcome]:
-        """Keep, replace or forget launched agents where `host` leases their slots."""
-        for write in writes:
-            check_launched(write.launched)
-        allowed = [self._holds(host, w.pool, w.slot, w.epoch) for w in writes]
-        last = {w.launched.agent: w for w, may in zip(writes, allowed, strict=True) if may}
-        for agent, write in last.items():
-            if write.forget:
-                self._launched.pop(agent, None)
-            else:
-                self._launched[agent] = _copied(write.launched)
-            if write.delete_state:
-                self._states.pop(agent, None)
-        return [CommitOutcome.COMMITTED if may else CommitOutcome.FENCED for may in allowed]
-
-    async def load_launched(self, agents: Sequence[AgentId]) -> dict[AgentId, LaunchedAgent]:
-        """Return those of the agents that were launched."""
-        return {agent: self._launched[agent] for agent in agents if agent in self._launched}
-
-    async def list_launched(
-        self, query: LaunchedQuery = ALL_LAUNCHED, *, limit: int = 1000
-    ) -> list[LaunchedAgent]:
-        """Return launched agents, newest first."""
-        by_name = sorted(self._launched.values(), key=lambda launched: launched.agent)
-        newest = sorted(by_name, key=lambda launched: launched.launched_at, reverse=True)
-        return _first((a for a in newest if _matches(a, query)), limit)
-
-    async def types_with_launched(self, agent_types: Sequence[str]) -> set[str]:
-        """Return those of the types that have launched agents, in whatever status."""
-        return {agent.type for agent in self._launched} & set(agent_types)
-
-    async def live_drivers(self) -> set[str]:
-        """Return the connections with which agents end that have not ended yet."""
-        return {a.driver for a in self._launched.values() if a.driver and a.status not in ENDED}
-
 
 def _touched(row: RunRow, touch: Touch) -> RunRow | None:
     """Return a run after a touch; None: it had ended before.
@@ -597,28 +501,6 @@ def _touched(row: RunRow, touch: Touch) -> RunRow | None:
         return row
     started_at = end.started_at or row.started_at
     return replace(row, status=RunStatus(end.status), started_at=started_at, end=end)
-
-
-def _copied(launched: LaunchedAgent) -> LaunchedAgent:
-    return replace(
-        launched, labels=dict(launched.labels), options=decode(encode(dict(launched.options)))
-    )
-
-
-def _matches(launched: LaunchedAgent, query: LaunchedQuery) -> bool:
-    return (
-        (query.types is None or launched.agent.type in query.types)
-        and query.key in {None, launched.agent.key}
-        and query.labels.items() <= launched.labels.items()
-        and (query.statuses is None or launched.status in query.statuses)
-        and query.owner in {None, launched.owner}
-        and query.driver in {None, launched.driver}
-    )
-
-
-def _names(name: str, full_names: Iterable[str]) -> bool:
-    """Whether a name is one of these, or the last part of one."""
-    return any(full == name or full.endswith(f".{name}") for full in full_names)
 
 
 def _first(found: Iterable[_T], limit: int) -> list[_T]:
