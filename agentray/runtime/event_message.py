@@ -79,7 +79,7 @@ class EventMessage(Message):
         if self.copies == 1:
             return fields
         whole = fields + self.origin if self.origin is OUTSIDE else fields
-        return (*whole, tuple((target[0], target[1]) for target in self._targets[1:]))
+        return (*whole, tuple(map(tuple, self._targets[1:])))  # plain ones pickle faster
 
     def on_value(self, payload: Any) -> None:
         """Take the acknowledgement of an event that came to nothing worth telling."""

@@ -359,7 +359,9 @@ def _handler_for(agent: Incarnation, envelope: Envelope, context: Context) -> Ev
         NoHandler: nobody does.
         AccessDenied: the run may not touch what that does.
     """
-    event = decode(envelope.payload)
+    event = envelope.payload
+    if isinstance(event, bytes):
+        event = decode(event)
     handler = agent.type.handlers.get(envelope.name)
     if handler is None and isinstance(event, Event):
         handler = agent.type.handler_of(event)

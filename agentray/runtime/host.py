@@ -405,7 +405,7 @@ class Host:
         delivery = outbox.begin({e.id for e in envelopes if e.kind not in _UNANSWERED})
         now = self.now()
         for envelope in envelopes:
-            if outbox.was_cancelled(envelope.id):
+            if outbox.cancelled and envelope.id in outbox.cancelled:
                 outbox.reply(envelope.id, ReplyKind.CANCELLED)
             else:
                 self.accept(envelope, outbox, now)

@@ -37,7 +37,6 @@ class Outbox:
 
     __slots__ = (
         "_batches",
-        "_cancelled",
         "_collect_number",
         "_collector",
         "_delivering",
@@ -47,6 +46,7 @@ class Outbox:
         "_unacknowledged",
         "active",
         "busy_at",
+        "cancelled",
         "last_used",
     )
 
@@ -64,7 +64,8 @@ class Outbox:
         self._collect_number = 0  # the newest fetching of replies
         self._collector: asyncio.Future[None] | None = None
         self._delivering: list[Delivery] = []
-        self._cancelled: dict[int, None] = {}  # ids whose cancellation came before them, or after
+        self.cancelled: dict[int, None] = {}
+        """Ids of messages that were cancelled while they were not under way: most had ended."""
 
     @property
     def disposable(self) -> bool:
@@ -95,13 +96,9 @@ class Outbox:
 
     def cancelled_before(self, message_id: int) -> None:
         """Remember the cancellation of a message that is not under way; it may be yet to come."""
-        self._cancelled[message_id] = None
-        if len(self._cancelled) > MAX_CANCELLED:
-            del self._cancelled[next(iter(self._cancelled))]
-
-    def was_cancelled(self, message_id: int) -> bool:
-        """Whether the cancellation of a message that comes now has come before it."""
-        return bool(self._cancelled) and message_id in self._cancelled
+        self.cancelled[message_id] = None
+        if len(self.cancelled) > MAX_CANCELLED:
+            del self.cancelled[next(iter(self.cancelled))]
 
     def reply(
         self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None

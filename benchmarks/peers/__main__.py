@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +56,10 @@ def main() -> int:
             all_of_them = entrants(sys.executable, given.peers_python, env)
             chosen = _chosen(all_of_them, given.only, given.measure)
             taking_part = _prepared(rounds, chosen)
+            begun = time.monotonic()
             done = rounds.run(taking_part, given.rounds)
+            minutes = (time.monotonic() - begun) / 60
+    remarks.append(f"{done} rounds took {minutes:.1f} minutes")
     remarks += [f"{entrant.name}: {entrant.remark}" for entrant in taking_part if entrant.remark]
     names = [entrant.name for entrant in taking_part]
     _print(rounds.samples, names, [machine, versions, *remarks], done)

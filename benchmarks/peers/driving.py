@@ -25,7 +25,7 @@ IN_FLIGHT = 64
 CREATED_AT_ONCE = 256
 
 _FIGURE_LIMIT_S = 60.0
-_STOP_LIMIT_S = 10.0
+_STOP_LIMIT_S = 2.0  # what has not ended by then is killed, and nothing of it is measured any more
 _LEAST_GAP_S, _MOST_GAP_S = 0.02, 0.12  # longer than the period of any polling
 _FIRST_LOOK_S = 0.02
 
