@@ -22,11 +22,19 @@ from agentray.compat.openai.params import Common, check_accepted, check_storable
 from agentray.compat.openai.responses_params import ResponsesParams, parse_response
 from agentray.compat.openai.streams import ChatStream, ResponseStream
 from agentray.core.lifecycle import TERMINAL, is_settled
-from agentray.errors import AgentNotVisible, AgentrayError, NoHandler, UnknownAgentType, UnknownRun
+from agentray.errors import (
+    AgentNotVisible,
+    AgentrayError,
+    ConfigurationError,
+    NoHandler,
+    UnknownAgentType,
+    UnknownRun,
+)
 from agentray.gateway.auth import INVOKE, READ, Caller, KeyRing, RequireScope, caller
 from agentray.gateway.bodies import read_body
 from agentray.gateway.fronts import FrontDesk, Order
 from agentray.gateway.problems import from_error
+from agentray.ids import AgentId
 from agentray.protocol.chat import Chat, ChatMessage
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.requests import CHAT, FRONT
@@ -274,6 +282,8 @@ class OpenAi:
                 param=names["messages"], code="context_length_exceeded",
             )  # fmt: skip
         agent_type, own_key = params.address()
+        if own_key is not None and not _is_agent(params.model):
+            raise _unknown_model(params.model)
         asked = params.model_dump_json(exclude={"stream", "stream_options", "background"})
         more = {CHAT: told, FRONT: dict(front)}
         return Order(agent_type, own_key or key, chat.text, more, asked, {})
@@ -318,6 +328,15 @@ def _of_model(model: str) -> Generator[None]:
         yield
     except (UnknownAgentType, NoHandler, AgentNotVisible):
         raise _unknown_model(model) from None
+
+
+def _is_agent(model: str) -> bool:
+    """Whether `type/key` can be an agent: neither empty, nor too long, nor with what none has."""
+    try:
+        AgentId.parse(model)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _unknown_model(model: str) -> RequestRefused:

@@ -58,6 +58,15 @@ async def client(local: LocalGateways) -> AsyncGenerator[AsyncOpenAI]:
         yield client
 
 
+@pytest.mark.parametrize("key", ["", "\0", "k" * 600])
+async def test_an_agent_that_cannot_be_is_no_model(client: AsyncOpenAI, key: str):
+    with pytest.raises(openai.NotFoundError) as refused:
+        await client.chat.completions.create(
+            model=f"plain/{key}", messages=[{"role": "user", "content": "hi"}]
+        )
+    assert refused.value.code == "model_not_found"
+
+
 async def test_agents_that_take_prompts_are_models(client: AsyncOpenAI):
     models = [model async for model in client.models.list()]
     assert [model.id for model in models] == ["counter", "model", "plain", "poet", "waiter"]
