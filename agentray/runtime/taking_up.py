@@ -127,6 +127,9 @@ class TakingUp:
         host = await self._book.store.host_of_run(run_id)
         if host is None:
             return "no host had kept that it worked on it"
+        # The manager tells of a death before it keeps it.
+        if (death := self._book.host.channel.snapshot.deaths.get(host.id)) is not None:
+            return f"the host {host.id} was lost: {death.rstrip('.')}"
         if host.status == "dead":
             return f"the host {host.id} was lost: {host.reason.rstrip('.') or 'it ended'}"
         return f"its agent left the host {host.id}"

@@ -112,8 +112,9 @@ async def hosts_of(manager: ManagerClient, pool: str) -> list[dict[str, Any]]:
 
 
 async def nodes_of(manager: ManagerClient, pool: str) -> dict[str, int]:
-    """Return how many hosts of a pool are on which node."""
-    return dict(Counter(h["node_id"] for h in await hosts_of(manager, pool)))
+    """Return how many hosts of a pool are on which node, without those that leave."""
+    live = [h for h in await hosts_of(manager, pool) if h["status"] == "live"]
+    return dict(Counter(h["node_id"] for h in live))
 
 
 async def head(manager: ManagerClient, node: ExtraNode) -> str:
