@@ -6,11 +6,13 @@ import asyncio
 
 import pytest
 
-from agentray import Agent, App, HostDied, action
+from agentray import Agent, App, HostDied, Prompt, action, on
 from agentray.core.deaths import HUNG, NODE_LOST, Death, DeathCause, NodeSign, death_of_silent
 from agentray.ids import AgentId
 from agentray.runtime.host_keeper import HEARTBEAT_S
 from agentray.runtime.last_deaths import TOLD, LastDeaths
+from agentray.store.base import HostRow
+from agentray.store.memory import MemoryStore
 from agentray.testing import LocalRuntime, run
 
 CRASH = Death(DeathCause.CRASHED, "crashed: Segmentation fault (SIGSEGV)", "SIGSEGV")
@@ -77,6 +79,42 @@ def test_a_lost_node_is_told_at_once_moves_its_slots_and_is_no_agents_fault() ->
             for call in calls.values():
                 call.cancel()
             await asyncio.gather(*calls.values(), return_exceptions=True)
+
+    run(scenario())
+
+
+class SlowBurials(MemoryStore):
+    """Keeps late that a host has died."""
+
+    async def put_host(self, host: HostRow) -> None:
+        if host.status == "dead":
+            await asyncio.sleep(30.0)
+        await super().put_host(host)
+
+
+class Patient(Agent):
+    @on(Prompt)
+    async def hear(self, prompt: Prompt) -> str:
+        self.context.progress("at it")
+        await asyncio.sleep(2.0)
+        return prompt.text
+
+
+def test_a_run_that_is_tried_again_tells_the_reason_also_before_the_death_is_kept() -> None:
+    async def scenario() -> None:
+        runtime = LocalRuntime(store=SlowBurials())
+        async with runtime as manager:
+            await manager.deploy(App("patients", [Patient]))
+            prompted = asyncio.create_task(manager.prompt("hello", agent="patient/p"))
+            await asyncio.sleep(1.0)
+            host = runtime.host_of(AgentId("patient", "p"))
+            assert host is not None
+            await runtime.kill_host(host, CRASH)
+            ended = await prompted
+            assert (ended.status, ended.attempt) == ("succeeded", 2)
+            events = await runtime.store.run_events(ended.id)
+            (lost,) = [event.data["reason"] for event in events if event.kind == "attempt_lost"]
+            assert lost == f"the host {host} was lost: {CRASH.reason}"
 
     run(scenario())
 
