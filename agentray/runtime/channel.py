@@ -33,6 +33,7 @@ from agentray.protocol.buffers import encode_call
 from agentray.protocol.codec import NO_ARGUMENTS, PLAIN, decode, encode, goes_as_it_is
 from agentray.protocol.envelope import Kind, Large, Reply, ReplyKind, RunMode
 from agentray.protocol.snapshot import HostRef, Snapshot, TypeView
+from agentray.runtime.call_backs import CalledBack, may_have_come_back, until_undone
 from agentray.runtime.deadlines import Deadlines
 from agentray.runtime.link import AnyLink, Link
 from agentray.runtime.message import Message, Request, ScopedRequest
@@ -95,6 +96,10 @@ class Local(Protocol):
     @property
     def link(self) -> AnyLink:
         """The way to it without the wire."""
+        ...
+
+    def called_back(self, message: Message) -> CalledBack | None:
+        """Return the handlers that a call has come back with to its own sender."""
         ...
 
 
@@ -586,8 +591,31 @@ class Channel:
             yield message
 
     def _expired(self, message: Message) -> None:
+        back = None if self._local is None else self._local.called_back(message)
+        behind = may_have_come_back(message)
+        if isinstance(message, Request) and (behind or back is not None):
+            waiting, ended = message.future, message.given_up()
+            known = self.cancel(message)
+            tell = self._tell_late(message, waiting, ended if known and behind else None, back)
+            self._tasks.spawn(tell, name="undo what came back")
+            return
         self._fail(message, DeadlineExceeded(f"{message.target}.{message.name}"))
         self.cancel(message)  # afterwards: within the process its answer comes at once
+
+    async def _tell_late(
+        self,
+        message: Request,
+        waiting: asyncio.Future[Any],
+        ended: asyncio.Future[Any] | None,
+        back: CalledBack | None,
+    ) -> None:
+        """Tell of a deadline when what the message came back with has been undone."""
+        try:
+            await until_undone(ended, back)
+        finally:
+            if not waiting.done():
+                error = DeadlineExceeded(f"{message.target}.{message.name}")
+                waiting.set_exception(error)
 
     # End
 

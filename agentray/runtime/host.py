@@ -37,6 +37,7 @@ from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.app_code import AppCode
 from agentray.runtime.asking import Asking
 from agentray.runtime.background import BackgroundWork
+from agentray.runtime.call_backs import CalledBack, called_back
 from agentray.runtime.channel import OF_HOSTS, Channel
 from agentray.runtime.control import Control
 from agentray.runtime.dead_letters import DeadLetters
@@ -51,6 +52,7 @@ from agentray.runtime.hooked_publishing import HookedPublishing
 from agentray.runtime.incarnation import Incarnation
 from agentray.runtime.launching import Launching
 from agentray.runtime.local_link import LocalLink
+from agentray.runtime.message import Message
 from agentray.runtime.metrics import HostMetrics
 from agentray.runtime.observing import Observer
 from agentray.runtime.outbox import (
@@ -522,6 +524,10 @@ class Host:
         if (agent := self.find(turn.envelope.target)) is not None:
             agent.withdraw(turn)
         turn.reply(ReplyKind.CANCELLED)
+
+    def called_back(self, message: Message) -> CalledBack | None:
+        """Return the handlers that a call has come back with to its own sender."""
+        return called_back(self, message)
 
     def _abandon(self, turn: Turn) -> None:
         """Cancel what a message has set off whose handler has ended."""

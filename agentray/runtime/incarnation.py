@@ -436,6 +436,16 @@ class Incarnation:
         if self._outer is None:
             self._restore(None)
 
+    def called_back_by(self, chain: tuple[AgentId, ...]) -> Sequence[Savepoint]:
+        """Return what the turns found that came with a call that has gone this way."""
+        return () if self._savepoints is None else self._savepoints.below(chain, self._outer)
+
+    def give_up(self, point: Savepoint) -> None:
+        """Undo what a turn did that has not ended; what it still does is its own affair."""
+        if self._savepoints is not None and self._savepoints.of(point.turn, self._outer) is point:
+            self._restore(point)
+            point.overlaps = True
+
     def _restore(self, point: Savepoint | None) -> None:
         """Go back to a savepoint; None: to what is committed."""
         kind = self.type

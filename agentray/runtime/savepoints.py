@@ -7,6 +7,7 @@ succeeds: the outermost one's commit covers it. Turns that do not come back pay 
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from agentray.errors import Fenced
@@ -14,24 +15,34 @@ from agentray.protocol.envelope import Kind
 from agentray.runtime import state as states
 
 if TYPE_CHECKING:
+    from agentray.ids import AgentId
     from agentray.runtime.incarnation import Incarnation
     from agentray.runtime.turn import Turn
 
-_TELL = int(Kind.TELL)
+_TELL, _STREAM = int(Kind.TELL), int(Kind.STREAM)
 
-_LAG_S = 1.0
-"""How long it may take until a handler hears that its caller's deadline has passed."""
+UNDONE_S = 1.0
+"""How long a handler is not told that the deadline of a call of it has passed, while what that call
+came back with is being undone."""
+
+_UNDONE_LATE_S = UNDONE_S / 2
+"""How long after a deadline every handler on the way still waits, however late it heard of it."""
+
+_HARDLY_IN_TIME_S = 0.05
+"""How long a message may take to arrive whose sender hears of its deadline before."""
 
 
 class Savepoint:
     """What a re-entrant turn found.
 
     Attributes:
+        turn: which found it.
         outer: the turn whose commit covers it, as long as that goes on.
         overlaps: others change the state while it is handled: going back would undo their work.
+        awaited: the waiting handlers do not go on before it has ended, whatever its deadline.
     """
 
-    __slots__ = ("_agent", "_data", "_state", "_turn", "outer", "overlaps")
+    __slots__ = ("_agent", "_data", "_ended", "_state", "awaited", "outer", "overlaps", "turn")
 
     def __init__(self, agent: Incarnation, turn: Turn, outer: Turn) -> None:
         """Take it.
@@ -40,16 +51,36 @@ class Savepoint:
             StateRefused: what the turns before it have left cannot be kept, so nor be restored.
         """
         self._agent = agent
-        self._turn = turn
+        self.turn = turn
         self._data = agent.checked_state()
         self._state = agent.agent.state if agent.type.state_model is not None else None
         self.outer = outer
-        # Nobody's turn waits for a tell.
-        self.overlaps = turn.envelope.kind == _TELL
+        self.awaited = False
+        self._ended: asyncio.Future[None] | None = None
+        # Nobody's turn waits for a tell, nor for what begins when its deadline has passed.
+        left_s = _HARDLY_IN_TIME_S
+        if turn.deadline is not None:
+            left_s = turn.deadline - agent.host.loop.time()
+        self.overlaps = turn.envelope.kind == _TELL or left_s < _HARDLY_IN_TIME_S
+
+    def is_below(self, chain: tuple[AgentId, ...]) -> bool:
+        """Whether its turn came with a call that has gone this way."""
+        return self.turn.envelope.chain[: len(chain)] == chain
+
+    def until_ended(self) -> asyncio.Future[None]:
+        """Return what ends with its turn."""
+        if self._ended is None:
+            self._ended = self._agent.host.loop.create_future()
+        return self._ended
+
+    def end(self) -> None:
+        """Note that its turn has ended."""
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
 
     def contains(self, turn: Turn) -> bool:
         """Whether its own turn waits for this one."""
-        chain = (*self._turn.envelope.chain, self._agent.id)
+        chain = (*self.turn.envelope.chain, self._agent.id)
         return turn.envelope.chain[: len(chain)] == chain
 
     def check(self) -> None:
@@ -70,14 +101,18 @@ class Savepoint:
             states.go_back(agent.agent, agent.type, self._state, self._data)
 
     def _given_up(self) -> bool:
-        """Whether its caller's deadline has passed: that was told at once, and goes on already.
+        """Whether the handlers that waited for it go on already, for its deadline has passed.
 
-        Who cancels a call otherwise waits until its handler has ended.
+        Who cancels a call waits until its handler has ended; whose deadline passes, for a while.
+        Who reads a stream does not.
         """
-        turn = self._turn
-        if turn.deadline is None:
+        turn = self.turn
+        if turn.deadline is None or self.awaited:
             return False
-        return turn.deadline - self._agent.host.loop.time() <= (_LAG_S if turn.cancelled else 0.0)
+        late_s = self._agent.host.loop.time() - turn.deadline
+        if turn.envelope.kind == _STREAM:
+            return late_s >= (-UNDONE_S if turn.cancelled else 0.0)
+        return late_s > _UNDONE_LATE_S
 
 
 class Savepoints:
@@ -103,8 +138,13 @@ class Savepoints:
 
     def without(self, turn: Turn) -> Savepoints | None:
         """Forget the one of a turn that has ended; None: it was the last one."""
-        self._points.pop(turn, None)
+        if (point := self._points.pop(turn, None)) is not None:
+            point.end()
         return self if self._points else None
+
+    def below(self, chain: tuple[AgentId, ...], outer: Turn | None) -> list[Savepoint]:
+        """Return those of the turns that came with a call that has gone this way, oldest first."""
+        return [p for p in self._points.values() if p.outer is outer and p.is_below(chain)]
 
     def of(self, turn: Turn, outer: Turn | None) -> Savepoint | None:
         """Return the one of a turn; None: no turn is under way that would commit for it."""

@@ -121,6 +121,38 @@ class Node(Agent):
         await asyncio.sleep(seconds)
 
     @action
+    async def exceed_over(self, path: list[str], timeouts: list[float | None]) -> None:
+        """Call along a path of agents, with a deadline on each hop; the last one hangs."""
+        if not path:
+            await self.add_and_wait(50)
+            return
+        self.state.entries.append(1)
+        try:
+            handle = self.handle(Node, path[0]).with_timeout(timeouts[0])
+            await handle.exceed_over(path[1:], timeouts[1:])
+        except DeadlineExceeded:
+            self.state.entries.append(2)
+
+    @action
+    async def exceed_stubborn(self) -> None:
+        with pytest.raises(DeadlineExceeded):
+            await self.handle(Node, "b").with_timeout(1).call_stubborn(self.id.key)
+        self.state.entries.append(3)
+        await asyncio.sleep(20)
+
+    @action
+    async def call_stubborn(self, key: str) -> None:
+        await self.handle(Node, key).stubborn()
+
+    @action
+    async def stubborn(self) -> None:
+        self.state.entries.append(50)
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            await asyncio.sleep(5)  # its clean-up takes longer than anybody waits for it
+
+    @action
     async def do_not_wait(self) -> None:
         self.state.entries.append(1)
         handle = self.handle(type(self), self.id.key)
@@ -176,9 +208,9 @@ async def kept(manager: ManagerClient, key: str) -> list[int]:
         return []
 
 
-def in_a_cluster(scenario: Any) -> None:
+def in_a_cluster(scenario: Any, hosts: int = 1) -> None:
     async def whole() -> None:
-        async with LocalRuntime() as manager:
+        async with LocalRuntime(hosts=hosts) as manager:
             await manager.deploy(App("chains", [Node]))
             await scenario(manager)
 
@@ -237,10 +269,43 @@ def test_a_call_back_that_is_cancelled_goes_back_to_where_it_began() -> None:
 
 def test_a_call_back_that_hears_late_of_its_deadline_undoes_nothing_of_who_went_on() -> None:
     async def scenario(manager: ManagerClient) -> None:
-        await manager.handle(Node, "a").exceed()
-        assert 3 in await kept(manager, "a")
+        await manager.handle(Node, "a").exceed_stubborn()
+        assert await kept(manager, "a") == [3]
 
     in_a_cluster(scenario)
+
+
+def test_a_call_back_whose_deadline_passes_goes_back_before_its_caller_goes_on() -> None:
+    async def scenario(manager: ManagerClient) -> None:
+        await manager.handle(Node, "a").exceed()
+        assert await kept(manager, "a") == [3]
+
+    in_a_cluster(scenario)
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize(
+    ("path", "timeouts"),
+    [
+        ("xa", (0.5, None)),
+        ("xa", (5.0, 0.5)),
+        ("xa", (None, 0.5)),
+        ("xya", (0.5, None, None)),
+        ("xya", (None, 0.5, None)),
+        ("xya", (None, None, 0.5)),
+        ("xaxa", (None, 0.5, None, None)),
+    ],
+)
+def test_whichever_hop_a_deadline_is_on_what_came_back_is_undone(
+    path: str, timeouts: tuple[float | None, ...], hosts: int
+) -> None:
+    async def scenario(manager: ManagerClient) -> None:
+        await manager.handle(Node, "a").exceed_over(list(path), list(timeouts))
+        entries = await kept(manager, "a")
+        assert 50 not in entries
+        assert entries[0] == 1
+
+    in_a_cluster(scenario, hosts)
 
 
 @pytest.mark.parametrize("what", ["spoil", "call_leave_no_json"])
