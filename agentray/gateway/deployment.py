@@ -23,6 +23,7 @@ from agentray import logs, telemetry
 from agentray.config import Settings
 from agentray.context import bind_process
 from agentray.errors import StartFailed
+from agentray.gateway import readiness
 from agentray.gateway.app import build_app
 from agentray.gateway.capacity import RETRY_AFTER_S
 from agentray.gateway.cluster_parts import ClusterParts
@@ -69,17 +70,7 @@ class Readiness:
 
     def ready(self) -> list[str]:
         """Return what is missing."""
-        snapshot = self._channel.snapshot
-        missing: list[str] = []
-        if not snapshot.types:
-            missing.append("no app is deployed")
-        used = {v.pool for v in snapshot.types.values() if not (v.stopped or v.isolated)}
-        for pool in snapshot.pools.values():
-            if pool.name in used and pool.pending:
-                missing.append(f"the pool {pool.name!r} is pending: {pool.pending}")
-            elif pool.name in used and None in pool.slots:
-                missing.append(f"slots of the pool {pool.name!r} without a host")
-        return missing
+        return readiness.missing(self._channel.snapshot)
 
 
 class Gateway:
