@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from agentray.errors import ChannelClosed, ConfigurationError
 
@@ -27,6 +27,26 @@ _LOOK_S = 1.0
 """How often a call looks whether its event loop is still there."""
 
 
+class CountsWaits(Protocol):
+    """An event loop that tells threads which wait for it from those that work."""
+
+    def thread_waits(self) -> None:
+        """Note that one more thread waits for the loop; called on the loop."""
+        ...
+
+    def thread_goes_on(self) -> None:
+        """Note that it does not any more; called on the loop, before the thread knows."""
+        ...
+
+
+class _Thread(threading.local):
+    loop: CountsWaits | None = None
+
+
+this_thread = _Thread()
+"""The event loop that waits for the thread that looks at this; None: none that would know."""
+
+
 def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
     """Run a coroutine on an event loop of another thread, and return what it returns.
 
@@ -43,11 +63,18 @@ def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop)
             "instead of using handle.sync; inside of an agent, use handle.sync in self.run_sync()."
         )
     ended = threading.Event()
+    counts = this_thread.loop
+    if counts is not cast("object", loop):
+        counts = None
 
     async def whole() -> T:
+        if counts is not None:
+            counts.thread_waits()
         try:
             return await coroutine
         finally:
+            if counts is not None:
+                counts.thread_goes_on()
             ended.set()
 
     work = whole()

@@ -3,17 +3,20 @@
 Waits of seconds take no time, in the same order whatever machine it is, and what would wait for
 ever is found at once. Time moves only while the test awaits something, and only as far as that
 needs; `ManualClock.advance` moves it by hand. Work in threads (`run_sync`) is waited for in real
-time: the clock stands still meanwhile.
+time: the clock stands still meanwhile, except while the threads themselves wait for agents
+(`handle.sync`). Threads of which none gets on for a minute are a hang.
 """
 
 from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from agentray.blocking import this_thread
 from agentray.errors import ConfigurationError
 
 __all__ = ["ManualClock", "VirtualTimeLoop", "run"]
@@ -24,15 +27,25 @@ _SETTLE_STEPS = 20
 """Iterations of the loop after which what has just been cancelled or answered has ended."""
 
 
+THREADS_AT_MOST_S = 60.0
+"""Real seconds after which threads hang of which none has begun, ended, or waited for an agent."""
+
+
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """For coroutines that wait for each other, for time and for threads; not for sockets."""
 
-    def __init__(self, start: datetime | None = None) -> None:
+    def __init__(
+        self, start: datetime | None = None, *, threads_at_most_s: float = THREADS_AT_MOST_S
+    ) -> None:
         """Make one.
 
         Args:
             start: the time of day at which it begins; None: that of the machine.
+            threads_at_most_s: in real seconds; when no thread gets on for longer, it is a hang.
         """
+        self._threads_at_most_s = threads_at_most_s
+        self._threads_waiting = 0
+        self._threads_moved = 0.0  # in seconds of the machine's clock
         self._now = 0.0
         self._start = start or datetime.now(UTC)
         self._in_threads = 0
@@ -52,26 +65,53 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     @property
     def waits_for_threads(self) -> bool:
-        """Whether work in threads is under way, which takes real time."""
-        return self._in_threads > 0
+        """Whether work in threads is under way, which takes real time; not if all wait for it."""
+        return self._in_threads > self._threads_waiting
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
         """As any loop's; counts what is under way."""
-        future = super().run_in_executor(executor, func, *args)
-        self._in_threads += 1
+        future = super().run_in_executor(executor, self._in_thread, func, args)
+        self._count_thread(1)
         future.add_done_callback(self._thread_done)
         return future
 
+    def _in_thread(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run what a thread shall, which lets the loop know when it waits for it."""
+        this_thread.loop = self
+        try:
+            return func(*args)
+        finally:
+            this_thread.loop = None
+
+    def thread_waits(self) -> None:
+        """See `blocking.CountsWaits`."""
+        self._threads_waiting += 1
+        self._count_thread(0)
+
+    def thread_goes_on(self) -> None:
+        """See `blocking.CountsWaits`."""
+        self._threads_waiting -= 1
+        self._count_thread(0)
+
+    @property
+    def threads_left_s(self) -> float:
+        """Real seconds that are left until threads hang."""
+        return self._threads_moved + self._threads_at_most_s - time.monotonic()
+
     async def shutdown_default_executor(self, *args: Any) -> None:
         """As any loop's; it waits for a thread, too."""
-        self._in_threads += 1
+        self._count_thread(1)
         try:
             await super().shutdown_default_executor(*args)
         finally:
-            self._in_threads -= 1
+            self._count_thread(-1)
 
     def _thread_done(self, _: object) -> None:
-        self._in_threads -= 1
+        self._count_thread(-1)
+
+    def _count_thread(self, more: int) -> None:
+        self._in_threads += more
+        self._threads_moved = time.monotonic()
 
 
 class _Selector(selectors.SelectSelector):
@@ -80,8 +120,12 @@ class _Selector(selectors.SelectSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if self._loop.waits_for_threads and timeout != 0:
-            return super().select(None)  # its end wakes the loop up
+        if self._loop.waits_for_threads:
+            left_s = self._loop.threads_left_s
+            if left_s <= 0:
+                raise AssertionError("A thread does not end, and does not wait for an agent.")
+            # Its end wakes the loop up.
+            return super().select(0 if timeout == 0 else left_s)
         if timeout is None:
             raise AssertionError("Everything waits, and nothing is left that could happen.")
         ready = super().select(0)
@@ -149,7 +193,11 @@ async def _settle(loop: VirtualTimeLoop) -> None:
 
 
 def run(
-    work: Coroutine[Any, Any, T], *, at_most_s: float = 3600.0, start: datetime | None = None
+    work: Coroutine[Any, Any, T],
+    *,
+    at_most_s: float = 3600.0,
+    start: datetime | None = None,
+    threads_at_most_s: float = THREADS_AT_MOST_S,
 ) -> T:
     """Run a test's coroutine in virtual time.
 
@@ -158,6 +206,7 @@ def run(
         at_most_s: in virtual seconds; longer is a hang.
         start: the time of day at which it begins, for delays and schedules; None: that of the
             machine.
+        threads_at_most_s: in real seconds; when no thread gets on for longer, it is a hang.
 
     Raises:
         AssertionError: it takes longer, waits for what can never happen, or leaves tasks behind.
@@ -176,7 +225,10 @@ def run(
             raise AssertionError(f"Tasks were left behind: {sorted(map(_told, left))}")
         return result
 
-    with asyncio.Runner(loop_factory=lambda: VirtualTimeLoop(start)) as runner:
+    def make() -> VirtualTimeLoop:
+        return VirtualTimeLoop(start, threads_at_most_s=threads_at_most_s)
+
+    with asyncio.Runner(loop_factory=make) as runner:
         return runner.run(bounded())
 
 

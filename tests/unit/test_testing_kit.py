@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import agentray
-from agentray import Agent, App, ConfigurationError, Event, action, on, timer
+from agentray import Agent, App, ConfigurationError, DeadlineExceeded, Event, action, on, timer
 from agentray.testing import LocalRuntime, ManualClock, run
 
 
@@ -41,6 +41,23 @@ class Alarm(Agent):
     @action
     async def in_a_thread(self) -> int:
         return await self.run_sync(threading.get_ident)
+
+    @action
+    async def nap(self, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "slept"
+
+    @action
+    async def naps_through_a_thread(self, seconds: float) -> str:
+        other = self.handle(Alarm, "other").with_timeout(None).sync
+        return await self.run_sync(lambda: other.nap(seconds))
+
+    @action
+    async def hang_in_a_thread(self) -> None:
+        await self.run_sync(GATE.wait)
+
+
+GATE = threading.Event()
 
 
 class Sleeper(Agent):
@@ -170,6 +187,46 @@ def test_threads_are_waited_for_in_real_time() -> None:
             assert await manager.handle(Alarm, "t").in_a_thread() != threading.get_ident()
 
     run(thread())
+
+
+def test_time_passes_while_a_thread_waits_for_an_agent() -> None:
+    async def naps() -> None:
+        async with LocalRuntime() as manager:
+            await manager.deploy(APP)
+            clock = ManualClock()
+            alarm = manager.handle(Alarm, "one")
+            assert await alarm.naps_through_a_thread(20.0) == "slept"
+            assert 20.0 <= clock.now < 21.0
+            with pytest.raises(DeadlineExceeded):
+                await alarm.with_timeout(5.0).naps_through_a_thread(1000.0)
+            call = asyncio.create_task(alarm.naps_through_a_thread(20.0))
+            await clock.advance(30.0)
+            assert call.done()
+
+    run(naps())
+
+
+def test_a_thread_that_never_ends_is_told() -> None:
+    async def hangs() -> None:
+        async with LocalRuntime() as manager:
+            await manager.deploy(APP)
+            await manager.handle(Alarm, "one").hang_in_a_thread()
+
+    try:
+        with pytest.raises(AssertionError, match="thread does not end"):
+            run(hangs(), threads_at_most_s=0.5)
+    finally:
+        GATE.set()
+
+
+def test_an_agent_that_a_thread_waits_for_in_vain_is_told() -> None:
+    async def hangs() -> None:
+        async with LocalRuntime() as manager:
+            await manager.deploy(APP)
+            await manager.handle(Alarm, "one").with_timeout(None).naps_through_a_thread(10_000.0)
+
+    with pytest.raises(AssertionError, match="was not done after 3600 s"):
+        run(hangs())
 
 
 def test_published_events_are_recorded_as_they_went_out() -> None:
