@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
+from concurrent.futures import CancelledError as Cancelled
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
@@ -39,20 +40,64 @@ class CountsWaits(Protocol):
         ...
 
 
+class ThreadCalls:
+    """What one function in a thread waits for on an event loop, which may cancel it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make an empty one, on that loop."""
+        self.loop = loop
+        self.cancelled = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, work: Coroutine[Any, Any, T], *, cleans_up: bool) -> T:
+        """Run what the thread waits for.
+
+        Raises:
+            CancelledError: it is cancelled, or was before and this is no clean-up.
+        """
+        if self.cancelled and not cleans_up:
+            work.close()
+            raise asyncio.CancelledError
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._tasks.add(task)
+        try:
+            return await work
+        finally:
+            self._tasks.discard(task)
+
+    async def cancel(self) -> None:
+        """Cancel what the thread waits for, and all that it still would; wait until it ended."""
+        self.cancelled = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=_CANCEL_WAIT_S)
+
+
 class _Thread(threading.local):
     loop: CountsWaits | None = None
+    calls: ThreadCalls | None = None
 
 
 this_thread = _Thread()
-"""The event loop that waits for the thread that looks at this; None: none that would know."""
+"""Of the thread that looks at this: the event loop that waits for it, where that counts such; and
+what it waits for itself."""
 
 
-def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+def wait_for(
+    coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, *, cleans_up: bool = False
+) -> T:
     """Run a coroutine on an event loop of another thread, and return what it returns.
 
     An interrupt (Ctrl-C) while it waits cancels it, and is raised when it has ended.
 
+    Args:
+        coroutine: what to run.
+        loop: where.
+        cleans_up: run it although what this thread does was cancelled.
+
     Raises:
+        CancelledError: the handler that this thread works for was cancelled.
         ConfigurationError: this is the loop's own thread, which would wait for itself for ever.
         ChannelClosed: the loop has ended.
     """
@@ -63,6 +108,34 @@ def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop)
             "instead of using handle.sync; inside of an agent, use handle.sync in self.run_sync()."
         )
     ended = threading.Event()
+    calls = this_thread.calls
+    if calls is not None and calls.loop is not loop:
+        calls = None
+    inner = coroutine if calls is None else calls.run(coroutine, cleans_up=cleans_up)
+    work = _for_thread(inner, loop, ended)
+    try:
+        # This thread's context goes along: calls from a handler's thread belong to its message.
+        future = asyncio.run_coroutine_threadsafe(work, loop)
+    except RuntimeError:
+        for one in (work, inner, coroutine):
+            one.close()
+        if loop.is_closed():
+            raise ChannelClosed from None
+        raise
+    try:
+        return _value_of(future, loop)
+    except BaseException as error:
+        if future.cancel():
+            ended.wait(_CANCEL_WAIT_S)
+        if isinstance(error, Cancelled) and calls is not None and calls.cancelled:
+            raise asyncio.CancelledError from None  # it ends the function as it ends a handler
+        raise
+
+
+def _for_thread(
+    work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, ended: threading.Event
+) -> Coroutine[Any, Any, T]:
+    """Return what an event loop runs while this thread waits for it."""
     counts = this_thread.loop
     if counts is not cast("object", loop):
         counts = None
@@ -71,28 +144,13 @@ def wait_for(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop)
         if counts is not None:
             counts.thread_waits()
         try:
-            return await coroutine
+            return await work
         finally:
             if counts is not None:
                 counts.thread_goes_on()
             ended.set()
 
-    work = whole()
-    try:
-        # This thread's context goes along: calls from a handler's thread belong to its message.
-        future = asyncio.run_coroutine_threadsafe(work, loop)
-    except RuntimeError:
-        work.close()
-        coroutine.close()
-        if loop.is_closed():
-            raise ChannelClosed from None
-        raise
-    try:
-        return _value_of(future, loop)
-    except BaseException:
-        if future.cancel():
-            ended.wait(_CANCEL_WAIT_S)
-        raise
+    return whole()
 
 
 def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
@@ -126,7 +184,7 @@ def read(stream: AsyncGenerator[T], loop: asyncio.AbstractEventLoop) -> Generato
     finally:
         # Where this is collected late or by the loop itself, what is collected with it ends there.
         if not (loop.is_closed() or runs_here(loop)):
-            wait_for(_close(stream), loop)
+            wait_for(_close(stream), loop, cleans_up=True)
 
 
 class SyncAction:

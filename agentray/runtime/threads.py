@@ -16,6 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
+from agentray.blocking import ThreadCalls, this_thread
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -57,14 +59,25 @@ class Threads(Executor):
     async def run(self, function: Callable[[], R]) -> R:
         """Run a function in a thread, within a copy of the present context.
 
-        Cancelling this takes back what has not begun; what has begun goes on to its end.
+        Cancelling this takes back what has not begun; what has begun goes on to its end, but what
+        it waits for on this event loop is cancelled, and it can wait for no more.
         """
         context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        calls = ThreadCalls(loop)
 
         def call() -> R:
-            return context.run(_guarded, function)
+            this_thread.calls = calls
+            try:
+                return context.run(_guarded, function)
+            finally:
+                this_thread.calls = None
 
-        return await asyncio.get_running_loop().run_in_executor(self, call)
+        try:
+            return await loop.run_in_executor(self, call)
+        except asyncio.CancelledError:
+            await calls.cancel()
+            raise
 
     def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """See `concurrent.futures.Executor`.

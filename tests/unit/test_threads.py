@@ -7,12 +7,13 @@ import contextvars
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator
 
 import pytest
 
-from agentray import Agent, App, ConfigurationError, action
+from agentray import Agent, App, ConfigurationError, DeadlineExceeded, action
 from agentray.runtime.threads import Threads
-from agentray.testing import LocalRuntime
+from agentray.testing import LocalRuntime, run
 from tests.support.eventually import eventually, eventually_async
 
 WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
@@ -50,6 +51,97 @@ class Blocker(Agent):
     @action
     async def fail(self) -> None:
         await self.run_sync(next, iter(()))
+
+
+class Relay(Agent):
+    """Waits for others in threads."""
+
+    told: list[str] = []  # noqa: RUF012 - shared with the test on purpose
+    ended = threading.Event()
+
+    @action
+    async def slow(self, seconds: float) -> None:
+        Relay.told.append("begins")
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.1)
+            Relay.told.append("cancelled")
+            raise
+
+    @action
+    async def count(self) -> AsyncIterator[int]:
+        try:
+            for number in range(1_000_000):
+                yield number
+                await asyncio.sleep(1.0)
+        finally:
+            Relay.told.append("closed")
+
+    @action
+    async def passes_on(self, how: str) -> None:
+        await self.run_sync(self._pass_on, how)
+
+    def _pass_on(self, how: str) -> None:
+        try:
+            getattr(self, f"_{how}")()
+        finally:
+            Relay.ended.set()
+
+    def _call(self) -> None:
+        self.handle(Relay, "helper").sync.slow(1000.0)
+
+    def _run_async(self) -> None:
+        self.run_async(self.handle(Relay, "helper").slow(1000.0))
+
+    def _stream(self) -> None:
+        Relay.told.append("begins")
+        for _ in self.handle(Relay, "helper").sync.count():
+            pass
+
+    def _insist(self) -> None:
+        try:
+            self._call()
+        except BaseException:
+            try:
+                self._call()
+            except asyncio.CancelledError:
+                Relay.told.append("refused")
+            raise
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("call", ["begins", "cancelled"]),
+        ("run_async", ["begins", "cancelled"]),
+        ("stream", ["begins", "closed"]),
+        ("insist", ["begins", "cancelled", "refused"]),
+    ],
+)
+@pytest.mark.parametrize("deadline", [True, False])
+def test_cancelling_reaches_what_a_thread_waits_for(
+    how: str, told: list[str], deadline: bool
+) -> None:
+    async def scenario() -> None:
+        Relay.told, Relay.ended = [], threading.Event()
+        async with LocalRuntime() as manager:
+            await manager.deploy(App("relay", [Relay]))
+            relay = manager.handle(Relay, "one").with_timeout(5.0 if deadline else None)
+            call = asyncio.create_task(relay.passes_on(how))
+            await asyncio.sleep(3.0)
+            if not deadline:
+                call.cancel()
+                await asyncio.wait([call])
+                assert (await manager.handle(Relay, "helper").status())["status"] == "idle"
+            else:
+                with pytest.raises(DeadlineExceeded):
+                    await call
+                await asyncio.sleep(3.0)
+            assert await asyncio.to_thread(Relay.ended.wait, 30)  # nobody waits for the thread
+        assert Relay.told == told
+
+    run(scenario())
 
 
 @pytest.fixture(autouse=True)
