@@ -442,11 +442,20 @@ class HostDied(CallError):
     sent again to the agent's next host instead.
     """
 
-    def __init__(self, target: str, host: str, reason: str = "") -> None:
+    def __init__(self, target: str, host: str, reason: str = "", action: str = "") -> None:
+        """Make one.
+
+        Args:
+            target: the agent.
+            host: the host's id.
+            reason: why it died; "": not known.
+            action: the one that was called; "": it was another message.
+        """
         why = f" ({reason})" if reason else ""
-        super().__init__(f"The host {host} died{why} while a message to {target} was under way.")
+        to = f"{target}.{action}" if action else target
+        super().__init__(f"The host {host} died{why} while a message to {to} was under way.")
         self.target, self.host, self.reason = target, host, reason
-        self.agent = target
+        self.agent, self.action = target, action
 
 
 class AgentMoved(HostDied):
@@ -514,9 +523,8 @@ class AgentQuarantined(AgentFailed):
 
     def __init__(self, agent: str, why: str) -> None:
         super().__init__(agent, why)
-        self.args = (
-            f"{agent} is quarantined: {why}. Mend it, and let it out: agentray agent reset {agent}",
-        )
+        out = f"agentray agent reset {agent}"
+        self.args = (f"{agent} is quarantined: {why.rstrip('.')}. Mend it, and let it out: {out}",)
 
 
 class AgentStopped(CallError):

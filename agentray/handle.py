@@ -179,10 +179,11 @@ class Handle(Generic[A]):
         Raises:
             DeadlineExceeded: no reply in time.
             HostDied: its host died meanwhile and the action is not `idempotent`.
+            ConfigurationError: it is no method.
             UnknownAgentType, UnknownAction, AgentFailed, Overloaded, PayloadError, RemoteError:
                 as their names say; and whatever the action itself raised.
         """
-        return self.call_by_name(action.__name__, args, kwargs)
+        return self.call_by_name(_name_of(action, "call_by_name"), args, kwargs)
 
     def call_by_name(
         self, action: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -302,3 +303,13 @@ class Handle(Generic[A]):
 
 def _restore(agent_id: AgentId, timeout: tuple[float | None] | None) -> Handle[Any]:
     return Handle(agent_id) if timeout is None else Handle(agent_id, timeout=timeout[0])
+
+
+def _name_of(action: object, by_name: str) -> str:
+    name = getattr(action, "__name__", None)
+    if isinstance(name, str):
+        return name
+    raise ConfigurationError(
+        f"{action!r} is no method of an agent's class. Give it as Greeter.greet, or call an action "
+        f"by its name with handle.{by_name}."
+    )

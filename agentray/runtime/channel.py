@@ -64,6 +64,9 @@ OF_HOSTS = frozenset({Kind.RUN_PARTS, Kind.RECORD})
 
 _CALL = int(Kind.CALL)
 
+_OF_ACTIONS = frozenset({Kind.CALL, Kind.STREAM, Kind.TELL})
+"""Kinds whose name is that of an action."""
+
 CANCEL_GRACE_S = 2.0
 """How long a cancelled call waits to hear that the handler, and all that it called, has ended."""
 
@@ -300,6 +303,7 @@ class Channel:
             message = Request(kind, target, name, payload, loop.create_future())
             if timeout is not None:
                 message.deadline = now + timeout
+                message.timeout_s = timeout
             if self._telemetry is not None:
                 trace_request(self._telemetry, message)
         else:
@@ -307,6 +311,7 @@ class Channel:
             if timeout is not None:
                 own, inherited = now + timeout, message.deadline
                 message.deadline = own if inherited is None else min(own, inherited)
+                message.timeout_s = timeout if message.deadline == own else None
         self._deadlines.add(message, now)
         link = self._routes.get(target)
         if link is None or link.blocked:
@@ -366,7 +371,7 @@ class Channel:
         link = None if host is None or self._closed else self._link(host)
         if link is None or link.gone:
             why = self.snapshot.deaths.get(host_id, "")
-            self._fail(message, HostDied(str(message.target), host_id, why))
+            self._fail(message, HostDied(str(message.target), host_id, why, _action(message)))
         else:
             link.send(message)
 
@@ -563,7 +568,7 @@ class Channel:
         else:
             host = getattr(message.link, "host", None)
             host_id = host.id if isinstance(host, HostRef) else "?"
-            self._fail(message, HostDied(str(message.target), host_id, reason))
+            self._fail(message, HostDied(str(message.target), host_id, reason, _action(message)))
 
     def _idempotent(self, message: Message) -> bool:
         """Whether a message may run twice; a stream may not once a part of it has come."""
@@ -599,7 +604,7 @@ class Channel:
             tell = self._tell_late(message, waiting, ended if known and behind else None, back)
             self._tasks.spawn(tell, name="undo what came back")
             return
-        self._fail(message, DeadlineExceeded(f"{message.target}.{message.name}"))
+        self._fail(message, _too_late(message))
         self.cancel(message)  # afterwards: within the process its answer comes at once
 
     async def _tell_late(
@@ -614,8 +619,7 @@ class Channel:
             await until_undone(ended, back)
         finally:
             if not waiting.done():
-                error = DeadlineExceeded(f"{message.target}.{message.name}")
-                waiting.set_exception(error)
+                waiting.set_exception(_too_late(message))
 
     # End
 
@@ -635,6 +639,16 @@ class Channel:
 
 _OF_OPERATORS = frozenset({Kind.STATE, Kind.CANCEL_RUN})
 """What is possible where an app is stopped, too."""
+
+
+def _too_late(message: Message) -> DeadlineExceeded:
+    timeout_s = message.timeout_s if isinstance(message, Request) else None
+    return DeadlineExceeded(f"{message.target}.{message.name}", timeout_s)
+
+
+def _action(message: Message) -> str:
+    """Return the action that a message asks for; "": it is no call."""
+    return message.name if message.kind in _OF_ACTIONS else ""
 
 
 def _from_outside(message: Message) -> bool:

@@ -163,9 +163,10 @@ class Request(Message):
 
     Attributes:
         future: gets the reply's payload, or its error.
+        timeout_s: the time from when it was sent until its deadline; None: it has none.
     """
 
-    __slots__ = ("future",)
+    __slots__ = ("future", "timeout_s")
 
     def __init__(
         self, kind: int, target: AgentId, name: str, payload: Any, future: asyncio.Future[Any]
@@ -180,6 +181,7 @@ class Request(Message):
         self.link = None
         self.closed = False
         self.future = future
+        self.timeout_s: float | None = None
 
     def on_value(self, payload: Any) -> None:
         """Give the value to whoever waits."""

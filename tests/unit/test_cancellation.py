@@ -144,6 +144,15 @@ def test_a_deadline_is_told_at_once_and_cancels_the_handlers_behind_it() -> None
     in_a_cluster(scenario)
 
 
+def test_a_deadline_says_how_long_it_was() -> None:
+    async def scenario(manager: ManagerClient) -> None:
+        with pytest.raises(DeadlineExceeded, match="did not reply within 3 s") as caught:
+            await manager.handle(Link, "a").with_timeout(3.0).wait(0, 50.0)
+        assert caught.value.timeout_s == 3.0
+
+    in_a_cluster(scenario)
+
+
 def test_a_deadline_counts_from_when_the_message_came_not_from_its_turn() -> None:
     async def scenario(manager: ManagerClient) -> None:
         busy = manager.handle(Busy, "a")

@@ -176,6 +176,10 @@ def test_other_ids_are_fields_too() -> None:
     assert errors.DeadlineExceeded("The model openai/gpt", 1.0).agent == ""
     assert errors.Overloaded("The link to host-1").agent == ""
     assert errors.HostDied("greeter/ada", "host-1").host == "host-1"
+    died = errors.HostDied("greeter/ada", "host-1", "killed", "greet")
+    assert (died.agent, died.action) == ("greeter/ada", "greet")
+    assert "greeter/ada.greet" in str(died)
+    assert "killed. Mend" in str(errors.AgentQuarantined("greeter/ada", "killed."))
     assert errors.PayloadError("No.", what="result of x()", path=".lock").path == ".lock"
 
 

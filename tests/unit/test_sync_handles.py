@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Generator
+from typing import Any
 
 import pytest
 
@@ -110,3 +111,11 @@ async def test_on_the_event_loop_it_is_refused_with_what_to_do(manager: ManagerC
         manager.handle(Counter, "c").sync.add(1, 2)
     with pytest.raises(ConfigurationError, match="run_sync"):
         await manager.handle(Threaded, "t").block_the_loop()
+
+
+def test_a_call_by_what_is_no_method_says_how_to_do_it() -> None:
+    with LocalRuntime() as manager:
+        manager.deploy(App("sync", [Counter]))
+        no_method: Any = "add"
+        with pytest.raises(ConfigurationError, match="call_by_name"):
+            manager.handle(Counter, "c").sync.call(no_method, 1, 2)
