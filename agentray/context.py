@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, Unpack
 
 from agentray import telemetry
 from agentray.errors import AccessDenied, ConfigurationError
+from agentray.event_payloads import snapshot_of
 from agentray.event_run import DispatchOptions, EventRun
 from agentray.events import Event, check_event
 from agentray.ids import AgentId, TopicId, child_of, new_id
@@ -21,6 +22,7 @@ from agentray.protocol.codec import as_json_text
 from agentray.protocol.envelope import NO_MESSAGE, Envelope
 from agentray.protocol.event_runs import RunKey
 from agentray.protocol.runs import EventKind
+from agentray.protocol.unchangeable import is_unchangeable_model
 
 R = TypeVar("R")
 
@@ -348,15 +350,27 @@ class Context:
 
         Raises:
             ConfigurationError: the topic is malformed.
-            PayloadError: it is no event; or a `TerminateEvent` whose fields have no JSON form.
+            PayloadError: it is no event; a field cannot be serialised, which it names; or it is a
+                `TerminateEvent` whose fields have no JSON form.
         """
         told = event if topic is None else event.on_topic(topic)
+        if self.held is not None and not at_once:
+            check_event(told)
+        if not is_unchangeable_model(told):
+            told = snapshot_of(self.caused(told))  # with all that it leaves with: encoded once
         if self.held is None or at_once:
             self.surroundings.publish(told, self)
         else:
-            check_event(told)
             self.conversation()  # begins with the first event, where there was none
             self.held.append(told)
+
+    def caused(self, event: Event) -> Event:
+        """Return an event as it goes out: with its correlation, cause and source."""
+        return event.caused_by(
+            correlation_id=self.conversation(),
+            causation_id=self.event.event_id if self.event else None,
+            source=str(self.agent),
+        )
 
     def release(self) -> None:
         """Let what was held leave, and what comes from here on."""

@@ -58,8 +58,10 @@ class _Named(ModelMetaclass):
 class Event(BaseModel, metaclass=_Named):
     """Something that happened. Subclass it with the fields that tell what.
 
-    An event does not change. What the runtime knows of it (correlation, cause, source) is filled in
-    when it is published: a handler's events inherit the correlation of the event it handles.
+    An event does not change: one whose fields hold lists, dicts and the like is copied when it is
+    published, and for each recipient. What the runtime knows of it (correlation, cause, source) is
+    filled in when it is published: a handler's events inherit the correlation of the event it
+    handles.
 
     Attributes:
         event_id: unique.
@@ -69,6 +71,9 @@ class Event(BaseModel, metaclass=_Named):
         time: when it was made, UTC.
         topic: what it is about, as the text of a `TopicId`; None: it is on no topic.
     """
+
+    # `_encoded`: the bytes of one that was published, see `event_payloads`; its copies have none.
+    __slots__ = ("__weakref__", "_encoded")
 
     model_config = ConfigDict(frozen=True)
 

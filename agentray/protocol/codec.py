@@ -16,7 +16,7 @@ from pydantic_core import to_json, to_jsonable_python
 
 from agentray.errors import PayloadError, RemoteError
 from agentray.protocol import blame, by_value
-from agentray.protocol.envelope import Large, Reply, Shared
+from agentray.protocol.envelope import Copied, Large, Reply, Shared
 
 NO_ARGUMENTS = pickle.dumps(((), {}), protocol=5)
 
@@ -85,7 +85,7 @@ def goes_as_it_is(value: Any) -> bool:
 def decode(data: Any) -> Any:
     """Read what `encode`, `encode_call` or `encode_result` made; a plain value is what it is.
 
-    What is `Shared` is read once: only for values that do not change, as events.
+    What is `Shared` is read once: only for values that nobody can change, as most events.
 
     Raises:
         PayloadError: a class is missing here, or its own code failed.
@@ -99,6 +99,8 @@ def decode(data: Any) -> Any:
             if data.value is None:
                 data.value = pickle.loads(data)  # noqa: S301
             return data.value
+        if type(data) is Copied:
+            return pickle.loads(data)  # noqa: S301
     except PayloadError:
         raise  # of a registered type: it says so itself
     except Exception as error:

@@ -75,7 +75,8 @@ class Envelope(NamedTuple):
         type: agent type of the target.
         key: key of the target.
         name: action, or name of the event's type.
-        payload: pickled arguments; inside one process an event travels as itself.
+        payload: pickled arguments; inside one process an event that nobody can change travels as
+            itself.
         timeout_s: seconds left until the sender gives up; None: it does not.
         correlation_id: the conversation that this belongs to.
         cause_id: id of the span that caused this, for the trace.
@@ -129,6 +130,12 @@ class Shared(bytes):
     """
 
     value: Any = None
+
+
+class Copied(bytes):
+    """A pickled value for one agent or several, of which each reads a copy of its own."""
+
+    __slots__ = ()
 
 
 def copies_of(fields: tuple[Any, ...]) -> list[Envelope]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentray.context import Context
 from agentray.errors import ConfigurationError
+from agentray.event_payloads import payload_of
 from agentray.events import Answered, Ask, Event
 from agentray.ids import AgentId, new_id
 from agentray.protocol.codec import as_json, text_of
@@ -21,7 +22,6 @@ from agentray.protocol.event_runs import STEPS, OnError, Recording, RunOptions
 from agentray.protocol.questions import Question
 from agentray.runtime.event_message import EventMessage
 from agentray.runtime.message import Origin
-from agentray.runtime.publishing import caused
 from agentray.runtime.run_answers import check_schema
 from agentray.runtime.scope import scope_of
 from agentray.store.base import StoredRun
@@ -64,7 +64,7 @@ class Asking:
         schema: dict[str, Any] | None = event.answer
         if schema is not None:
             check_schema(schema)
-        published = caused(event, context)
+        published = context.caused(event)
         scope = scope_of(context)
         if self._host.parts.takes(context.run, published, scope):
             question = Question(
@@ -102,7 +102,8 @@ class Asking:
         )
         if not self._host.parts.takes(active.key, event, active.scope):
             return
-        message = EventMessage((AgentId.parse(asked.agent),), event, active.scope, answers=True)
+        agent = AgentId.parse(asked.agent)
+        message = EventMessage((agent,), event, payload_of(event), active.scope, answers=True)
         root = None if active.recording == Recording.NOTHING else active.agent
         message.origin = Origin(
             event.correlation_id,

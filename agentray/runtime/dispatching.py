@@ -18,6 +18,7 @@ from agentray.errors import (
     ConfigurationError,
     DeploymentStopped,
     HostDied,
+    PayloadError,
 )
 from agentray.event_loop import time_of_day
 from agentray.event_run import DurabilityName, EventRun, OnErrorName, join_run
@@ -44,6 +45,15 @@ _LOOK_S = 0.5
 """Between two looks at a run that waits for an answer."""
 
 
+def _encoded(order: DispatchOrder) -> bytes:
+    what = f"event {order.event.event_type}"
+    try:
+        return encode(order.plain(), what)
+    except PayloadError:
+        encode(order.event, what)  # raises what it is, with its place in the event
+        raise
+
+
 class DispatchMessage(Message):
     """A dispatched event on its way to its root, and its run on the way back."""
 
@@ -53,8 +63,7 @@ class DispatchMessage(Message):
         self, order: DispatchOrder, run: EventRun, dispatches: Dispatches, *, durable: bool
     ) -> None:
         kind = Kind.DISPATCH if durable else Kind.DISPATCH_ONCE
-        what = f"event {order.event.event_type}"
-        super().__init__(int(kind), run.root, "", encode(order.plain(), what))
+        super().__init__(int(kind), run.root, "", _encoded(order))
         self._run = run
         self._dispatches = dispatches
         self._created_at = order.created_at

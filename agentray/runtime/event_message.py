@@ -32,6 +32,7 @@ class EventMessage(Message):
         self,
         targets: Sequence[AgentId],
         event: Event,
+        payload: Event | bytes,
         scope: Scope,
         *,
         answers: bool,
@@ -42,11 +43,12 @@ class EventMessage(Message):
         Args:
             targets: the subscribers, at most `MAX_COPIES`.
             event: as it goes out.
+            payload: that brings it, see `event_payloads.payload_of`.
             scope: of the message that is being handled.
             letters: where it is kept if it does not arrive; None: its run has an error then.
             answers: a `TerminateEvent` that it leads to ends the conversation of that message, too.
         """
-        super().__init__(_EVENT, targets[0], event.event_type, event)
+        super().__init__(_EVENT, targets[0], event.event_type, payload)
         self._targets = targets
         self.copies = len(targets)
         self.id = 0
@@ -62,10 +64,15 @@ class EventMessage(Message):
             return self
         target, scope = self._target_of(number), self._scope
         message = EventMessage(
-            (target,), self._event, scope, answers=self._answers, letters=self._letters
+            (target,),
+            self._event,
+            self.payload,
+            scope,
+            answers=self._answers,
+            letters=self._letters,
         )
         message.id, message.link = number, self.link
-        message.origin, message.payload = self.origin, self.payload
+        message.origin = self.origin
         message.sent, message.closed = self.sent, self.closed
         scope.part(self, message)
         return message

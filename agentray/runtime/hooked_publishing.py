@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from agentray import context as contexts
 from agentray.context import Context
+from agentray.event_payloads import snapshot_of
 from agentray.events import Event
 from agentray.ids import AgentId
 from agentray.middleware import DROP, Middleware
 from agentray.protocol.codec import text_of
 from agentray.protocol.envelope import Failure, Outcome
 from agentray.runtime.passage import name_of, nonsense, until
-from agentray.runtime.publishing import caused
 from agentray.runtime.scope import Scope, scope_of
 from agentray.runtime.tasks import being_cancelled
 
@@ -67,7 +67,7 @@ class HookedPublishing:
         Returns:
             The event as the first hook gets it.
         """
-        event = caused(event, context)
+        event = context.caused(event)
         scope = scope_of(context)
         hooks = self._host.code.publish_hooks[context.agent.type]
         publication = _Publication(event, context, scope, hooks)
@@ -139,7 +139,9 @@ class HookedPublishing:
 
     def _send(self, publication: _Publication) -> None:
         try:
-            self._host.send_event(publication.event, publication.context)
+            context = publication.context
+            # Once more: hooks may have changed what is in it, or made another one.
+            self._host.send_event(snapshot_of(context.caused(publication.event)), context)
         except Exception as error:  # noqa: BLE001 - an error of this branch
             publication.scope.release(self._failure(publication, error, "published"))
         else:

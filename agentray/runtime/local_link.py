@@ -29,8 +29,9 @@ _MORE_FOLLOWS = frozenset({int(ReplyKind.OPEN), int(ReplyKind.CHUNK)})
 class LocalLink:
     """Hands messages to the host of this process; takes their replies.
 
-    Envelopes are not pickled. Events are frozen and travel as themselves; arguments of calls were
-    pickled by the caller, so that an agent cannot change them under another one's hands.
+    Envelopes are not pickled. Events that nobody can change travel as themselves; all others, and
+    arguments of calls, were pickled by their senders, so that an agent cannot change them under
+    another one's hands.
     """
 
     channel: Channel

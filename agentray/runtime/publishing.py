@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from agentray.context import Context
 from agentray.core.routing import Misrouted, Recipients, Routes
+from agentray.event_payloads import payload_of
 from agentray.events import Event, TerminateEvent, answer_of
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, text_of
@@ -43,8 +44,11 @@ class Publisher:
         Returns:
             The event as it went out: with its correlation, cause and source.
         """
-        published = caused(event, context)
-        self.route(published, context, context.agent)
+        published = context.caused(event)
+        # What has bytes of its own has all that already, see `Context.publish`; so what is made
+        # anew here is an event that nobody can change.
+        payload = None if published is event else published
+        self.route(published, context, context.agent, payload=payload)
         return published
 
     def types_that_want(self, event: Event) -> list[str]:
@@ -59,6 +63,7 @@ class Publisher:
         sender: AgentId | None,
         only: Callable[[AgentId], bool] | None = None,
         to: AgentId | None = None,
+        payload: Event | None = None,
     ) -> bool:
         """Send an event as it is to its subscribers; return whether somebody wants it.
 
@@ -68,6 +73,7 @@ class Publisher:
             sender: the agent that publishes it; None from outside.
             only: which subscribers get it; None: all.
             to: the only agent that gets it, whoever subscribes; None: subscribers do.
+            payload: the event itself if nobody can change it; None: that is to be seen.
         """
         scope = scope_of(context)
         # An event with a correlation of its own begins another conversation: the run waits for it,
@@ -91,7 +97,7 @@ class Publisher:
         if step:
             emit(self._host, published, context, sender, targets, answer)
         elif targets:
-            self._send(published, context, sender, targets, run, own=own)
+            self._send(published, payload, context, sender, targets, run, own=own)
         for misrouted in failed:
             _fail(published, misrouted, context, scope)
         wanted = bool(targets or failed or terminates)
@@ -104,6 +110,7 @@ class Publisher:
     def _send(
         self,
         published: Event,
+        payload: Event | None,
         context: Context,
         sender: AgentId | None,
         targets: list[AgentId],
@@ -125,9 +132,12 @@ class Publisher:
             context.access,
         )
         origin = _new(Origin, about)
+        brought = payload_of(published) if payload is None else payload
         letters = self._host.dead_letters if run is None and context.root is None else None
         for together in self._host.channel.on_one_way(targets, MAX_COPIES):
-            message = EventMessage(together, published, scope, answers=own, letters=letters)
+            message = EventMessage(
+                together, published, brought, scope, answers=own, letters=letters
+            )
             message.origin = origin
             scope.sent(message)
             self._host.channel.post(message)
@@ -168,12 +178,3 @@ def _fail(event: Event, misrouted: Misrouted, context: Context, scope: Scope) ->
     path = (f"{name.rpartition('.')[2]} to {agent_type}",)
     failure = Failure(type(error).__name__, text_of(error), agent_type, path)
     scope.absorb(Outcome(errors=(failure,)))
-
-
-def caused(event: Event, context: Context) -> Event:
-    """Return an event as it goes out: with its correlation, cause and source."""
-    return event.caused_by(
-        correlation_id=context.conversation(),
-        causation_id=context.event.event_id if context.event else None,
-        source=str(context.agent),
-    )

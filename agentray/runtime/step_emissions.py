@@ -139,7 +139,7 @@ class StepPost(Message):
     __slots__ = ()
 
     def __init__(
-        self, emitted: Emitted, number: int, path: tuple[str, ...], event: Event | str
+        self, emitted: Emitted, number: int, path: tuple[str, ...], event: Event | bytes | str
     ) -> None:
         """Make one.
 
@@ -147,8 +147,8 @@ class StepPost(Message):
             emitted: what it brings.
             number: of the message.
             path: what led to it.
-            event: the event itself, or its JSON where its class is sure to be known there: pickled
-                and read back, it takes ten times as long.
+            event: see `event_payloads.payload_of`; or its JSON where its class is sure to be known
+                there: pickled and read back, it takes ten times as long.
         """
         name = f"{number}|{emitted.event.event_type}|{_SEPARATOR.join(path)}"
         super().__init__(_STEP, emitted.target, name, event)

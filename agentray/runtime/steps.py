@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from agentray.errors import AgentQuarantined, AgentrayError, Fenced, StoreUnavailable
+from agentray.event_payloads import payload_of
 from agentray.events import Event
 from agentray.ids import AgentId
 from agentray.protocol.codec import error_of, text_of
@@ -139,7 +140,7 @@ class Steps:
         message = (RunKey.parse(origin.run or "").run_id, number)
         if self._is_known(message):
             return  # read from the Store meanwhile
-        fields = (0, _EVENT, *target, event.event_type, event, None, *origin)
+        fields = (0, _EVENT, *target, event.event_type, payload_of(event), None, *origin)
         path = longer(path, event.event_type, target)
         self._offer(message, envelope_of(fields), path, self._host.now())
 
@@ -463,7 +464,7 @@ class Steps:
             elif at_once and self._host.leases(emitted.target):
                 self._take_own(emitted, number, emissions.path)
             else:
-                event = new.event if self._reads(emitted) else emitted.event
+                event = new.event if self._reads(emitted) else payload_of(emitted.event)
                 post = StepPost(emitted, number, emissions.path, event)
                 self._host.channel.post(post)
 

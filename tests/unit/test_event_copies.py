@@ -89,7 +89,8 @@ class Bench:
         self.scope = Scope()
         self.scope.on_done(self.done.append)
         targets = [AgentId("listener", str(number)) for number in range(copies)]
-        self.message = EventMessage(targets, Announced(), self.scope, answers=True)
+        event = Announced()
+        self.message = EventMessage(targets, event, event, self.scope, answers=True)
         self.message.payload = encode(Announced())
         self.scope.sent(self.message)
 
