@@ -118,4 +118,4 @@ async def test_the_command_line_lists_and_stops_launched_agents(
     await eventually_async(is_stopped)
     again = await asyncio.to_thread(cluster.agentray, "agents", "--label", "nonsense")
     assert again.exit_code == 2
-    assert "KEY=VALUE" in again.complaint
+    assert "NAME=VALUE" in again.complaint
