@@ -139,7 +139,10 @@ def test_cancelling_reaches_what_a_thread_waits_for(
                     await call
                 await asyncio.sleep(3.0)
             assert await asyncio.to_thread(Relay.ended.wait, 30)  # nobody waits for the thread
-        assert Relay.told == told
+        if deadline:  # which reaches both of them at the same moment: they end in any order
+            assert sorted(Relay.told) == sorted(told)
+        else:
+            assert Relay.told == told
 
     run(scenario())
 
