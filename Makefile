@@ -66,8 +66,8 @@ check: $(STAMP) ## Lint, format, spelling, import layers, types, dependencies
 
 test: check $(THIRD_PARTY_STAMP) ## Everything: the checks, then all tests
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/unit tests/contract
-	@# Two workers have a cluster each, which most of them share; the third has what starts its own.
-	$(BIN)/python -m pytest -q -n 3 --dist loadgroup tests/integration tests/acceptance tests/chaos
+	@# One worker has the cluster that most of them share, the other what starts its own.
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/integration tests/acceptance tests/chaos
 
 unit: $(STAMP) ## The quick tests only
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/unit

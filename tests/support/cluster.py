@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import psutil
 import pytest
@@ -36,9 +35,6 @@ RIVER = (
     "The river had been rising since Tuesday. By Friday the lower fields were under water. "
     "The flood barrier was still a drawing in a drawer."
 )
-
-_CLUSTERS = 2
-"""Workers of pytest that have one: a test mostly waits for processes to come, go or be missed."""
 
 _PATIENCE_S = 300.0
 _LOG_ENDS = (".log", ".out", ".err", ".txt")
@@ -140,14 +136,10 @@ def agentray_command(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each file's tests on a cluster be one worker's: what `_CLUSTERS` workers have.
-
-    The others go on beside them, with what starts clusters of its own or needs none.
-    """
+    """Let one worker have all tests of the session's cluster: the others go on beside it."""
     for item in items:
         if isinstance(item, pytest.Function) and "cluster" in item.fixturenames:
-            group = crc32(item.path.name.encode()) % _CLUSTERS
-            item.add_marker(pytest.mark.xdist_group(f"cluster {group}"))
+            item.add_marker(pytest.mark.xdist_group("cluster"))
 
 
 # Processes
