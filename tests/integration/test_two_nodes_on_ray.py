@@ -97,14 +97,16 @@ async def node(cluster: Cluster, manager: ManagerClient) -> AsyncGenerator[Extra
         shutil.rmtree(temp_dir, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 async def roamers(manager: ManagerClient, node: ExtraNode) -> AsyncGenerator[str]:
-    """The name of a pool with a host on each node, and agents."""
+    """The name of a pool with a host on each node, and agents; made anew for each test."""
     await manager.deploy(roaming())
     await until_complete(manager)
     assert await nodes_of(manager, "roaming") == {node.id: 1, await head(manager, node): 1}
     yield "roaming"
     await manager.remove_app("roaming")
+    if "roaming" in {pool["name"] for pool in await manager.pools()}:
+        await manager.remove_pool("roaming")  # with its hosts, however they have come to lie
 
 
 async def hosts_of(manager: ManagerClient, pool: str) -> list[dict[str, Any]]:
