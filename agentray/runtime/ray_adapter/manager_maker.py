@@ -76,4 +76,4 @@ class RayManagerMaker:
 
 def _place_of(actor: Any) -> str:
     # Ray tells nobody else by a public name which actor a handle is of.
-    return place_of(actor._actor_id.hex())  # noqa: SLF001
+    return place_of(actor._actor_id.hex())  # noqa: SLF001 - Ray shows it nowhere else
