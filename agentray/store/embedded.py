@@ -15,6 +15,7 @@ one is given to the system account `agentray-postgres`, made on first use. Nothi
 whoever may enter the socket's directory (its owner, and root) connects without a password.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import importlib.util
@@ -261,7 +262,8 @@ class EmbeddedPostgres:
         alive = self._wait_gone(list(psutil.process_iter()))
         for process in alive:
             _log.warning("killing PostgreSQL process %d, which outlived its server", process.pid)
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself
+                process.kill()
         alive = self._wait_gone(alive)
         if alive:
             raise self._error(f"left process {alive[0].pid} behind", "Stop that process.")

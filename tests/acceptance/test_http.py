@@ -15,7 +15,7 @@ import pytest
 
 from agentray import ManagerClient
 from tests.support import helpers
-from tests.support.cluster import RIVER, Cluster
+from tests.support.cluster import RIVER, Cluster, name_of
 from tests.support.eventually import eventually_async
 from tests.support.web import Answer, Web
 
@@ -220,11 +220,11 @@ def test_everything_listens_on_loopback_only(cluster: Cluster):
         for connection in psutil.net_connections("tcp")
         if connection.pid in processes and connection.status == psutil.CONN_LISTEN
     ]
-    names = [processes[listener.pid or 0].name() for listener in listeners]
+    names = [name_of(processes[listener.pid or 0]) for listener in listeners]
     # The public port, the statistics page and the metrics exporter.
     assert names.count("haproxy") >= 3
     assert "gcs_server" in names
-    assert "postgres" in {process.name() for process in processes.values()}
+    assert "postgres" in {name_of(process) for process in processes.values()}
     assert "postgres" not in names  # it has a socket in a directory of its own
     replicas = {process.pid for process in cluster.processes("ray::ServeReplica:agentray:gateway")}
     assert len(replicas) == 1

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
 
 from agentray.runtime.session_dirs import ray_dir
 from tests.support.cluster import Cluster, program, run_program
@@ -124,7 +123,7 @@ async def test_jobs_of_ray_itself_appear_and_a_lost_worker_is_a_failure_with_its
         assert rebuilt.data == log_file(cluster, "stopped").read_bytes()
 
         for process in cluster.processes("ray::JobSupervisor"):
-            psutil.Process(process.pid).kill()
+            process.kill()
         failed = await until(cluster, http, "plain", "FAILED")
         assert "supervisor actor died" in failed["message"]
 

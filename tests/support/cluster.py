@@ -182,12 +182,28 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+def command_of(process: psutil.Process) -> str:
+    """Return its command line, empty when it ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def name_of(process: psutil.Process) -> str:
+    """Return the name of its program, empty when it ended meanwhile."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
 def end(processes: Iterable[psutil.Process]) -> list[str]:
     """Kill processes that should not be there, and return what they were."""
     told: list[str] = []
     for process in processes:
         try:
-            told.append(f"{process.pid}: {' '.join(process.cmdline())[:120]}")
+            told.append(f"{process.pid}: {command_of(process)[:120]}")
             process.kill()
         except psutil.NoSuchProcess:
             continue
@@ -253,7 +269,7 @@ class Cluster:
 
     def processes(self, title: str = "") -> list[psutil.Process]:
         """Return its processes, or those whose command line begins with a title."""
-        return [p for p in processes_of(self.home) if " ".join(p.cmdline()).startswith(title)]
+        return [p for p in processes_of(self.home) if command_of(p).startswith(title)]
 
 
 def _lines(path: Path) -> list[str]:

@@ -15,7 +15,7 @@ import psutil
 
 from agentray import ManagerClient
 from agentray.runtime.local_cluster import driver_environment
-from tests.support.cluster import Cluster, until_complete
+from tests.support.cluster import Cluster, name_of, until_complete
 from tests.support.eventually import eventually_async
 
 SECOND = "second"
@@ -75,7 +75,7 @@ async def extra_node(
         temp_dir: where it keeps its logs; with a short path, for there are sockets in it.
         address: its own one on the loopback interface, for Ray tells nodes apart by it.
     """
-    (head,) = (p for p in cluster.processes() if p.name() == "raylet")
+    (head,) = (p for p in cluster.processes() if name_of(p) == "raylet")
     inherited = {n: v for n, v in head.environ().items() if n.startswith(("RAY_", "AGENTRAY_"))}
     address_of_gcs = cluster.record.gcs_address
     joining = await asyncio.create_subprocess_exec(
