@@ -12,18 +12,19 @@ from contextlib import aclosing
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from agentray.core.lifecycle import TERMINAL, is_settled
 from agentray.errors import AgentrayError, UnknownRequestType, UnknownRun
-from agentray.gateway.auth import INVOKE, READ, Caller, KeyRing, RequireScope, caller
+from agentray.gateway.auth import INVOKE, READ, Caller, KeyRing, caller
 from agentray.gateway.bodies import MAX_TIMEOUT_S, check_wait, openapi_body, read_body
 from agentray.gateway.fronts import FrontDesk, Order, has_nul
-from agentray.gateway.openapi import KEY_HEADER, problems
+from agentray.gateway.openapi import KEY_HEADER
 from agentray.gateway.problems import FieldProblem, from_fields, from_validation, invalid
+from agentray.gateway.routes import Routes
 from agentray.gateway.streaming import logger, parse_last_event_id
 from agentray.ids import AgentId, check_type_name
 from agentray.protocol.async_jobs import JobStatus, JobType, StartedJob
@@ -114,28 +115,7 @@ class AsyncJobs:
         self.router = self._routes(keys)
 
     def _routes(self, keys: KeyRing) -> APIRouter:
-        router = APIRouter(prefix="/v1/async", tags=["async jobs"], default_response_class=Response)
-
-        def route(
-            method: str,
-            path: str,
-            endpoint: Any,
-            name: str,
-            answers: dict[int | str, dict[str, Any]],
-            *errors: int,
-            extra: dict[str, Any] | None = None,
-        ) -> None:
-            scope = READ if method == "GET" else INVOKE
-            router.add_api_route(
-                path,
-                endpoint,
-                methods=[method],
-                operation_id=name,
-                dependencies=[Depends(RequireScope(keys, scope))],
-                responses={**answers, **problems(401, 403, 421, 422, 500, 503, *errors)},
-                openapi_extra=extra,
-            )
-
+        add = (routes := Routes("/v1/async", "async jobs", keys)).add
         started: dict[int | str, dict[str, Any]] = {
             202: {"model": StartedJob, "description": "The job is accepted."}
         }
@@ -151,13 +131,16 @@ class AsyncJobs:
             }
         }
         body = {**openapi_body(StartBody), "parameters": [KEY_HEADER]}
-        route("GET", "", self.list_types, "listJobTypes", {200: {"model": list[JobType]}})
+        add(["GET"], "", self.list_types, "listJobTypes", READ, {200: {"model": list[JobType]}})
         starting = (400, 404, 409, 413, 429)
-        route("POST", "/{type}/start", self.start, "startJob", started, *starting, extra=body)
-        route("GET", "/{type}/get/{token}", self.get, "getTypedJob", status, 404)
-        route("GET", "/{type}/stream/{token}", self.stream, "streamJob", events, 400, 404)
-        route("POST", "/{type}/cancel/{token}", self.cancel, "cancelJob", status, 404)
-        return router
+        add(
+            ["POST"], "/{type}/start", self.start, "startJob", INVOKE, started, *starting,
+            openapi_extra=body,
+        )  # fmt: skip
+        add(["GET"], "/{type}/get/{token}", self.get, "getTypedJob", READ, status, 404)
+        add(["GET"], "/{type}/stream/{token}", self.stream, "streamJob", READ, events, 400, 404)
+        add(["POST"], "/{type}/cancel/{token}", self.cancel, "cancelJob", INVOKE, status, 404)
+        return routes.router
 
     def _types(self) -> Mapping[str, TypeOfRequests]:
         """Return the types of requests that agents answer now."""

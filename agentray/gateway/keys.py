@@ -6,16 +6,16 @@ import logging
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from agentray.core.owners import check_tenant
 from agentray.errors import AddressError
-from agentray.gateway.auth import ADMIN, Caller, KeyRing, RequireScope, caller
-from agentray.gateway.bodies import openapi_body, read_body
-from agentray.gateway.openapi import problems
+from agentray.gateway.auth import ADMIN, Caller, KeyRing, caller
+from agentray.gateway.bodies import read_body
 from agentray.gateway.problems import FORBIDDEN, HttpProblem, from_validation
+from agentray.gateway.routes import Routes
 from agentray.gateway.services import Services
 from agentray.protocol.keys import CreatedKey, KeyInfo, Scope
 from agentray.runtime.api_keys import make_key
@@ -84,40 +84,16 @@ class ApiKeys:
         self.router = self._routes(keys)
 
     def _routes(self, keys: KeyRing) -> APIRouter:
-        router = APIRouter(
-            prefix="/v1/keys",
-            tags=["keys"],
-            dependencies=[Depends(RequireScope(keys, ADMIN))],
-            default_response_class=Response,
-        )
-
-        def route(
-            method: str,
-            path: str,
-            endpoint: Any,
-            name: str,
-            answers: dict[int | str, dict[str, Any]],
-            *errors: int,
-            body: type[BaseModel] | None = None,
-        ) -> None:
-            router.add_api_route(
-                path,
-                endpoint,
-                methods=[method],
-                operation_id=name,
-                responses={**answers, **problems(401, 403, 421, 422, 500, 503, *errors)},
-                openapi_extra=openapi_body(body) if body else None,
-            )
-
+        add = (routes := Routes("/v1/keys", "keys", keys)).add
         made: dict[int | str, dict[str, Any]]
         made = {201: {"model": CreatedKey, "description": "It is made."}}
         one: dict[int | str, dict[str, Any]] = {200: {"model": KeyInfo}}
         page: dict[int | str, dict[str, Any]] = {200: {"model": KeyPage}}
-        route("POST", "", self.create, "createKey", made, 400, 413, body=NewKeyBody)
-        route("GET", "", self.list_keys, "listKeys", page)
-        route("GET", "/{key_id}", self.get, "getKey", one, 404)
-        route("DELETE", "/{key_id}", self.revoke, "revokeKey", one, 404)
-        return router
+        add(["POST"], "", self.create, "createKey", ADMIN, made, 400, 413, body=NewKeyBody)
+        add(["GET"], "", self.list_keys, "listKeys", ADMIN, page)
+        add(["GET"], "/{key_id}", self.get, "getKey", ADMIN, one, 404)
+        add(["DELETE"], "/{key_id}", self.revoke, "revokeKey", ADMIN, one, 404)
+        return routes.router
 
     async def create(self, request: Request) -> Response:
         """Make a key. The answer has it in `secret`, once: only its hash is kept.

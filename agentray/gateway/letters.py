@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentray.errors import UnknownDeadLetter
-from agentray.gateway.auth import ADMIN, READ, Caller, KeyRing, RequireScope, caller
-from agentray.gateway.openapi import problems, run_content
+from agentray.gateway.auth import ADMIN, READ, Caller, KeyRing, caller
+from agentray.gateway.openapi import run_content
 from agentray.gateway.problems import invalid
+from agentray.gateway.routes import Routes
 from agentray.gateway.runs import run_response
 from agentray.gateway.services import Services
 from agentray.protocol.letters import DeadLetter, LetterKind, LetterQuery, LetterReason
@@ -87,43 +88,25 @@ class DeadLetters:
         self.router = self._routes(keys)
 
     def _routes(self, keys: KeyRing) -> APIRouter:
-        router = APIRouter(
-            prefix="/v1/dead-letters", tags=["dead letters"], default_response_class=Response
-        )
-
-        def route(
-            method: str,
-            path: str,
-            endpoint: Any,
-            name: str,
-            answers: dict[int | str, dict[str, Any]],
-            *errors: int,
-            scope: str = ADMIN,
-            status: int = 200,
-        ) -> None:
-            router.add_api_route(
-                path,
-                endpoint,
-                methods=[method],
-                operation_id=name,
-                status_code=status,
-                dependencies=[Depends(RequireScope(keys, scope))],
-                responses={**answers, **problems(401, 403, 421, 422, 500, 503, *errors)},
-            )
-
+        add = (routes := Routes("/v1/dead-letters", "dead letters", keys)).add
         page: dict[int | str, dict[str, Any]] = {200: {"model": DeadLetterPage}}
         one: dict[int | str, dict[str, Any]] = {200: {"model": DeadLetter}}
         again: dict[int | str, dict[str, Any]]
         again = {202: {"description": "The run.", "content": run_content("queued")}}
         purged: dict[int | str, dict[str, Any]] = {200: {"model": Purged}}
         gone: dict[int | str, dict[str, Any]] = {204: {"description": "It is forgotten."}}
-        route("GET", "", self.list_letters, "listDeadLetters", page, scope=READ)
-        route("GET", "/{letter_id}", self.get_letter, "getDeadLetter", one, 404, scope=READ)
-        path = "/{letter_id}/retry"
-        route("POST", path, self.retry, "retryDeadLetter", again, 404, 409, status=202)
-        route("DELETE", "", self.purge, "purgeDeadLetters", purged)
-        route("DELETE", "/{letter_id}", self.forget, "forgetDeadLetter", gone, 404, status=204)
-        return router
+        add(["GET"], "", self.list_letters, "listDeadLetters", READ, page)
+        add(["GET"], "/{letter_id}", self.get_letter, "getDeadLetter", READ, one, 404)
+        add(
+            ["POST"], "/{letter_id}/retry", self.retry, "retryDeadLetter", ADMIN, again, 404, 409,
+            status_code=202,
+        )  # fmt: skip
+        add(["DELETE"], "", self.purge, "purgeDeadLetters", ADMIN, purged)
+        add(
+            ["DELETE"], "/{letter_id}", self.forget, "forgetDeadLetter", ADMIN, gone, 404,
+            status_code=204,
+        )  # fmt: skip
+        return routes.router
 
     async def list_letters(
         self, request: Request, wanted: Annotated[LetterFilter, Query()]

@@ -21,9 +21,9 @@ from agentray.errors import (
     ManagerSuperseded,
     ManagerUnavailable,
 )
-from agentray.gateway.auth import ADMIN, KeyRing, RequireScope, caller
-from agentray.gateway.openapi import problems
+from agentray.gateway.auth import ADMIN, KeyRing, caller
 from agentray.gateway.problems import FORBIDDEN, UNAVAILABLE, UNKNOWN, HttpProblem, retry_after
+from agentray.gateway.routes import Routes
 from agentray.gateway.services import Services
 from agentray.ids import AgentId
 from agentray.protocol.operations import Drained, FailedAgent, Left, LeftOver, RunningGroup
@@ -119,14 +119,9 @@ class Operations:
         return self._services.manager
 
     def _routes(self, keys: KeyRing) -> APIRouter:
-        router = APIRouter(
-            prefix="/v1/operations",
-            tags=["operations"],
-            dependencies=[Depends(RequireScope(keys, ADMIN)), Depends(_nobodys)],
-            default_response_class=Response,
-        )
+        routes = Routes("/v1/operations", "operations", keys)
 
-        def route(
+        def add(
             method: str,
             path: str,
             endpoint: Any,
@@ -134,29 +129,24 @@ class Operations:
             answer: type[BaseModel] | None,
             *errors: int,
         ) -> None:
-            answers: dict[int | str, dict[str, Any]]
-            answers = (
-                {204: {"description": "Done."}} if answer is None else {200: {"model": answer}}
-            )
-            router.add_api_route(
-                path,
-                endpoint,
-                methods=[method],
-                operation_id=name,
-                status_code=204 if answer is None else 200,
-                responses={**answers, **problems(401, 403, 421, 422, 500, 503, *errors)},
-            )
+            answers: dict[int | str, dict[str, Any]] = {200: {"model": answer}}
+            if answer is None:
+                answers = {204: {"description": "Done."}}
+            routes.add(
+                [method], path, endpoint, name, ADMIN, answers, *errors,
+                then=[Depends(_nobodys)], status_code=204 if answer is None else 200,
+            )  # fmt: skip
 
-        route("GET", "/status", self.status, "getClusterStatus", Status)
-        route("POST", "/hosts/{host}/drain", self.drain_host, "drainHost", Drained, 404)
-        route("POST", "/nodes/{node}/drain", self.drain_node, "drainNode", Drained, 404)
-        route("POST", "/nodes/{node}/undrain", self.undrain_node, "undrainNode", None, 404)
-        route("GET", "/groups", self.groups, "listGroups", Groups)
-        route("GET", "/failed-agents", self.failed_agents, "listFailedAgents", FailedAgents)
+        add("GET", "/status", self.status, "getClusterStatus", Status)
+        add("POST", "/hosts/{host}/drain", self.drain_host, "drainHost", Drained, 404)
+        add("POST", "/nodes/{node}/drain", self.drain_node, "drainNode", Drained, 404)
+        add("POST", "/nodes/{node}/undrain", self.undrain_node, "undrainNode", None, 404)
+        add("GET", "/groups", self.groups, "listGroups", Groups)
+        add("GET", "/failed-agents", self.failed_agents, "listFailedAgents", FailedAgents)
         path = "/agents/{agent_type}/{key:path}/reset"
-        route("POST", path, self.reset, "resetAgent", Reset, 404)
-        route("POST", "/gc", self.gc, "collectLeftOvers", LeftOver)
-        return router
+        add("POST", path, self.reset, "resetAgent", Reset, 404)
+        add("POST", "/gc", self.gc, "collectLeftOvers", LeftOver)
+        return routes.router
 
     async def status(self) -> Response:
         """Look at apps, pools, hosts, and upgrades that are under way."""

@@ -7,14 +7,15 @@ import time
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 from agentray.core.lifecycle import is_settled
 from agentray.errors import AddressError, CallError, UnknownRun
-from agentray.gateway.auth import READ, Caller, KeyRing, RequireScope, caller
-from agentray.gateway.openapi import EVENTS_CONTENT, problems, run_content
+from agentray.gateway.auth import READ, Caller, KeyRing, caller
+from agentray.gateway.openapi import EVENTS_CONTENT, run_content
+from agentray.gateway.routes import Routes
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams, parse_last_event_id
 from agentray.ids import AgentId, check_type_name
@@ -191,21 +192,10 @@ class Runs:
         self.router = self._routes(keys)
 
     def _routes(self, keys: KeyRing) -> APIRouter:
-        router = APIRouter(
-            prefix="/v1/runs",
-            tags=["runs"],
-            dependencies=[Depends(RequireScope(keys, READ))],
-            default_response_class=Response,
-        )
+        routes = Routes("/v1/runs", "runs", keys)
 
         def get(path: str, endpoint: Any, name: str, answer: dict[str, Any], *errors: int) -> None:
-            router.add_api_route(
-                path,
-                endpoint,
-                methods=["GET"],
-                operation_id=name,
-                responses={200: answer, **problems(401, 403, 421, 422, 500, 503, *errors)},
-            )
+            routes.add(["GET"], path, endpoint, name, READ, {200: answer}, *errors)
 
         one = {"description": "The run as it is now.", "content": run_content("succeeded")}
         events = {"description": "The events, to the terminal one.", "content": EVENTS_CONTENT}
@@ -213,7 +203,7 @@ class Runs:
         get("/{run_id}", self.get_run, "getRun", one, 404)
         get("/{run_id}/events", self.get_events, "getRunEvents", events, 400, 404)
         get("/{run_id}/trace", self.get_trace, "getRunTrace", {"model": Trace}, 404)
-        return router
+        return routes.router
 
     async def list_runs(self, request: Request, wanted: Annotated[RunFilter, Query()]) -> Response:
         """List runs, newest first."""

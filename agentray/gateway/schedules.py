@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from agentray.errors import InvalidSchedule, UnknownSchedule
-from agentray.gateway.auth import INVOKE, READ, KeyRing, RequireScope, caller
-from agentray.gateway.bodies import openapi_body, read_body
-from agentray.gateway.openapi import problems, run_content
+from agentray.gateway.auth import INVOKE, READ, KeyRing, caller
+from agentray.gateway.bodies import read_body
+from agentray.gateway.openapi import run_content
 from agentray.gateway.problems import from_validation, invalid
+from agentray.gateway.routes import Routes
 from agentray.gateway.runs import run_response
 from agentray.gateway.services import Services
 from agentray.ids import AgentId
@@ -100,30 +101,7 @@ class Schedules:
         self.router = self._routes(keys)
 
     def _routes(self, keys: KeyRing) -> APIRouter:
-        router = APIRouter(
-            prefix="/v1/schedules", tags=["schedules"], default_response_class=Response
-        )
-
-        def route(
-            method: str,
-            path: str,
-            endpoint: Any,
-            name: str,
-            answers: dict[int | str, dict[str, Any]],
-            *errors: int,
-            body: type[BaseModel] | None = None,
-        ) -> None:
-            scope = READ if method == "GET" else INVOKE
-            router.add_api_route(
-                path,
-                endpoint,
-                methods=[method],
-                operation_id=name,
-                dependencies=[Depends(RequireScope(keys, scope))],
-                responses={**answers, **problems(401, 403, 421, 422, 500, 503, *errors)},
-                openapi_extra=openapi_body(body) if body else None,
-            )
-
+        add = (routes := Routes("/v1/schedules", "schedules", keys)).add
         one: dict[int | str, dict[str, Any]] = {200: {"model": Schedule}}
         made: dict[int | str, dict[str, Any]] = {
             200: {"model": Schedule, "description": "It was there, and says the same."},
@@ -134,16 +112,19 @@ class Schedules:
         run: dict[int | str, dict[str, Any]]
         run = {202: {"description": "The run.", "content": run_content("queued")}}
         reading = (400, 404, 413)
-        route("POST", "", self.create, "createSchedule", made, *reading, 409, body=NewScheduleBody)
-        route("GET", "", self.list_schedules, "listSchedules", page)
+        add(
+            ["POST"], "", self.create, "createSchedule", INVOKE, made, *reading, 409,
+            body=NewScheduleBody,
+        )  # fmt: skip
+        add(["GET"], "", self.list_schedules, "listSchedules", READ, page)
         at = "/{schedule_id}"
-        route("GET", at, self.get, "getSchedule", one, 404)
-        route("PUT", at, self.replace, "replaceSchedule", one, *reading, body=ScheduleBody)
-        route("DELETE", at, self.delete, "deleteSchedule", gone, 404)
-        route("POST", f"{at}/pause", self.pause, "pauseSchedule", one, 404)
-        route("POST", f"{at}/resume", self.resume, "resumeSchedule", one, 404)
-        route("POST", f"{at}/trigger", self.trigger, "triggerSchedule", run, 404)
-        return router
+        add(["GET"], at, self.get, "getSchedule", READ, one, 404)
+        add(["PUT"], at, self.replace, "replaceSchedule", INVOKE, one, *reading, body=ScheduleBody)
+        add(["DELETE"], at, self.delete, "deleteSchedule", INVOKE, gone, 404)
+        add(["POST"], f"{at}/pause", self.pause, "pauseSchedule", INVOKE, one, 404)
+        add(["POST"], f"{at}/resume", self.resume, "resumeSchedule", INVOKE, one, 404)
+        add(["POST"], f"{at}/trigger", self.trigger, "triggerSchedule", INVOKE, run, 404)
+        return routes.router
 
     async def create(self, request: Request) -> Response:
         """Make a schedule: an agent is prompted again and again, by `cron` or every `every_s`.

@@ -6,15 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from agentray.core.owners import tenant_of
 from agentray.errors import PayloadError, SessionChanged
-from agentray.gateway.auth import INVOKE, READ, Caller, KeyRing, RequireScope, caller
-from agentray.gateway.bodies import openapi_body, read_body
-from agentray.gateway.openapi import problems
+from agentray.gateway.auth import INVOKE, READ, Caller, KeyRing, caller
+from agentray.gateway.bodies import read_body
 from agentray.gateway.problems import (
     VERSION_MISMATCH,
     VERSION_REQUIRED,
@@ -22,6 +21,7 @@ from agentray.gateway.problems import (
     from_validation,
     invalid,
 )
+from agentray.gateway.routes import Routes
 from agentray.gateway.services import Services
 from agentray.ids import AgentId, check_type_name
 from agentray.protocol.sessions import (
@@ -200,30 +200,7 @@ class Sessions:
         self.router = self._routes(keys)
 
     def _routes(self, keys: KeyRing) -> APIRouter:
-        router = APIRouter(
-            prefix="/v1/sessions", tags=["sessions"], default_response_class=Response
-        )
-
-        def route(
-            method: str,
-            path: str,
-            endpoint: Any,
-            name: str,
-            answers: dict[int | str, dict[str, Any]],
-            *errors: int,
-            body: type[BaseModel] | None = None,
-        ) -> None:
-            scope = READ if method == "GET" else INVOKE
-            router.add_api_route(
-                path,
-                endpoint,
-                methods=[method],
-                operation_id=name,
-                dependencies=[Depends(RequireScope(keys, scope))],
-                responses={**answers, **problems(401, 403, 421, 422, 500, 503, *errors)},
-                openapi_extra=openapi_body(body) if body else None,
-            )
-
+        add = (routes := Routes("/v1/sessions", "sessions", keys)).add
         etag = {"ETag": {"schema": {"type": "string"}, "description": "Its version."}}
         one: dict[int | str, dict[str, Any]] = {200: {"model": Session, "headers": etag}}
         made: dict[int | str, dict[str, Any]] = {
@@ -235,16 +212,21 @@ class Sessions:
         history: dict[int | str, dict[str, Any]] = {200: {"model": HistoryPage}}
         gone: dict[int | str, dict[str, Any]] = {204: {"description": "It is gone."}}
         reading, at = (400, 404, 413), "/{session_id}"
-        route("POST", "", self.create, "createSession", made, *reading, 409, body=NewSessionBody)
-        route("GET", "", self.list_sessions, "listSessions", page)
-        route("GET", at, self.get, "getSession", one, 404)
+        add(
+            ["POST"], "", self.create, "createSession", INVOKE, made, *reading, 409,
+            body=NewSessionBody,
+        )  # fmt: skip
+        add(["GET"], "", self.list_sessions, "listSessions", READ, page)
+        add(["GET"], at, self.get, "getSession", READ, one, 404)
         changing = (*reading, 412, 428)
-        route("PATCH", at, self.update, "updateSession", one, *changing, body=SessionBody)
-        route("DELETE", at, self.delete, "deleteSession", gone, 404, 412)
-        copying = (*reading, 409)
-        route("POST", f"{at}/copy", self.copy, "copySession", copied, *copying, body=CopyBody)
-        route("GET", f"{at}/runs", self.runs, "listSessionRuns", history, 404)
-        return router
+        add(["PATCH"], at, self.update, "updateSession", INVOKE, one, *changing, body=SessionBody)
+        add(["DELETE"], at, self.delete, "deleteSession", INVOKE, gone, 404, 412)
+        add(
+            ["POST"], f"{at}/copy", self.copy, "copySession", INVOKE, copied, *reading, 409,
+            body=CopyBody,
+        )  # fmt: skip
+        add(["GET"], f"{at}/runs", self.runs, "listSessionRuns", READ, history, 404)
+        return routes.router
 
     async def create(self, request: Request) -> Response:
         """Make a session: an agent of its own that keeps its state from prompt to prompt.

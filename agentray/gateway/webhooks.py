@@ -5,16 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentray.core.webhooks import new_secret
 from agentray.errors import UnknownWebhook
-from agentray.gateway.auth import ADMIN, READ, Caller, KeyRing, RequireScope, caller
+from agentray.gateway.auth import ADMIN, READ, Caller, KeyRing, caller
 from agentray.gateway.bodies import openapi_body, read_body
-from agentray.gateway.openapi import problems
 from agentray.gateway.problems import from_validation, invalid
+from agentray.gateway.routes import Routes
 from agentray.gateway.services import Services
 from agentray.gateway.webhook_sender import WebhookSender, new_random
 from agentray.gateway.webhook_transport import AddressRefused, Gate
@@ -145,27 +145,7 @@ class Webhooks:
         self.router = self._routes(keys)
 
     def _routes(self, keys: KeyRing) -> APIRouter:
-        router = APIRouter(tags=["webhooks"], default_response_class=Response)
-
-        def route(
-            method: str,
-            path: str,
-            endpoint: Any,
-            name: str,
-            answers: dict[int | str, dict[str, Any]],
-            *errors: int,
-            scope: str = ADMIN,
-            **more: Any,
-        ) -> None:
-            router.add_api_route(
-                path,
-                endpoint,
-                methods=[method],
-                operation_id=name,
-                dependencies=[Depends(RequireScope(keys, scope))],
-                responses={**answers, **problems(401, 403, 421, 422, 429, 500, 503, *errors)},
-                **more,
-            )
+        add = (routes := Routes("", "webhooks", keys)).add
 
         def one(status: int, said: str) -> dict[int | str, dict[str, Any]]:
             example = {"application/json": {"example": _ID}}
@@ -173,28 +153,31 @@ class Webhooks:
 
         page: dict[int | str, dict[str, Any]] = {200: {"model": WebhookPage}}
         hooks, kept = "/v1/webhooks", "/v1/webhook-secrets"
-        route("GET", hooks, self.list_webhooks, "listWebhooks", page, scope=READ)
+        add(["GET"], hooks, self.list_webhooks, "listWebhooks", READ, page, 429)
         found = one(200, "The webhook as it is now.")
-        route(
-            "GET", hooks + "/{webhook_id}", self.get_webhook, "getWebhook", found, 404, scope=READ
-        )
+        add(["GET"], hooks + "/{webhook_id}", self.get_webhook, "getWebhook", READ, found, 404, 429)
         again = one(202, "It is sent, or will be when its run has ended.")
         path = hooks + "/{webhook_id}/resend"
-        route("POST", path, self.resend, "resendWebhook", again, 404, status_code=202)
+        add(
+            ["POST"], path, self.resend, "resendWebhook", ADMIN, again, 404, 429, status_code=202
+        )  # fmt: skip
         made: dict[int | str, dict[str, Any]]
         made = {201: {"model": NewWebhookSecret, "description": "The secret, told this once."}}
         body = openapi_body(SecretBody)
         body["requestBody"]["required"] = False
-        route(
-            "POST", kept, self.make_secret, "createWebhookSecret", made, 400, 413,
+        add(
+            ["POST"], kept, self.make_secret, "createWebhookSecret", ADMIN, made, 400, 413, 429,
             status_code=201, openapi_extra=body,
         )  # fmt: skip
         every: dict[int | str, dict[str, Any]] = {200: {"model": SecretList}}
-        route("GET", kept, self.list_secrets, "listWebhookSecrets", every)
+        add(["GET"], kept, self.list_secrets, "listWebhookSecrets", ADMIN, every, 429)
         gone: dict[int | str, dict[str, Any]] = {204: {"description": "It is forgotten."}}
         path = kept + "/{name}"
-        route("DELETE", path, self.forget_secret, "deleteWebhookSecret", gone, 404, status_code=204)
-        return router
+        add(
+            ["DELETE"], path, self.forget_secret, "deleteWebhookSecret", ADMIN, gone, 404, 429,
+            status_code=204,
+        )  # fmt: skip
+        return routes.router
 
     async def list_webhooks(
         self, request: Request, wanted: Annotated[WebhookFilter, Query()]
