@@ -135,6 +135,7 @@ def agentray_command(
     return run_program(program("agentray"), *words, env=env, cwd=cwd, stdin=stdin)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist notes the groups in its own, and looks no more
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one worker have all tests of the session's cluster: the others go on beside it."""
     for item in items:
