@@ -29,10 +29,10 @@ THIRD_PARTY_VENV ?= .venv-third-party
 THIRD_PARTY_LOCK := tests/third_party/requirements.lock
 THIRD_PARTY_STAMP := $(THIRD_PARTY_VENV)/.third-party-installed
 
-.PHONY: help up down install check test unit third-party chaos format lock benchmark bench-peers clean
+.PHONY: help up down install check test test-cluster test-others unit third-party chaos format lock benchmark bench-peers clean
 
 help: ## Show what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 up: $(STAMP) ## Install and start agentray with the example app (or APP=module:app)
 	$(BIN)/agentray up $(APP)
@@ -57,17 +57,26 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 check: $(STAMP) ## Lint, format, spelling, import layers, types, dependencies
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/typos
-	$(BIN)/lint-imports --no-logo
-	$(BIN)/pyright
-	$(BIN)/deptry .
+	$(CALMLY) $(BIN)/ruff check .
+	$(CALMLY) $(BIN)/ruff format --check .
+	$(CALMLY) $(BIN)/typos
+	$(CALMLY) $(BIN)/lint-imports --no-logo
+	$(CALMLY) $(BIN)/pyright
+	$(CALMLY) $(BIN)/deptry .
 
-test: check $(THIRD_PARTY_STAMP) ## Everything: the checks, then all tests
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/unit tests/contract
-	@# One worker has the cluster that most of them share, the other what starts its own.
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/integration tests/acceptance tests/chaos
+# The tests of the cluster wait most of the time: the others, and the checks, compute meanwhile, and
+# take the processors when the cluster needs none.
+test: $(STAMP) $(THIRD_PARTY_STAMP) ## Everything: the checks and all tests, at once; each tells at its end
+	+@$(MAKE) --no-print-directory -j 3 --output-sync=target CALMLY='nice -n 19' check test-cluster test-others
+
+test-cluster: export PYTHONDONTWRITEBYTECODE =
+test-cluster: $(STAMP) ## The tests of the one cluster that they share
+	$(BIN)/python -m pytest -q -p no:xdist -m cluster tests/acceptance tests/integration tests/chaos
+
+test-others: export PYTHONDONTWRITEBYTECODE =
+test-others: $(STAMP) $(THIRD_PARTY_STAMP) ## All others
+	$(CALMLY) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal -m 'not cluster' \
+	  tests/acceptance tests/integration tests/chaos tests/unit tests/contract
 
 unit: $(STAMP) ## The quick tests only
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/unit

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from fastapi import Request
@@ -325,13 +327,17 @@ def openapi_body(model: type[BaseModel]) -> dict[str, Any]:
 
     What it refers to is in its `$defs`, which `GatewayApp` puts beside the other schemas.
     """
-    schema = model.model_json_schema(ref_template=REFERENCE)
     return {
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": schema}},
+            "content": {"application/json": {"schema": deepcopy(_schema(model))}},
         }
     }
+
+
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema(ref_template=REFERENCE)
 
 
 def _too_large(max_bytes: int) -> HttpProblem:

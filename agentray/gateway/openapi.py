@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -137,11 +138,13 @@ def run_content(status: str) -> dict[str, Any]:
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the problems that a route may answer with; any may be told to come again."""
     every = {*statuses, 429} if 503 in statuses else statuses
-    return {status: _problem(_EXAMPLES[status]) for status in sorted(every)}
+    return {status: json.loads(_problem(status)) for status in sorted(every)}
 
 
-def _problem(example: HttpProblem) -> dict[str, Any]:
-    return {
+@cache  # some hundred times in one document; as text, since FastAPI writes into what it is given
+def _problem(status: int) -> str:
+    example = _EXAMPLES[status]
+    problem = {
         "description": f"{example.kind.title}.",
         "content": {
             MEDIA_TYPE: {
@@ -149,8 +152,9 @@ def _problem(example: HttpProblem) -> dict[str, Any]:
                 "example": example.document().model_dump(exclude_none=True),
             }
         },
-        "headers": _HEADERS.get(example.kind.status, {}),
+        "headers": _HEADERS.get(status, {}),
     }
+    return json.dumps(problem)
 
 
 def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -143,9 +143,9 @@ def serve_environment(runtime_dir: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(runtime_dir),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(runtime_dir / "server-state"),
         # The usual numbers are fixed, so a second cluster would find them taken.
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
     }
 
 
@@ -218,7 +218,7 @@ def start_local_cluster(
     mark = mark or new_mark()
     runtime_dir = runtime_dir_of(mark)
     runtime_dir.mkdir(mode=0o700)
-    dashboard_port = dashboard_port or _free_port()
+    dashboard_port = dashboard_port or free_port()
     command = _start_command(gcs_port, dashboard_port, temp_dir, num_cpus)
     dashboard_url = f"http://{_LOOPBACK}:{dashboard_port}"
     begun: list[LocalCluster] = []
@@ -233,7 +233,7 @@ def start_local_cluster(
 
     try:
         ours = {**driver_environment(_LOOPBACK), **serve_environment(runtime_dir), MARK: mark}
-        ours |= {name: str(_free_port()) for name in _METRICS_PORTS}
+        ours |= {name: str(free_port()) for name in _METRICS_PORTS}
         ours["RAY_START_HOOK"] = "agentray.runtime.start_hook.without_client_server"
         log = runtime_dir / "ray-start.log"
         _run_start(command, {**_outer(env), **ours}, log, timeout_s, look)
@@ -405,7 +405,7 @@ def _write_token(path: Path) -> None:
         Path(draft).unlink()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port of loopback that is free, and that the system gives nobody by itself.
 
     It is bound seconds later. One of the range that connections get theirs from might be taken by

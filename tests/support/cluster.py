@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from agentray import AgentrayError, ManagerClient, Settings
 from agentray.client import AsyncAgentClient
 from agentray.config import ClusterRecord
 from agentray.ids import SLOTS
+from agentray.runtime.local_cluster import free_port
 from agentray.runtime.session_dirs import ray_dir
 from tests.support import helpers
 from tests.support.eventually import eventually_async
@@ -58,13 +58,6 @@ class Done:
         return last
 
 
-def free_port() -> int:
-    """Return a port of loopback on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def make_home() -> Path:
     """Return a directory with a short path that the database's user may pass through."""
     return Path(tempfile.mkdtemp(prefix="ar-"))
@@ -92,12 +85,14 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def apart(home: Path) -> dict[str, str]:
-    """Return settings with which a cluster disturbs no other one on this machine.
+    """Return settings with which a cluster disturbs no other one on this machine, nor is disturbed.
 
-    Ray's jobs ask a file in its temporary directory for the cluster that was started last.
+    Ray's jobs ask a file in its temporary directory for the cluster that was started last. Ray lets
+    workers run when nobody else wants to (nice 15): hosts would starve beside tests that compute.
     """
     return {
         "RAY_TMPDIR": str(home),
+        "RAY_worker_niceness": "0",
         "AGENTRAY_PORT": str(free_port()),
         "AGENTRAY_GCS_PORT": "0",
         "AGENTRAY_DASHBOARD_PORT": "0",
@@ -135,12 +130,12 @@ def agentray_command(
     return run_program(program("agentray"), *words, env=env, cwd=cwd, stdin=stdin)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist notes the groups in its own, and looks no more
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at what `-m` asks for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker have all tests of the session's cluster: the others go on beside it."""
+    """Mark the tests of the session's cluster: they wait most of the time, the others compute."""
     for item in items:
         if isinstance(item, pytest.Function) and "cluster" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("cluster"))
+            item.add_marker(pytest.mark.cluster)
 
 
 # Processes
