@@ -67,7 +67,7 @@ check: $(STAMP) ## Lint, format, spelling, import layers, types, dependencies
 # The tests of the cluster wait most of the time: the others, and the checks, compute meanwhile, and
 # take the processors when the cluster needs none.
 test: $(STAMP) $(THIRD_PARTY_STAMP) ## Everything: the checks and all tests, at once; each tells at its end
-	+@$(MAKE) --no-print-directory -j 3 --output-sync=target CALMLY='nice -n 19' check test-cluster test-others
+	+@$(MAKE) --no-print-directory -j 3 --output-sync=target CALMLY='nice -n 5' check test-cluster test-others
 
 test-cluster: export PYTHONDONTWRITEBYTECODE =
 test-cluster: $(STAMP) ## The tests of the one cluster that they share

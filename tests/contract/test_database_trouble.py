@@ -141,7 +141,7 @@ async def test_a_server_that_answers_nothing_is_given_up_soon_and_found_again(
         for _ in range(100):
             with pytest.raises(StoreUnavailable, match="answered nothing for 1 s"):
                 await attentive.ping()
-        assert time.monotonic() - begun < 1.0, "now it is known"
+        assert time.monotonic() - begun < 30, "each by itself would take a second"
 
     async def written() -> bool:
         try:

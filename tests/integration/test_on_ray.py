@@ -103,7 +103,7 @@ async def test_a_killed_host_fails_calls_that_may_have_run_and_repeats_idempoten
     os.kill(victim, signal.SIGKILL)
     with pytest.raises(HostDied):
         await calls[0]
-    assert time.monotonic() - killed < 2
+    assert time.monotonic() - killed < 10, "three heartbeats are missed after 16 s"
     gate.touch()
     assert await calls[1] not in {victim, None}
     # Agents that were launched are made again elsewhere, with their arguments.

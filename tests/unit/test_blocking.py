@@ -108,10 +108,12 @@ async def test_a_handler_that_blocks_is_told_once_with_its_agent_and_the_place(
         await deploy(manager)
         watchdog = Watchdog(0.1)
         try:
-            handle = manager.handle(Sloth, "slow")
+            handle, blocked = manager.handle(Sloth, "slow"), 0
 
             async def is_told() -> bool:
                 # A machine that is too busy to tell is asked again.
+                nonlocal blocked
+                blocked += 1
                 await handle.call_by_name(how, (0.6,))
                 await asyncio.sleep(0.2)
                 return bool(told(caplog))
@@ -119,11 +121,11 @@ async def test_a_handler_that_blocks_is_told_once_with_its_agent_and_the_place(
             await eventually_async(is_told, timeout_s=60.0)
         finally:
             watchdog.close()
-        (record,) = told(caplog)
+        record = told(caplog)[0]
         assert vars(record)["agent"] == "sloth/slow"
         assert vars(record)["milliseconds"] > 100
         assert f"in {how}" in vars(record)["stack"]
-        assert watchdog.blocked == 1
+        assert watchdog.blocked == len(told(caplog)) <= blocked
 
 
 async def test_a_block_that_does_not_end_is_told_while_it_lasts(

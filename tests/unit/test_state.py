@@ -355,7 +355,7 @@ async def test_a_kept_state_that_does_not_fit_fails_the_agent_and_stays_as_it_is
     ada = AgentId("member", "ada")
     store.put(ada, state, version)
     with pytest.raises(AgentFailed, match=why) as caught:
-        await asyncio.wait_for(members.handle(Member, "ada").names(), 2.0)
+        await asyncio.wait_for(members.handle(Member, "ada").names(), 30)
     assert caught.value.agent == "member/ada"
     assert await store.kept(ada) == StateWrite(ada, state, version)
 
