@@ -439,6 +439,7 @@ class RunBook:
             Fenced: the agent's state must not be used any more either.
         """
         await self.progress.save_usage([active])
+        await self.progress.until_written(active)
         outcome = await self.commit(effects)
         self.forget(active)
         match outcome:
@@ -463,8 +464,7 @@ class RunBook:
             Fenced: the agent's state must not be used any more either.
         """
         await self.progress.save_usage([active])
-        # Behind what is on its way: the Store takes a run's events in their order only.
-        await self.commit(Effects(effects.pool, effects.slot, effects.epoch))
+        await self.progress.until_written(active)
         while True:
             try:
                 outcome = await self._store.suspend_run(self.host_id, effects, suspension)

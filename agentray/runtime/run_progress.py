@@ -35,6 +35,7 @@ class RunProgress:
     def __init__(self, book: RunBook) -> None:
         self._book = book
         self._flusher: asyncio.Task[None] | None = None
+        self._writing: dict[ActiveRun, asyncio.Future[None]] = {}
 
     def begin(self) -> None:
         """Write every now and then from now on, as long as there are such runs."""
@@ -99,9 +100,24 @@ class RunProgress:
         except Fenced:
             run.lose()
             return
-        if effects is not None:
+        if effects is None:
+            return
+        writing = self._writing[run] = asyncio.get_running_loop().create_future()
+        try:
             outcome = await self._book.commit(effects)
-            if outcome is CommitOutcome.COMMITTED:
-                run.log.written(len(effects.events[run.run.id]))
-            else:
-                run.lose()
+        finally:
+            del self._writing[run]
+            writing.set_result(None)
+        if outcome is CommitOutcome.COMMITTED:
+            run.log.written(len(effects.events[run.run.id]))
+        else:
+            run.lose()
+
+    async def until_written(self, run: ActiveRun) -> None:
+        """Wait until what is on its way of a run's events is written.
+
+        While the Store is away, it would be overtaken before it is tried again; and the Store takes
+        a run's events in their order only.
+        """
+        if (writing := self._writing.get(run)) is not None:
+            await asyncio.wait((writing,))

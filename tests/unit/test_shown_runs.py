@@ -138,6 +138,23 @@ async def test_text_is_shown_before_it_is_kept_and_kept_in_the_end():
         assert await at.all_of(run) == kept, "a stream of a run that has ended replays it"
 
 
+async def test_the_end_of_a_run_does_not_overtake_what_waits_for_the_store():
+    async with watching() as at:
+        run = await at.begin("to be (1) or (2) not")
+        events = at.follow(run)
+        seen = [await anext(events) for _ in range(3)]
+        broken = Broken(at.runtime.store)
+        broken.hold()
+        gates["(1)"].set()
+        await asyncio.wait_for(broken.has_refused.wait(), 30)
+        broken.go_on()
+        gates["(2)"].set()
+        seen += [event async for event in events]
+        assert (await at.prompting).result == text_of(seen) == "to be or not "
+        kept = await at.runtime.store.run_events(run.id)
+        assert [event.model_copy(update={"attempt": None}) for event in seen] == kept
+
+
 async def test_words_of_one_turn_are_one_event_and_tool_calls_stay_in_their_place():
     async with watching() as at:
         run = await at.begin("one two ?look three")
@@ -249,9 +266,11 @@ class Broken:
 
     def __init__(self, store: Any) -> None:
         self._store, self._commit = store, store.commit
+        self.has_refused = asyncio.Event()
 
     def hold(self) -> None:
         async def refuse(*_: Any) -> Any:
+            self.has_refused.set()
             raise StoreUnavailable("the test says so")
 
         self._store.commit = refuse
