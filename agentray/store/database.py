@@ -30,6 +30,7 @@ _GAP, _UNKNOWN_RUN = "AR001", "AR002"  # raised by commit_effects
 _CONNECT_TIMEOUT_S = 10.0
 _ACQUIRE_TIMEOUT_S = 10.0  # for a connection to be free, or made
 _ATTEMPTS = 3  # of a statement that was chosen to end a deadlock
+_PAUSE_S = 0.05  # between these; the other one shall get what it waits for, also on a busy machine
 _RELEASE_TIMEOUT_S = 5.0  # for a statement that is given up to end; then its connection is
 _CLOSE_TIMEOUT_S = 5.0
 
@@ -180,10 +181,11 @@ class Database:
             run = getattr(connection, method)
             self._pulse.began(connection, connection.terminate)
             try:
-                for _ in range(1, _ATTEMPTS):
+                for attempt in range(1, _ATTEMPTS):
                     # Each statement is a transaction: one that is rolled back may be repeated.
                     with suppress(asyncpg.DeadlockDetectedError):
                         return await run(queries()[name], *args)
+                    await asyncio.sleep(attempt * _PAUSE_S)
                 return await run(queries()[name], *args)
             except TimeoutError:
                 connection.terminate()  # its server may never answer, nor end the statement
