@@ -156,8 +156,6 @@ def _check(options: PromptOptions, *, stream: bool) -> None:
         raise ConfigurationError("Give --in or --at, not both.")
     if later and stream:
         raise ConfigurationError("A run that begins later has no events yet: leave out --stream.")
-    if options.get("durability") == "step" and options.get("budget") is not None:
-        raise ConfigurationError("A run that is durable per step has no budget: leave out --max-*.")
 
 
 @asks_gateway

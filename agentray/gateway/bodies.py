@@ -89,8 +89,7 @@ class PromptBody(BaseModel):
     durability: PromptDurability = Field(
         default="run",
         description="`run`: the run begins again when a host dies. `step`: each event of it is "
-        "kept until it is handled, and it goes on after the last commit; it has no `budget` then, "
-        "and cannot wait for an answer.",
+        "kept until it is handled, and it goes on after the last commit.",
     )
     attachments: tuple[AttachmentBody, ...] = Field(
         default=(),
@@ -153,13 +152,6 @@ class PromptBody(BaseModel):
         if agent is not None:
             check_type_name(agent) if "/" not in agent else AgentId.parse(agent)
         return agent
-
-    @field_validator("durability")
-    @classmethod
-    def _check_durability(cls, durability: str, info: ValidationInfo) -> str:
-        if durability == Durability.STEP and info.data.get("budget") is not None:
-            raise ValueError("A run that is durable per step has no budget")
-        return durability
 
     @field_validator("at")
     @classmethod

@@ -13,6 +13,7 @@ from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple, cast
 
 from agentray.ids import AgentId
+from agentray.protocol.budgets import Usage
 
 
 class Kind(IntEnum):
@@ -212,6 +213,7 @@ class Outcome(NamedTuple):
         dropped_spans: how many more there were; a trace is bounded, a run is not.
         more_errors: how many more there were.
         questions: that were asked, each as the JSON of a `protocol.questions.Question`.
+        spent: what was used, in a run that is durable per step; None: nothing.
     """
 
     answer: Any = None
@@ -220,6 +222,7 @@ class Outcome(NamedTuple):
     dropped_spans: int = 0
     more_errors: int = 0
     questions: tuple[dict[str, Any], ...] = ()
+    spent: Usage | None = None
 
     def below(self, envelope: Envelope) -> Outcome:
         """Put a message in front of the path of causes of each error of what it set off."""

@@ -14,7 +14,7 @@ from agentray.errors import AgentQuarantined, Fenced, OutputInvalid
 from agentray.events import Event, Prompt
 from agentray.ids import new_traceparent, trace_id_of
 from agentray.protocol.attachments import OUTPUT_SCHEMA
-from agentray.protocol.budgets import Usage
+from agentray.protocol.budgets import Budget, Usage
 from agentray.protocol.envelope import Failure, Outcome, Reply, ReplyKind
 from agentray.protocol.event_runs import (
     RETRY,
@@ -111,7 +111,7 @@ class ActiveRun:
         self.places = book.places()
         self._book = book
         self._joined: list[Callable[[Run | None], None]] = []
-        self.account = Account(book.budget_of(self.agent, self.options), self.run.usage)
+        self.account = self._account(book.budget_of(self.agent, self.options), self.run.usage)
         self._why = ""  # it is ended, where its status does not say it
         self._stopping: RunStatus | None = None  # it is cancelled, and ends with this status
         self._answer: Any = None  # what a `TerminateEvent` told, wrapped as in an `Outcome`
@@ -137,6 +137,9 @@ class ActiveRun:
         if not to_end:
             began = "resumed" if stored.answers else "started"
             self.log.add(began, {"attempt": self.run.attempt, "host": self._book.host_id})
+
+    def _account(self, budget: Budget | None, before: Usage | None) -> Account:
+        return Account(budget, before)
 
     @property
     def by_scope(self) -> bool:

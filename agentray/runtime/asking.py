@@ -18,12 +18,13 @@ from agentray.events import Answered, Ask, Event
 from agentray.ids import AgentId, new_id
 from agentray.protocol.codec import as_json, text_of
 from agentray.protocol.envelope import Failure, Outcome
-from agentray.protocol.event_runs import STEPS, OnError, Recording, RunOptions
+from agentray.protocol.event_runs import STEP_EVENTS, OnError, Recording, RunOptions
 from agentray.protocol.questions import Question
 from agentray.runtime.event_message import EventMessage
 from agentray.runtime.message import Origin
 from agentray.runtime.run_answers import check_schema
 from agentray.runtime.scope import scope_of
+from agentray.runtime.step_emissions import emissions_of
 from agentray.store.base import StoredRun
 
 if TYPE_CHECKING:
@@ -52,11 +53,6 @@ class Asking:
                 f"{agent} asks {event.question!r} outside of a run: nobody could answer. Ask while "
                 "a prompt or a dispatched event is handled."
             )
-        if context.run[0] in STEPS:
-            raise ConfigurationError(
-                f"{agent} asks {event.question!r} in a run that is durable per step, which cannot "
-                "wait for an answer: dispatch it with durability='run'."
-            )
         if loaded is None or Answered.event_type not in loaded.type.handlers:
             raise ConfigurationError(
                 f"{agent} asks and has no handler for the answer: give it one with @on(Answered)."
@@ -76,6 +72,8 @@ class Asking:
                 asked_at=datetime.now(UTC),
             )
             scope.ask(question.model_dump(mode="json"))
+            if context.run[0] == STEP_EVENTS:
+                emissions_of(context).record(published)
         return published
 
     def resume(self, active: ActiveRun) -> None:
@@ -90,19 +88,10 @@ class Asking:
         scope.release()
 
     def _send_answer(self, active: ActiveRun) -> None:
-        answer = active.stored.answers[-1]
-        asked = answer.question
-        event = Answered(
-            question=asked.question,
-            question_id=asked.id,
-            value=answer.value,
-            details=asked.details,
-            correlation_id=active.conversation,
-            source=f"run/{active.run.id}",
-        )
+        event = last_answer(active)
         if not self._host.parts.takes(active.key, event, active.scope):
             return
-        agent = AgentId.parse(asked.agent)
+        agent = AgentId.parse(active.stored.answers[-1].question.agent)
         message = EventMessage((agent,), event, payload_of(event), active.scope, answers=True)
         root = None if active.recording == Recording.NOTHING else active.agent
         message.origin = Origin(
@@ -117,6 +106,20 @@ class Asking:
         )
         active.scope.sent(message)
         self._host.channel.post(message)
+
+
+def last_answer(active: ActiveRun) -> Answered:
+    """Return the answer with which a run goes on, as the agent gets it that asked."""
+    answer = active.stored.answers[-1]
+    asked = answer.question
+    return Answered(
+        question=asked.question,
+        question_id=asked.id,
+        value=answer.value,
+        details=asked.details,
+        correlation_id=active.conversation,
+        source=f"run/{active.run.id}",
+    )
 
 
 def open_questions(

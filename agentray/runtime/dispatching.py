@@ -165,7 +165,7 @@ class Dispatches:
         """
         _check(event, on_error, timeout)
         check_limits(budget, max_attempts)
-        check_durability(durability, budget)
+        check_durability(durability)
         now = time_of_day()
         not_before = begin_at(delay_s, at, now)
         if not_before is not None and durability == Durability.NONE:
@@ -267,26 +267,19 @@ class Dispatches:
         return bool(done)
 
 
-def check_durability(
-    durability: object, budget: Budget | None = None, known: Iterable[Durability] = Durability
-) -> None:
+def check_durability(durability: object, known: Iterable[Durability] = Durability) -> None:
     """Check what somebody says of a run.
 
     Args:
         durability: what was said.
-        budget: what was said of that.
         known: what may be said of the durability.
 
     Raises:
-        ConfigurationError: it is something else, or cannot have a budget.
+        ConfigurationError: it is something else.
     """
     if durability not in tuple(known):
         names = " or ".join(repr(each.value) for each in known)
         raise ConfigurationError(f"durability is {names}: {durability!r}.")
-    if budget is not None and durability == Durability.STEP:
-        raise ConfigurationError(
-            "What a run uses that is durable per step is not counted: it has no budget."
-        )
 
 
 def check_running(snapshot: Snapshot, lineage: Sequence[str]) -> None:

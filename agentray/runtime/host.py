@@ -31,7 +31,7 @@ from agentray.events import Ask, Event
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.budgets import Usage
 from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, ReplyKind
-from agentray.protocol.event_runs import is_root
+from agentray.protocol.event_runs import STEPS, is_root
 from agentray.protocol.runs import RunStatus
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.app_code import AppCode
@@ -677,8 +677,13 @@ class Host:
 
     def spend(self, context: Context, spent: Usage) -> None:
         """Count what a handler has used against the budget of its run."""
-        if context.run is not None:
-            self.parts.spend(context.run, spent, scope_of(context))
+        run = context.run
+        if run is None:
+            return
+        if run[0] in STEPS:
+            scope_of(context).spend(spent)
+        else:
+            self.parts.spend(run, spent, scope_of(context))
 
     def turn(self, context: Context) -> AbstractAsyncContextManager[None]:
         """Return a turn for a loop."""

@@ -172,23 +172,26 @@ class RunBook:
         if (timeout_s := active.options.timeout_s) is not None:
             active.stop_in(_time_left(stored, timeout_s))
 
-        def start() -> None:
-            active.started_at = datetime.now(UTC)
-            active.begin_to_count()
-            if stored.answers:
-                self._host.asking.resume(active)
-            elif is_root(stored.agent.type):
-                self._host.roots.publish(active, event)
-            elif isinstance(active, StepRun):
-                active.begin_prompt()
-            else:
-                prompt = _prompt(active)
-                if prompt is not None:
-                    self._host.deliver_turn(Turn(prompt, active, self._host.now(), run=active))
-
+        start = partial(self._start, active, event)
         if self._gate.enter(active, start):
             start()
         return active
+
+    def _start(self, active: ActiveRun, event: Event | None) -> None:
+        active.started_at = datetime.now(UTC)
+        active.begin_to_count()
+        if active.stored.answers and isinstance(active, StepRun):
+            active.go_on()
+        elif active.stored.answers:
+            self._host.asking.resume(active)
+        elif is_root(active.stored.agent.type):
+            self._host.roots.publish(active, event)
+        elif isinstance(active, StepRun):
+            active.begin_prompt()
+        else:
+            prompt = _prompt(active)
+            if prompt is not None:
+                self._host.deliver_turn(Turn(prompt, active, self._host.now(), run=active))
 
     def note(self, active: ActiveRun) -> ActiveRun:
         """Take a run on the book."""

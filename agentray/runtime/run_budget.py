@@ -20,6 +20,9 @@ class Account:
 
     __slots__ = ("_before", "_began", "_ended", "_kept", "_spent", "budget")
 
+    only_time = False
+    """Whether only the time is kept by the run's host."""
+
     def __init__(self, budget: Budget | None, before: Usage | None) -> None:
         """Make one.
 
@@ -57,10 +60,12 @@ class Account:
         """Return what the run has used, all of its attempts together; None: nobody counts."""
         if not self.counts:
             return None
-        end = now if self._ended is None else self._ended
-        worked_s = 0.0 if self._began is None else max(0.0, end - self._began)
         used = (self._before or _NOTHING).plus(self._spent)
-        return used.plus(Usage(wall_s=worked_s))
+        return used.plus(Usage(wall_s=self._worked_s(now)))
+
+    def _worked_s(self, now: float) -> float:
+        end = now if self._ended is None else self._ended
+        return 0.0 if self._began is None else max(0.0, end - self._began)
 
     def exceeded(self, now: float) -> str | None:
         """Return which limit is exceeded, in words; None: none of them."""

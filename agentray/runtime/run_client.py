@@ -201,7 +201,7 @@ class RunClient:
                 limit the agent type's own budget does.
             max_attempts: after so many that each lost a host it is `dead`; None: as settings say.
             durability: `run`: it begins again when a host dies. `step`: it goes on after the last
-                commit; it has no budget then, and cannot wait for an answer.
+                commit.
             delay_s: seconds after which the run begins. Then this returns as soon as it is kept,
                 with the run as `queued` and its `not_before`.
             at: when the run begins, an aware time; the same otherwise.
@@ -234,7 +234,7 @@ class RunClient:
             )
         type_name, key = _prompt_target(agent)
         check_limits(budget, max_attempts)
-        check_durability(durability, budget, (Durability.RUN, Durability.STEP))
+        check_durability(durability, (Durability.RUN, Durability.STEP))
         given = run_input(
             text,
             None,

@@ -75,7 +75,10 @@ class RunProgress:
         now = self._book.host.now()
         used = [(run, usage) for run in runs if (usage := run.account.to_save(now)) is not None]
         if used:
-            writes = [UsageWrite(run.run.id, run.run.attempt, usage) for run, usage in used]
+            writes = [
+                UsageWrite(run.run.id, run.run.attempt, usage, run.account.only_time)
+                for run, usage in used
+            ]
             await self._book.store.put_usage(writes)
         for run, usage in used:
             run.account.saved(usage)

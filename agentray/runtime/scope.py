@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agentray.context import Context
+from agentray.protocol.budgets import Usage
 from agentray.protocol.codec import error_of, text_of
 from agentray.protocol.envelope import Failure, Outcome, Reply, step_of
 
@@ -42,6 +43,7 @@ class Scope:
         "_questions",
         "_sent",
         "_spans",
+        "_spent",
         "step",
     )
 
@@ -55,6 +57,7 @@ class Scope:
         self._dropped = 0
         self._more_errors = 0
         self._questions: tuple[dict[str, Any], ...] = ()
+        self._spent: Usage | None = None
         self._on_done = on_done
         # What is emitted and not committed, in a run that is durable per step.
         self.step: Emissions | None = None
@@ -131,6 +134,8 @@ class Scope:
         self._errors.extend(outcome.errors[:more])
         if outcome.questions:
             self._questions += outcome.questions
+        if outcome.spent is not None:
+            self.spend(outcome.spent)
         self._more_errors += outcome.more_errors + max(0, len(outcome.errors) - more)
         room = MAX_SPANS - len(self._spans)
         self._spans.extend(outcome.spans[:room])
@@ -149,6 +154,12 @@ class Scope:
         """Note a question to a person."""
         self._questions += (question,)
 
+    def spend(self, spent: Usage) -> None:
+        """Note what was used in a run that is durable per step; it counts with its commit."""
+        self._spent = spent if self._spent is None else self._spent.plus(spent)
+        if self.step is not None and self.step.tell_spent is not None:
+            self.step.tell_spent(self.step, self._spent)
+
     def fail(self, failure: Failure) -> None:
         """Note an error of this message itself."""
         self._errors.append(failure)
@@ -162,7 +173,9 @@ class Scope:
 
     def outcome(self) -> Outcome:
         """Return what has been gathered so far."""
-        if self._answer is None and not (self._errors or self._spans or self._questions):
+        if self._answer is None and not (
+            self._errors or self._spans or self._questions or self._spent
+        ):
             return EMPTY
         return Outcome(
             self._answer,
@@ -171,6 +184,7 @@ class Scope:
             self._dropped,
             self._more_errors,
             self._questions,
+            self._spent,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +12,7 @@ from pydantic_core import to_json
 from agentray.context import Context, HeldMessage
 from agentray.events import Event, TerminateEvent
 from agentray.ids import AgentId, slot_of
+from agentray.protocol.budgets import Usage
 from agentray.protocol.codec import as_json
 from agentray.protocol.envelope import Kind, Outcome, Reply
 from agentray.protocol.event_runs import FOREIGN_STEP, STEP_EVENTS, STEP_LIVE
@@ -51,6 +52,8 @@ class Emissions:
         holds: this message is done later.
         closed: a `TerminateEvent` was published: it is the last event.
         end_grace_s: of that.
+        root: whose host works on the run.
+        tell_spent: is called with what the message has used by now, whenever that is more.
     """
 
     __slots__ = (
@@ -64,7 +67,9 @@ class Emissions:
         "messages",
         "new",
         "path",
+        "root",
         "settles",
+        "tell_spent",
     )
 
     def __init__(self, path: tuple[str, ...] = (), message: HeldMessage | None = None) -> None:
@@ -77,6 +82,8 @@ class Emissions:
         self.holds = False
         self.closed = False
         self.end_grace_s: float | None = None
+        self.root: AgentId | None = None
+        self.tell_spent: Callable[[Emissions, Usage], None] | None = None
         self._json: tuple[Event | None, str] = (None, "")
         self._about: tuple[Origin | None, str] = (None, "")
 
@@ -242,6 +249,14 @@ def longer(path: Sequence[str], event_type: str, agent: AgentId) -> tuple[str, .
     return (*path[-MAX_PATH + 1 :], step)
 
 
+def emissions_of(context: Context) -> Emissions:
+    """Return what the message that is being handled emits, in a run that is durable per step."""
+    scope = scope_of(context)
+    if scope.step is None:  # an action that a handler of the run has called
+        scope.step = Emissions((f"{context.agent}",))
+    return scope.step
+
+
 def emit(
     host: Host,
     published: Event,
@@ -264,9 +279,7 @@ def emit(
         PayloadError: it has no JSON form.
     """
     scope = scope_of(context)
-    emissions: Emissions | None = scope.step
-    if emissions is None:  # of an action that a handler of the run has called
-        emissions = scope.step = Emissions((f"{context.agent}",))
+    emissions = emissions_of(context)
     key = context.run or ""
     own = published.correlation_id == context.correlation_id
     if emissions.closed:

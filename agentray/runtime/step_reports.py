@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentray.errors import StoreUnavailable
 from agentray.ids import AgentId
+from agentray.protocol.budgets import Usage
 from agentray.protocol.codec import decode, encode
 from agentray.protocol.envelope import Envelope, Kind, Outcome, Reply, ReplyKind
 from agentray.protocol.event_runs import RunKey
 from agentray.runtime.message import Post
 from agentray.runtime.scope import MAX_SPANS
 from agentray.runtime.step_run import StepRun
+from agentray.store.base import CommitOutcome
 from agentray.store.steps import StepCommitted, StepEnd
 
 if TYPE_CHECKING:
     from agentray.runtime.host import Host
+    from agentray.runtime.step_emissions import Emissions
     from agentray.runtime.turn import Turn
 
 logger = logging.getLogger(__name__)
@@ -29,7 +33,16 @@ GATHER_S = 0.01
 class _Report:
     """What steps of one run came to; its host has to hear of it."""
 
-    __slots__ = ("answered", "dropped_spans", "end", "events", "root", "spans")
+    __slots__ = (
+        "answered",
+        "dropped_spans",
+        "end",
+        "events",
+        "root",
+        "spans",
+        "spending",
+        "usage",
+    )
 
     def __init__(self, root: AgentId) -> None:
         self.root = root
@@ -38,6 +51,8 @@ class _Report:
         self.spans: list[tuple[Any, ...]] = []
         self.dropped_spans = 0
         self.answered: tuple[Any, float | None] | None = None
+        self.usage: Usage | None = None  # of the run
+        self.spending: dict[int, Usage | None] = {}  # by messages; None: it is committed
 
 
 class StepReports:
@@ -58,6 +73,7 @@ class StepReports:
         committed: StepCommitted,
         outcome: Outcome,
         answered: tuple[Any, float | None] | None = None,
+        handled: int | None = None,
     ) -> None:
         """Report a step that is committed.
 
@@ -66,18 +82,21 @@ class StepReports:
             committed: what became of it.
             outcome: of its handler, which has the spans.
             answered: the result that it has told, and the seconds in which the rest may end.
+            handled: number of the message that was handled; None: it was none.
         """
         root = envelope.root
-        spans, end = outcome.spans, committed.end
-        if root is None or not (spans or answered or end or committed.events):
+        spans, end, spent = outcome.spans, committed.end, outcome.spent
+        if root is None or not (spans or answered or end or committed.events or spent):
             return
         run_id = RunKey.parse(envelope.run or "").run_id
+        done: dict[int, Usage | None]
+        done = {} if spent is None or handled is None else {handled: None}
         told = (committed.events, end, spans, outcome.dropped_spans, answered)
-        if self._note(run_id, *told):
+        if self._note(run_id, *told, committed.usage, done):
             return
-        report = self._waiting.get(run_id)
-        if report is None:
-            report = self._waiting[run_id] = _Report(root)
+        report = self._report(run_id, root)
+        report.spending |= done
+        report.usage = committed.usage or report.usage
         if committed.events is not None:
             report.events = max(committed.events, report.events or 0)
         room = MAX_SPANS - len(report.spans)
@@ -88,8 +107,23 @@ class StepReports:
         if end or answered:
             del self._waiting[run_id]
             self._post(run_id, report)
-        elif self._timer is None:
+
+    def _report(self, run_id: str, root: AgentId) -> _Report:
+        """Return what is to be told of a run, in a moment at the latest."""
+        report = self._waiting.get(run_id)
+        if report is None:
+            report = self._waiting[run_id] = _Report(root)
+        if self._timer is None:
             self._timer = self._host.loop.call_later(GATHER_S, self.tell_all)
+        return report
+
+    def under_way(self, emissions: Emissions, spent: Usage) -> None:
+        """Tell what a message has used that is being handled."""
+        if emissions.root is None or emissions.message is None:
+            return
+        run_id, number = emissions.message
+        if not self._note(run_id, None, None, (), 0, None, None, {number: spent}):
+            self._report(run_id, emissions.root).spending[number] = spent
 
     def tell_all(self) -> None:
         """Tell what has gathered, now."""
@@ -100,7 +134,8 @@ class StepReports:
 
     def _post(self, run_id: str, of: _Report) -> None:
         report = (run_id, of.events, of.end, tuple(of.spans), of.dropped_spans, of.answered)
-        self._host.channel.post(Post(Kind.STEPS, of.root, "", encode(report), _ignore))
+        payload = encode((*report, of.usage, of.spending))
+        self._host.channel.post(Post(Kind.STEPS, of.root, "", payload, _ignore))
 
     def close(self) -> None:
         """Tell nothing any more of what has gathered."""
@@ -121,6 +156,8 @@ class StepReports:
         spans: tuple[tuple[Any, ...], ...],
         dropped: int,
         answered: tuple[Any, float | None] | None,
+        usage: Usage | None,
+        spending: Mapping[int, Usage | None],
     ) -> bool:
         """Note what a step of a run of this host came to; False: it works on none of this id."""
         run = self._host.runs.get(run_id)
@@ -128,7 +165,8 @@ class StepReports:
             return False
         if answered is not None and end is None:
             run.answered(*answered)
-        run.note(events, end, spans, dropped)
+        committed = StepCommitted(CommitOutcome.COMMITTED, events=events, end=end, usage=usage)
+        run.note(committed, spans, dropped, spending)
         return True
 
     def placed(self) -> None:
@@ -144,14 +182,14 @@ class StepReports:
 
     async def _look_for_ends(self) -> None:
         try:
-            ended = await self._host.store.ended_runs([run.run.id for run in self._runs()])
+            settled = await self._host.store.settled_runs([run.run.id for run in self._runs()])
         except StoreUnavailable as error:
             logger.warning("%s", error, extra={"action": "look_waits"})
             return
-        for stored in ended:
+        for stored in settled:
             run = self._host.runs.get(stored.run.id)
             if isinstance(run, StepRun):
-                run.has_ended(stored)
+                run.catch_up(stored)
 
     def _runs(self) -> list[StepRun]:
         return [run for run in self._host.runs if isinstance(run, StepRun)]

@@ -10,21 +10,26 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from agentray.core.lifecycle import TERMINAL
+from agentray.core.lifecycle import is_settled
 from agentray.errors import Fenced, PayloadError, UnknownEventType
+from agentray.events import Event
 from agentray.ids import AgentId
+from agentray.protocol.budgets import Budget, Usage
 from agentray.protocol.envelope import Failure, Outcome
-from agentray.protocol.event_runs import step_key
+from agentray.protocol.event_runs import Recording, step_key
 from agentray.protocol.runs import Run, RunError, RunStatus, why_stopped
 from agentray.runtime.active_run import ANSWERED_CANCEL_S, CANCEL_GRACE_S, ActiveRun
+from agentray.runtime.asking import last_answer
 from agentray.runtime.message import Origin
 from agentray.runtime.requests import request_of
 from agentray.runtime.scope import MAX_SPANS
+from agentray.runtime.step_budget import StepAccount
 from agentray.runtime.step_emissions import Emissions, errors_of
 from agentray.store.base import CommitOutcome, Effects, StoredRun
-from agentray.store.steps import Step, StepEnd
+from agentray.store.steps import Step, StepCommitted
 
 if TYPE_CHECKING:
     from agentray.runtime.run_book import RunBook
@@ -47,7 +52,10 @@ class StepRun(ActiveRun):
         self.scope.step = Emissions()
         self._spans: list[tuple[Any, ...]] = []
         self._dropped_spans = 0
-        self._writing = asyncio.Lock()
+
+    def _account(self, budget: Budget | None, before: Usage | None) -> StepAccount:
+        self.account: StepAccount = StepAccount(budget, before)
+        return self.account
 
     @property
     def conversation(self) -> str:
@@ -64,19 +72,28 @@ class StepRun(ActiveRun):
         except (PayloadError, UnknownEventType) as error:
             self.settled(Outcome(errors=(Failure(type(error).__name__, str(error), "", ()),)))
             return
-        origin = Origin(
-            run.correlation_id,
-            None,
-            None,
-            (),
-            self.agent,
-            self.trace_context,
-            self.key,
-            self.options.access,
-        )
-        emissions = self.scope.step or Emissions()
-        emissions.add(AgentId(*self.agent), prompt, origin)
+        self._send(AgentId(*self.agent), prompt)
         self.settled(Outcome())
+
+    def go_on(self) -> None:
+        """Go on with the last answer, unless it has: the agent gets it that asked."""
+        answer = last_answer(self)
+        if self.recording == Recording.EVENTS:
+            self.log.record(answer)
+        self._send(AgentId.parse(self.stored.answers[-1].question.agent), answer)
+        self._book.spawn(self._begin(Outcome()))
+
+    def _send(self, agent: AgentId, event: Event) -> None:
+        run = self.run
+        about = (run.correlation_id, None, None, (), self.agent)
+        origin = Origin(*about, self.trace_context, self.key, self.options.access)
+        self._emissions.add(agent, event, origin)
+
+    @property
+    def _emissions(self) -> Emissions:
+        if self.scope.step is None:
+            self.scope.step = Emissions()
+        return self.scope.step
 
     def settled(self, outcome: Outcome, *, sure: bool = False) -> None:
         """Commit what it begins with; where it has begun before, that goes on."""
@@ -84,11 +101,13 @@ class StepRun(ActiveRun):
         self._book.spawn(self._begin(outcome))
 
     async def _begin(self, outcome: Outcome) -> None:
-        emissions = self.scope.step or Emissions()
+        emissions, answers = self._emissions, len(self.stored.answers)
         step = Step(
             self.run.id,
             self.started_at,
-            begins=self.options.on_error,
+            begins=None if answers else self.options.on_error,
+            resumes=answers or None,
+            budget=self.account.budget,
             emitted=emissions.new,
             errors=errors_of(outcome, ()),
             events=[*self.log.take_new(), *emissions.events],
@@ -97,11 +116,13 @@ class StepRun(ActiveRun):
         committed = await steps.begin_run(self._effects_of(step), emissions)
         if committed.outcome is CommitOutcome.GONE:
             # It has begun before. Nobody may have told this host of its end.
-            found = await self._book.store.ended_runs([self.run.id])
-            if found:
-                self.has_ended(found[0])
+            await self._look()
             return
-        self.note(committed.events, committed.end, outcome.spans, outcome.dropped_spans)
+        self.note(committed, outcome.spans, outcome.dropped_spans)
+
+    async def _look(self) -> None:
+        for stored in await self._book.store.settled_runs([self.run.id]):
+            self.catch_up(stored)
 
     # While it runs
 
@@ -112,53 +133,75 @@ class StepRun(ActiveRun):
         events = self.log.take_new()
         step = Step(self.run.id, datetime.now(UTC), events=events)
         committed, _ = await self._book.host.steps.submit(self._effects_of(step))
-        self.note(committed.events, committed.end)
+        self.note(committed)
 
     def note(
         self,
-        events: int | None,
-        end: StepEnd | None = None,
+        committed: StepCommitted,
         spans: tuple[tuple[Any, ...], ...] = (),
         dropped_spans: int = 0,
+        spending: Mapping[int, Usage | None] = MappingProxyType({}),
     ) -> None:
         """Take note of what a step came to.
 
         Args:
-            events: how many the run has now; None: as many as before.
-            end: how it has ended; None: it has not.
+            committed: that.
             spans: of what was handled.
             dropped_spans: how many more there were.
+            spending: what messages have used by now; None: it is committed.
         """
         room = MAX_SPANS - len(self._spans)
         self._spans += spans[:room]
         self._dropped_spans += dropped_spans + max(0, len(spans) - room)
-        if events is not None:
-            self.log.written_to(events)
-        if end is not None and not self._told:
+        if committed.events is not None:
+            self.log.written_to(committed.events)
+        self.account.note(committed.usage, spending)
+        end = committed.end
+        if end is not None and not self._told and end.answered == len(self.stored.answers):
             succeeded = end.status == RunStatus.SUCCEEDED
             update = {
                 "status": end.status,
+                "question": end.question,
                 "result": end.result,
                 "error": None if succeeded or not end.errors else end.errors[0],
                 "errors": end.errors,
-                "started_at": self.started_at,
-                "finished_at": end.finished_at,
+                "started_at": self.run.started_at or self.started_at,
+                "finished_at": None if end.question is not None else end.at,
+                "usage": self._end_counting(),
             }
             self._over(self.run.model_copy(update=update))
+        elif not self._ended and (committed.usage is not None or spending):
+            self._check_budget()
 
-    def has_ended(self, stored: StoredRun) -> None:
-        """Take note of the end as the Store has it."""
-        if not self._told:
+    def catch_up(self, stored: StoredRun) -> None:
+        """Take note of what the Store says: that it has ended, waits, or was answered."""
+        if self._told:
+            return
+        if len(stored.answers) > len(self.stored.answers):
+            self.lose()  # it has waited meanwhile, and goes on as another one
+        elif is_settled(stored.run):
             self.log.written_to(stored.events)
             self._over(stored.run)
 
     def _over(self, run: Run) -> None:
-        assert run.status in TERMINAL  # noqa: S101
+        """It has ended, or waits: nothing of it stays here."""
         self._ended = True
+        self._end_counting()
+        if run.status == RunStatus.BUDGET_EXCEEDED and self._stopping is None:
+            self._book.host.parts.abandon(self)  # what is under way would come to nothing
+        if self.account.counts:
+            self._book.spawn(self._tell_when_saved(run))
+        else:
+            self._tell(run)
+        if run.status == RunStatus.WAITING:
+            return
         self._book.ended[run.status.value] += 1
-        self._tell(run)
         loop = asyncio.get_running_loop()
         loop.call_later(_TRACE_AFTER_S, self._keep_its_trace, run)
+
+    async def _tell_when_saved(self, run: Run) -> None:
+        await self._book.progress.save_usage([self])
+        self._tell(run)
 
     def _keep_its_trace(self, run: Run) -> None:
         spans = tuple(self._spans)
@@ -177,7 +220,8 @@ class StepRun(ActiveRun):
         self._stopping = status
         self._book.stop_parts(self)
         error = why_stopped(status, self.options.timeout_s, why)
-        self._book.spawn(self._stop(status, [error], CANCEL_GRACE_S))
+        spent = tuple(self.account.under_way.items())
+        self._book.spawn(self._stop(status, [error], CANCEL_GRACE_S, spent))
 
     def _finish(self) -> None:
         """Cancel what is left of a run that has its result."""
@@ -188,15 +232,21 @@ class StepRun(ActiveRun):
         self._book.stop_parts(self)
         self._book.spawn(self._stop(RunStatus.SUCCEEDED, [], ANSWERED_CANCEL_S))
 
-    async def _stop(self, status: RunStatus, errors: Sequence[RunError], grace_s: float) -> None:
+    async def _stop(
+        self,
+        status: RunStatus,
+        errors: Sequence[RunError],
+        grace_s: float,
+        spent: Sequence[tuple[int, Usage]] = (),
+    ) -> None:
         await self._book.until_quiet(self, grace_s)
-        step = Step(self.run.id, datetime.now(UTC), drops=status, errors=errors)
+        await self._book.progress.save_usage([self])
+        step = Step(self.run.id, datetime.now(UTC), drops=status, errors=errors, spent=spent)
         committed, _ = await self._book.host.steps.submit(self._effects_of(step))
         if committed.outcome is CommitOutcome.GONE:  # it has ended by itself meanwhile
-            for stored in await self._book.store.ended_runs([self.run.id]):
-                self.has_ended(stored)
+            await self._look()
             return
-        self.note(committed.events, committed.end)
+        self.note(committed)
 
     def _effects_of(self, step: Step) -> Effects:
         try:

@@ -18,6 +18,7 @@ from agentray.errors import AgentQuarantined, AgentrayError, Fenced, StoreUnavai
 from agentray.event_payloads import payload_of
 from agentray.events import Event
 from agentray.ids import AgentId
+from agentray.protocol.budgets import Usage
 from agentray.protocol.codec import error_of, text_of
 from agentray.protocol.envelope import (
     Envelope,
@@ -29,6 +30,7 @@ from agentray.protocol.envelope import (
     envelope_of,
 )
 from agentray.protocol.event_runs import RunKey
+from agentray.protocol.questions import Question
 from agentray.protocol.runs import RunError, RunStatus
 from agentray.runtime.held_messages import HeldMessages
 from agentray.runtime.scope import Scope
@@ -293,6 +295,7 @@ class Steps:
             settles=turn.emissions.settles,
             errors=errors_of(outcome, turn.path),
             events=events_of(turn.envelope.run or "", Emissions(), outcome),
+            spent=_spent(turn, outcome),
         )
         try:
             committed, _ = await self.submit(self._effects(turn.envelope.target, (), step))
@@ -301,13 +304,14 @@ class Steps:
             return
         self._settle(turn)
         self._is_done(turn)
-        self.reports.tell(turn.envelope, committed, outcome)
+        self.reports.tell(turn.envelope, committed, outcome, handled=turn.message[1])
 
     # Handling
 
     async def begin(self, turn: StepTurn, scope: Scope) -> bool:
         """Let a message's handler begin; False: it must not."""
-        scope.step = turn.emissions
+        scope.step = emissions = turn.emissions
+        emissions.root, emissions.tell_spent = turn.envelope.root, self.reports.under_way
         self._begun(turn)
         if not turn.kept:
             return True
@@ -378,6 +382,8 @@ class Steps:
             errors=errors_of(outcome, turn.path),
             events=events_of(turn.envelope.run or "", emissions, outcome),
             recorded=bool(emissions.events),
+            spent=_spent(turn, outcome),
+            asked=[Question.model_validate(each) for each in outcome.questions],
         )
         committed, interrupted = await agent.commit_step(
             turn, lambda states: self._effects(agent.id, states, step)
@@ -386,7 +392,7 @@ class Steps:
         if committed.outcome is CommitOutcome.COMMITTED:
             self._send(emissions, committed)
             told = emissions.answered(outcome)
-            self.reports.tell(turn.envelope, committed, outcome, told)
+            self.reports.tell(turn.envelope, committed, outcome, told, turn.message[1])
         if interrupted and not turn.cancelled:
             raise asyncio.CancelledError  # the task was; the message is done
 
@@ -533,6 +539,11 @@ class Steps:
         """Look no more, and report nothing more."""
         self.reports.close()
         self.search.close()
+
+
+def _spent(turn: StepTurn, outcome: Outcome) -> Sequence[tuple[int, Usage]]:
+    """Return what a message has used, as its commit has it."""
+    return () if outcome.spent is None else [(turn.message[1], outcome.spent)]
 
 
 async def _until_done(answer: asyncio.Future[Any]) -> None:

@@ -6,13 +6,13 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from agentray.core.lifecycle import TERMINAL
+from agentray.core.lifecycle import TERMINAL, is_settled
 from agentray.errors import StoreUnavailable, UnknownRun
 from agentray.ids import AgentId
 from agentray.protocol.event_runs import RunOptions
 from agentray.protocol.runs import Run, RunStatus
 from agentray.runtime.active_run import ActiveRun
-from agentray.runtime.step_run import make_active, per_step
+from agentray.runtime.step_run import StepRun, make_active, per_step
 from agentray.store.base import StoredRun
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class TakingUp:
         Raises:
             UnknownRun: the Store does not know it.
         """
-        if (known := self._book.get(run_id)) is not None:
+        known = self._book.get(run_id)
+        if known is not None and not (answered and isinstance(known, StepRun)):
             return known
         taking = self._taking.get(run_id)
         if taking is None:
@@ -88,29 +89,28 @@ class TakingUp:
         self, run_id: str, unbegun: bool, answered: bool, lost: str
     ) -> ActiveRun | Run:
         last = await self._book.store.get_run(run_id)
-        if last is not None and last.run.status == RunStatus.WAITING:
+        if last is None:
+            raise UnknownRun(run_id)
+        if is_settled(last.run):
             return last.run
-        if last is not None and last.cancelled and last.run.status not in TERMINAL:
+        if (known := self._book.get(run_id)) is not None:
+            if len(known.stored.answers) >= len(last.answers):
+                return known
+            known.lose()  # nobody has told it that the run has waited meanwhile
+        if last.cancelled:
             return self.end_cancelled(last)  # its last host did not get to it
-        if last is not None and last.delayed and last.run.status not in TERMINAL:
+        if last.delayed:
             return await self._begin_delayed(last)
-        if unbegun and last is not None and _was_never_begun(last.run):
+        if _goes_on(last, unbegun=unbegun, answered=answered):
             return self._book.begin(last)
-        if last is not None and per_step(last.input):
-            # Its work goes on, whoever looks after it; its messages count their own attempts.
-            return last.run if last.run.status in TERMINAL else self._book.begin(last)
-        if answered and last is not None and last.run.status == RunStatus.QUEUED:
-            return self._book.begin(last)
-        if last is not None and last.run.status not in TERMINAL:
-            lost = lost or await self._why_lost(run_id)
-            most = RunOptions.of_input(last.input).max_attempts or self._book.max_attempts
-            if last.run.attempt >= most:
-                return await self._give_up(last, lost)
+        lost = lost or await self._why_lost(run_id)
+        most = RunOptions.of_input(last.input).max_attempts or self._book.max_attempts
+        if last.run.attempt >= most:
+            return await self._give_up(last, lost)
         stored = await self._book.store.retry_run(run_id)
         if stored is None:
             raise UnknownRun(run_id)
-        idle = stored.run.status in TERMINAL or stored.run.status == RunStatus.WAITING
-        return stored.run if idle else self._book.begin(stored, lost=lost)
+        return stored.run if is_settled(stored.run) else self._book.begin(stored, lost=lost)
 
     async def _begin_delayed(self, stored: StoredRun) -> ActiveRun | Run:
         """Begin the first attempt of a run that was to begin later, if it is its turn."""
@@ -173,6 +173,9 @@ class TakingUp:
                 await asyncio.sleep(_STORE_RETRY_S)
 
 
-def _was_never_begun(run: Run) -> bool:
-    """Whether no attempt but the first one was made, and that one has not lasted."""
-    return run.status is RunStatus.QUEUED and run.attempt == 1
+def _goes_on(last: StoredRun, *, unbegun: bool, answered: bool) -> bool:
+    """Whether a run is worked on in the attempt that it has."""
+    if per_step(last.input):
+        return True  # its work goes on, whoever looks after it; its messages count their attempts
+    queued = last.run.status is RunStatus.QUEUED
+    return queued and (answered or (unbegun and last.run.attempt == 1))

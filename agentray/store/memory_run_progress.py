@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from agentray.protocol.budgets import Usage
 from agentray.protocol.runs import RunStatus
 from agentray.store.base import CommitOutcome, Effects, HostRow
 from agentray.store.codec import encode_event, encode_models
@@ -73,4 +74,8 @@ class MemoryRunProgress:
         for write in writes:
             row = self._runs.get(write.run_id)
             if row is not None and row.attempt == write.attempt:
-                self._runs[write.run_id] = replace(row, usage=write.usage)
+                usage = write.usage
+                if write.only_time:
+                    steps = row.usage or Usage()
+                    usage = steps.model_copy(update={"wall_s": usage.wall_s})
+                self._runs[write.run_id] = replace(row, usage=usage)

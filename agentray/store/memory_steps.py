@@ -9,9 +9,20 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from agentray.core.budgets import exceeded
+from agentray.protocol.budgets import Budget, Usage
+from agentray.protocol.questions import Question
 from agentray.protocol.runs import RunError, RunStatus
 from agentray.store.base import CommitOutcome, Effects, HostRow, StoredRun
-from agentray.store.codec import EncodedEnd, decode, encode, encode_errors, encode_optional
+from agentray.store.codec import (
+    EncodedEnd,
+    decode,
+    decode_models,
+    encode,
+    encode_errors,
+    encode_models,
+    encode_optional,
+)
 from agentray.store.steps import (
     MAX_ERRORS,
     MAX_RECORDED,
@@ -38,6 +49,8 @@ class _Message:
 class _StepRun:
     on_error: str
     started_at: datetime
+    budget: Budget | None = None
+    answered: int = 0
     emitted: int = 0
     messages: dict[int, _Message] = field(default_factory=dict[int, _Message])
     closed: bool = False
@@ -48,8 +61,13 @@ class _StepRun:
     forced: tuple[RunStatus, tuple[RunError, ...]] | None = None  # how it ends, whatever is left
 
     @property
-    def over(self) -> bool:
-        return self.forced is not None or all(message.held for message in self.messages.values())
+    def nothing_left(self) -> bool:
+        return all(message.held for message in self.messages.values())
+
+    def waits_for(self, questions: Sequence[Question]) -> bool:
+        """Whether it shall wait for an answer when nothing is left of it."""
+        failed = self.on_error == "fail" and bool(self.errors)
+        return bool(questions) and self.answer is None and self.forced is None and not failed
 
     def kept_errors(self) -> list[RunError]:
         more = len(self.errors) - MAX_ERRORS
@@ -105,13 +123,13 @@ class MemorySteps:
 
     def _gone(self, batch: Sequence[Effects], leased: Sequence[bool]) -> Iterator[bool]:
         """Go through whether the effects come too late."""
-        seen: set[tuple[str, int | None]] = set()
+        seen: set[tuple[str, int | None, int | None]] = set()
         for effects, holds in zip(batch, leased, strict=True):
             step = effects.step
-            if step is None or step.begins is step.handled is step.drops is None:
+            if step is None or step.begins is step.handled is step.drops is step.resumes is None:
                 yield False
                 continue
-            what = (step.run_id, step.handled)
+            what = (step.run_id, step.handled, step.resumes)
             row = self._runs.get(step.run_id)
             known = self._steps.get(step.run_id)
             unfinished = row is not None and row.end is None and holds
@@ -120,6 +138,8 @@ class MemorySteps:
                 continue
             if step.begins is not None:
                 there = known is None and unfinished
+            elif step.resumes is not None:
+                there = known is not None and known.answered < step.resumes
             else:
                 there = known is not None and step.handled in known.messages
             yield what in seen or not there
@@ -130,7 +150,7 @@ class MemorySteps:
         numbers: list[int | None] = []
         for step in steps:
             if step.begins is not None or step.drops is not None:
-                new = _StepRun(step.begins or "fail", step.at)
+                new = _StepRun(step.begins or "fail", step.at, step.budget)
                 self._steps.setdefault(step.run_id, new)
             run = self._steps.get(step.run_id)
             for new in step.emitted:
@@ -147,9 +167,42 @@ class MemorySteps:
             run.closed = run.closed or step.closes
             run.answer = run.answer or (encode(step.answer[0]) if step.answer else None)
             run.errors.extend(step.errors)
+            if step.resumes is not None:
+                run.answered = max(run.answered, step.resumes)
+            self._ask(step)
+        self._spend(steps)
         for step in steps:
             self._finish(step)
         return iter(numbers)
+
+    def _ask(self, step: Step) -> None:
+        """Add questions to those that are open."""
+        row = self._runs[step.run_id]
+        if step.asked and row.end is None:
+            asked = [*decode_models(Question, row.questions), *step.asked]
+            self._runs[step.run_id] = replace(row, questions=encode_models(asked))
+
+    def _spend(self, steps: Sequence[Step]) -> None:
+        """Count what was used, once for each message; end runs that may not use that much."""
+        counted: set[tuple[str, int]] = set()
+        spending = [step for step in steps if step.spent and step.run_id in self._steps]
+        for step in spending:
+            run, row = self._steps[step.run_id], self._runs[step.run_id]
+            for number, used in step.spent:
+                if number is not None:
+                    if number not in run.messages or (step.run_id, number) in counted:
+                        continue
+                    counted.add((step.run_id, number))
+                row = replace(row, usage=(row.usage or Usage()).plus(used))
+            self._runs[step.run_id] = row
+        for step in spending:
+            run, usage = self._steps[step.run_id], self._runs[step.run_id].usage
+            if run.budget is None or usage is None or run.answer is not None or run.forced:
+                continue
+            why = exceeded(run.budget.model_copy(update={"wall_s": None}), usage)
+            if why is not None:
+                error = RunError(type="BudgetExceeded", message=why)
+                run.forced = (RunStatus.BUDGET_EXCEEDED, (error,))
 
     def _finish(self, step: Step) -> None:
         """Take out what is done with a step."""
@@ -167,8 +220,8 @@ class MemorySteps:
         for number in done:
             run.messages.pop(number, None)
 
-    def _tell(self, steps: Sequence[Step]) -> dict[str, tuple[int, StepEnd | None]]:
-        """Add events to runs, and end those of which nothing is left."""
+    def _tell(self, steps: Sequence[Step]) -> dict[str, tuple[int, StepEnd | None, Usage | None]]:
+        """Add events to runs, and end those of which nothing is left, or let them wait."""
         at: dict[str, datetime] = {}
         told: defaultdict[str, list[NewRunEvent]] = defaultdict(list)
         before = {run_id: run.recorded for run_id, run in self._steps.items()}
@@ -183,22 +236,26 @@ class MemorySteps:
             if step.recorded:
                 run.recorded += len(step.events)
             told[step.run_id] += step.events
-        changes: dict[str, tuple[int, StepEnd | None]] = {}
+        changes: dict[str, tuple[int, StepEnd | None, Usage | None]] = {}
+        spenders = {step.run_id for step in steps if step.spent}
         for run_id, last in at.items():
             run, row = self._steps[run_id], self._runs[run_id]
-            end = _end(run, last) if run.over else None
-            events = told[run_id] + ([_last_event(run, end)] if end else [])
-            if not events:
+            end = _end_of(row, run, last)
+            events = told[run_id] + ([_last_event(row, run, end)] if end else [])
+            if not events and run_id not in spenders:
                 continue
             pieces = [_event(len(row.events) + n, event) for n, event in enumerate(events)]
             row = replace(row, events=(*row.events, *pieces))
-            if end is not None:
+            if end is not None and end.question is not None:
+                began = row.started_at or run.started_at
+                row = replace(row, status=RunStatus.WAITING, host="", started_at=began)
+            elif end is not None:
                 row = _ended(row, run, end)
                 del self._steps[run_id]
             self._runs[run_id] = row
-            if end is not None:
+            if end is not None and end.question is None:
                 self._bury_dead([run_id])
-            changes[run_id] = (len(row.events), end)
+            changes[run_id] = (len(row.events), end, row.usage)
         return changes
 
     def _drop_steps(self, run_id: str) -> None:
@@ -238,10 +295,14 @@ class MemorySteps:
             attempts[run_id, number] = message.attempts
         return attempts
 
-    async def ended_runs(self, run_ids: Sequence[str]) -> list[StoredRun]:
-        """Return those of the runs that have ended."""
+    async def settled_runs(self, run_ids: Sequence[str]) -> list[StoredRun]:
+        """Return those of the runs that have ended, wait for an answer, or were answered."""
         rows = [self._runs[run_id] for run_id in run_ids if run_id in self._runs]
-        return [row.stored_run for row in rows if row.end is not None]
+        return [
+            row.stored_run
+            for row in rows
+            if row.end is not None or row.status is RunStatus.WAITING or row.answers
+        ]
 
 
 def _check(step: Step | None) -> None:
@@ -251,13 +312,14 @@ def _check(step: Step | None) -> None:
             encode(event.data)
         if step.answer is not None:
             encode(step.answer[0])
+        encode_models(step.asked)
 
 
 def _committed(
     batch: Sequence[Effects],
     outcomes: Sequence[CommitOutcome],
     numbers: Iterator[int | None],
-    changes: dict[str, tuple[int, StepEnd | None]],
+    changes: dict[str, tuple[int, StepEnd | None, Usage | None]],
 ) -> Iterator[StepCommitted]:
     for effects, outcome in zip(batch, outcomes, strict=True):
         step = effects.step
@@ -267,29 +329,51 @@ def _committed(
             yield StepCommitted(outcome, [None for _ in step.emitted])
         else:
             its_own = [next(numbers) for _ in step.emitted]
-            yield StepCommitted(outcome, its_own, *changes.pop(step.run_id, (None, None)))
+            yield StepCommitted(outcome, its_own, *changes.pop(step.run_id, (None, None, None)))
+
+
+def _end_of(row: Any, run: _StepRun, at: datetime) -> StepEnd | None:
+    """Return how a run ends, or what it waits for; None: it goes on."""
+    if run.forced is None:
+        answers: Sequence[Any] = decode(row.answers) or ()
+        if (
+            not run.nothing_left
+            or row.status is RunStatus.WAITING
+            or run.answered != len(answers)  # it has not gone on yet with what it was told
+        ):
+            return None
+        questions = decode_models(Question, row.questions)
+        if run.waits_for(questions):
+            asked = questions[0]
+            return StepEnd(RunStatus.WAITING, None, (), at, asked, run.answered)
+    return _end(run, at)
 
 
 def _end(run: _StepRun, at: datetime) -> StepEnd:
     if run.forced is not None and run.forced[0] != RunStatus.SUCCEEDED:
         status, its_errors = run.forced
-        return StepEnd(status, None, its_errors, at)
+        return StepEnd(status, None, its_errors, at, answered=run.answered)
     errors = tuple(run.kept_errors())
     if errors and run.on_error == "fail":
-        return StepEnd(RunStatus.FAILED, None, errors, at)
-    return StepEnd(RunStatus.SUCCEEDED, decode(run.answer), errors, at)
+        return StepEnd(RunStatus.FAILED, None, errors, at, answered=run.answered)
+    return StepEnd(RunStatus.SUCCEEDED, decode(run.answer), errors, at, answered=run.answered)
 
 
-def _last_event(run: _StepRun, end: StepEnd) -> NewRunEvent:
+def _last_event(row: Any, run: _StepRun, end: StepEnd) -> NewRunEvent:
+    if end.question is not None:
+        asked = {"question": end.question.model_dump(mode="json")}
+        return NewRunEvent(end.status.value, end.at, asked)
     errors = [error.model_dump(mode="json") for error in end.errors]
     data: dict[str, Any]
     if end.status != RunStatus.SUCCEEDED and errors:
         data = {"error": errors[0]}
     else:
         data = {"result": end.result, **({"errors": errors} if errors else {})}
+    if row.usage is not None:
+        data["usage"] = row.usage.model_dump(mode="json")
     if run.unrecorded:
         data["unrecorded"] = run.unrecorded
-    return NewRunEvent(end.status.value, end.finished_at, data)
+    return NewRunEvent(end.status.value, end.at, data)
 
 
 def _event(offset: int, event: NewRunEvent) -> str:
@@ -307,6 +391,6 @@ def _ended(row: Any, run: _StepRun, end: StepEnd) -> Any:
             result=encode_optional(end.result),
             error=encode_errors(end.errors),
             started_at=row.started_at or run.started_at,
-            finished_at=end.finished_at,
+            finished_at=end.at,
         ),
     )

@@ -48,6 +48,10 @@ class PostgresRunProgress:
     async def put_usage(self, writes: Sequence[UsageWrite]) -> None:
         """Keep what runs have used."""
         columns = rows.columns(
-            ((w.run_id, w.attempt, encode(w.usage.model_dump(mode="json"))) for w in writes), 3
+            (
+                (w.run_id, w.attempt, encode(w.usage.model_dump(mode="json")), w.only_time)
+                for w in writes
+            ),
+            4,
         )
         await self._database.execute("put_usage", *columns)

@@ -7,10 +7,12 @@ from typing import Any
 
 import asyncpg
 
+from agentray.protocol.budgets import Usage
+from agentray.protocol.questions import Question
 from agentray.protocol.runs import RunStatus
 from agentray.store import rows
 from agentray.store.base import CommitOutcome, Effects, StoredRun
-from agentray.store.codec import decode, encode, encode_optional, errors_of
+from agentray.store.codec import decode, encode, encode_models, encode_optional, errors_of
 from agentray.store.database import Database, Row, error_of_commit
 from agentray.store.steps import (
     MAX_ERRORS,
@@ -73,9 +75,9 @@ class PostgresSteps:
         found = await self._database.fetch("begin_messages", host, *rows.columns(messages, 2))
         return {(row["run_id"], row["number"]): row["attempts"] for row in found}
 
-    async def ended_runs(self, run_ids: Sequence[str]) -> list[StoredRun]:
-        """Return those of the runs that have ended."""
-        found = await self._database.fetch("ended_runs", list(run_ids))
+    async def settled_runs(self, run_ids: Sequence[str]) -> list[StoredRun]:
+        """Return those of the runs that have ended, wait for an answer, or were answered."""
+        found = await self._database.fetch("settled_runs", list(run_ids))
         return [rows.stored_run_of(row) for row in found]
 
 
@@ -112,12 +114,27 @@ def _step_columns(batch: Sequence[Effects]) -> list[list[Any]]:
         for new in step.emitted
     ]
     told = [(k, told_event(e)) for k, (_, step) in enumerate(steps, 1) for e in step.events]
+    more = [
+        (
+            step.resumes,
+            None if step.budget is None else step.budget.model_dump_json(exclude_none=True),
+            encode_models(step.asked) if step.asked else None,
+        )
+        for _, step in steps
+    ]
+    spent = [
+        (k, number, used.model_dump_json())
+        for k, (_, step) in enumerate(steps, 1)
+        for number, used in step.spent
+    ]
     return [
         *rows.columns(about, 11),
         *rows.columns(held, 2),
         *rows.columns(settled, 2),
         *rows.columns(sent, 6),
         *rows.columns(told, 2),
+        *rows.columns(more, 3),
+        *rows.columns(spent, 3),
     ]
 
 
@@ -140,13 +157,25 @@ def _committed(batch: Sequence[Effects], row: Row) -> Iterator[StepCommitted]:
         if place is None:
             yield StepCommitted(outcome, its_own)
         else:
-            yield StepCommitted(outcome, its_own, row["changed_events"][place], _end(row, place))
+            usage = decode(row["changed_usages"][place])
+            yield StepCommitted(
+                outcome,
+                its_own,
+                row["changed_events"][place],
+                _end(row, place),
+                None if usage is None else Usage.model_validate(usage),
+            )
 
 
 def _end(row: Row, place: int) -> StepEnd | None:
+    answered, asked = row["changed_answered"][place], decode(row["changed_questions"][place])
+    if asked is not None:
+        question = Question.model_validate(asked)
+        return StepEnd(RunStatus.WAITING, None, (), row["changed_at"][place], question, answered)
     finished_at = row["changed_at"][place]
     if finished_at is None:
         return None
     status = RunStatus(row["changed_statuses"][place])
     errors = errors_of(status, row["changed_errors"][place])["errors"]
-    return StepEnd(status, decode(row["changed_results"][place]), errors, finished_at)
+    result = decode(row["changed_results"][place])
+    return StepEnd(status, result, errors, finished_at, answered=answered)

@@ -41,6 +41,7 @@ class UsageWrite:
     run_id: str
     attempt: int  # that counted it
     usage: Usage
+    only_time: bool = False  # its steps count the rest
 
 
 class RunProgressStore(Protocol):

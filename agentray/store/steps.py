@@ -13,6 +13,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agentray.ids import AgentId
+from agentray.protocol.budgets import Budget, Usage
+from agentray.protocol.questions import Question
 from agentray.protocol.runs import RunError, RunStatus
 
 if TYPE_CHECKING:
@@ -64,6 +66,12 @@ class Step:
         errors: of the handler.
         events: to be added to the run.
         recorded: these are published events, of which a bounded number is kept.
+        budget: of the run that begins.
+        spent: what was used, with the number of the message whose handler has; it counts if that
+            is still there, so that it counts once. None: no message's, it counts.
+        asked: questions. Where nothing else is left of the run it waits for the answer to the
+            first that is open, unless it has a result, or an error that is its end.
+        resumes: the run goes on with its so-manieth answer; one with which it has is `GONE`.
         drops: the run ends with it as this, with its errors, and what is left of it is dropped.
             `succeeded`: it ends with the result and the errors that it has.
     """
@@ -80,17 +88,32 @@ class Step:
     errors: Sequence[RunError] = ()
     events: Sequence[NewRunEvent] = ()
     recorded: bool = False
+    budget: Budget | None = None
+    spent: Sequence[tuple[int | None, Usage]] = ()
+    asked: Sequence[Question] = ()
+    resumes: int | None = None
     drops: RunStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StepEnd:
-    """How a run ended that a step has ended."""
+    """How a run ended that a step has ended, or what it waits for.
+
+    Attributes:
+        status: a terminal one, or `waiting`.
+        result: of the run.
+        errors: of the run.
+        at: when that was.
+        question: that it waits for.
+        answered: with how many answers it had gone on.
+    """
 
     status: RunStatus
     result: Any
     errors: tuple[RunError, ...]
-    finished_at: datetime
+    at: datetime
+    question: Question | None = None
+    answered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +124,15 @@ class StepCommitted:
         outcome: of the whole.
         numbers: of the emitted messages; None where the run took no more.
         events: how many events the run has now; None: as many as before.
-        end: the run has ended with this batch; told to one of its steps only.
+        end: the run has ended with this batch, or waits; told to one of its steps only.
+        usage: what the run has used now; None: as much as before.
     """
 
     outcome: CommitOutcome
     numbers: Sequence[int | None] = ()
     events: int | None = None
     end: StepEnd | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +153,11 @@ class StepStore(Protocol):
     async def commit_steps(self, host: str, batch: Sequence[Effects]) -> list[StepCommitted]:
         """Apply effects as `commit` does, some of them with a step; in one transaction.
 
-        A step whose message is not there any more is `GONE`, as is a second beginning of a run:
-        nothing of its effects is written. What a step without a message emits to a run that has
-        ended is dropped, and the rest of its effects written.
+        A step whose message is not there any more is `GONE`, as is a second beginning of a run, or
+        one that goes on with an answer again: nothing of its effects is written. What a step
+        without a message emits to a run that has ended is dropped, and the rest of its effects
+        written. A run that has used more than its budget, and has no result, ends with that as
+        `budget_exceeded`.
 
         Raises:
             ValueError, UnknownRun, PayloadError: as `commit`; nothing was written.
@@ -165,6 +192,6 @@ class StepStore(Protocol):
         """
         ...
 
-    async def ended_runs(self, run_ids: Sequence[str]) -> list[StoredRun]:
-        """Return those of the runs that have ended."""
+    async def settled_runs(self, run_ids: Sequence[str]) -> list[StoredRun]:
+        """Return those of the runs that have ended, wait for an answer, or were answered."""
         ...

@@ -19,10 +19,13 @@ from hypothesis.stateful import (
 )
 
 from agentray.ids import AgentId
-from agentray.protocol.runs import RunStatus
+from agentray.protocol.budgets import Budget, Usage
+from agentray.protocol.questions import Answer, Question
+from agentray.protocol.runs import RunEvent, RunStatus
 from agentray.store.base import CommitOutcome, Effects, StateWrite, Store
 from agentray.store.memory import MemoryStore
 from agentray.store.postgres import PostgresStore
+from agentray.store.run_progress import Resumption
 from agentray.store.steps import KeptMessage, NewMessage, Step, StepCommitted
 from tests.contract.samples import admit_one, at, connect, effects, empty, host, lease
 
@@ -31,6 +34,7 @@ T = TypeVar("T")
 AGENTS = [AgentId("greeter", key) for key in ("ada", "bob", "eve")]
 HOSTS = ("h1", "h2")
 SLOT = 0
+QUESTION = Question(id="qst_1", question="Well?", agent="greeter/ada", asked_at=at(0))
 Message = tuple[str, int]
 """Run and number."""
 
@@ -44,6 +48,13 @@ class Work:
     emitted: int = 0
     closed: bool = False
     ended: RunStatus | None = None
+    budget: int | None = None
+    used: int = 0
+    questions: int = 0  # that are open
+    waits: bool = False
+    answers: int = 0
+    resumed: int = 0  # with so many of these
+    told: list[str] = field(default_factory=list[str])  # kinds of its events
 
 
 @dataclass(frozen=True)
@@ -93,18 +104,33 @@ class Inbox(RuleBasedStateMachine):
 
     # What may happen
 
-    @rule(target=runs, to=st.lists(st.sampled_from(AGENTS), max_size=3))
-    def begin(self, to: list[AgentId]) -> str:
+    @rule(
+        target=runs,
+        to=st.lists(st.sampled_from(AGENTS), max_size=3),
+        budget=st.none() | st.integers(0, 5),
+    )
+    def begin(self, to: list[AgentId], budget: int | None) -> str:
+        run_id = self.do(admit_one(self.store))
+        self.work[run_id] = Work(budget=budget)
+        self.begin_again(run_id, to)
+        return run_id
+
+    @rule(target=runs)
+    def begin_and_wait(self) -> str:
         run_id = self.do(admit_one(self.store))
         self.work[run_id] = Work()
-        self.begin_again(run_id, to)
+        self.begin_again(run_id, AGENTS[:1])
+        self.ask(run_id)
+        self.handle([Delivery((run_id, 1), AGENTS[0], self.host, self.epoch)], [], False)
         return run_id
 
     @rule(run=runs, to=st.lists(st.sampled_from(AGENTS), max_size=3))
     def begin_again(self, run: str, to: list[AgentId]) -> None:
         work = self.work[run]
         first = work.emitted == 0 and work.ended is None
-        step = Step(run, at(1), begins="fail", emitted=[new(agent) for agent in to])
+        budget = None if work.budget is None else Budget(tokens=work.budget)
+        emitted = [new(agent) for agent in to]
+        step = Step(run, at(1), begins="fail", emitted=emitted, budget=budget)
         (told,) = self.commit(self.host, effects(self.epoch, step=step))
         if first:
             self.expect(told, CommitOutcome.COMMITTED)
@@ -133,8 +159,17 @@ class Inbox(RuleBasedStateMachine):
         batch=st.lists(deliveries, min_size=1, max_size=4),
         to=st.lists(st.sampled_from(AGENTS), max_size=2),
         closes=st.sampled_from([False, False, False, True]),
+        spends=st.sampled_from([0, 0, 1, 3]),
+        asks=st.sampled_from([False, False, True]),
     )
-    def handle(self, batch: list[Delivery], to: list[AgentId], closes: bool) -> None:
+    def handle(
+        self,
+        batch: list[Delivery],
+        to: list[AgentId],
+        closes: bool,
+        spends: int = 0,
+        asks: bool = False,
+    ) -> None:
         """Commit what one host has handled; a message may be among it twice, or come too late."""
         by = batch[0].by
         batch = [each for each in batch if each.by == by]
@@ -160,6 +195,8 @@ class Inbox(RuleBasedStateMachine):
                 emitted=[new(agent) for agent in to],
                 closes=closes,
                 answer=({"by": number},) if closes else None,
+                spent=[(number, Usage(tokens=spends))] if spends else (),
+                asked=[QUESTION] if asks else (),
             )
             states = [StateWrite(each.agent, {"seen": seen})]
             steps.append(effects(each.epoch, states=states, step=step))
@@ -170,6 +207,8 @@ class Inbox(RuleBasedStateMachine):
                 work = self.work[each.message[0]]
                 self.emit(work, to, one)
                 work.closed = work.closed or closes
+                work.used += spends
+                work.questions += asks
         for each in done:
             self.take_out(each)
         touched = dict.fromkeys(run_id for run_id, _ in done)
@@ -220,8 +259,63 @@ class Inbox(RuleBasedStateMachine):
         self.expect(told, CommitOutcome.COMMITTED)
         assert told.end is not None
         assert told.end.status is status
-        work.ended = status
-        work.messages.clear()
+        self.ends(work, status)
+
+    @rule(run=runs)
+    def ask(self, run: str) -> None:
+        """Ask something outside of any message."""
+        work = self.work[run]
+        step = Step(run, at(5), asked=[QUESTION])
+        (told,) = self.commit(self.host, effects(self.epoch, step=step))
+        self.expect(told, CommitOutcome.COMMITTED)
+        if work.ended is None:
+            work.questions += 1
+            self.may_end(work, told)
+
+    @rule(run=runs)
+    def answer(self, run: str) -> None:
+        """Tell a run what it asks, if it does."""
+        work = self.work[run]
+        stored = self.do(self.store.get_run(run))
+        assert stored is not None
+        told = RunEvent(offset=stored.events, kind="answered", time=at(5), data={})
+        answer = Answer(question=QUESTION, value=1, answered_at=at(5))
+        change = Resumption(run, stored.questions[1:], [*stored.answers, answer], told)
+        assert self.do(self.store.resume_run(change)) == work.waits
+        if work.waits:
+            work.waits = False
+            work.questions -= 1
+            work.answers += 1
+            work.told.append("answered")
+
+    @rule(run=runs, late=st.booleans())
+    def go_on(self, run: str, late: bool) -> None:
+        """Go on with the last answer of a run; somebody may have done so before."""
+        work = self.work[run]
+        resumes = work.answers - late
+        if resumes < 1:
+            return
+        step = Step(run, at(6), resumes=resumes, emitted=[new(AGENTS[0])])
+        (told,) = self.commit(self.host, effects(self.epoch, step=step))
+        if work.ended is not None or resumes <= work.resumed:
+            self.expect(told, CommitOutcome.GONE)
+            return
+        self.expect(told, CommitOutcome.COMMITTED)
+        work.resumed = resumes
+        self.emit(work, [AGENTS[0]], told)
+        self.may_end(work, told)
+
+    @rule(run=runs, tokens=st.integers(1, 3), number=st.integers(1, 4))
+    def spend(self, run: str, tokens: int, number: int) -> None:
+        """Count what a message used, if it is there, and what none did."""
+        work = self.work[run]
+        used = Usage(tokens=tokens)
+        step = Step(run, at(6), spent=[(number, used), (number, used), (None, used)])
+        (told,) = self.commit(self.host, effects(self.epoch, step=step))
+        self.expect(told, CommitOutcome.COMMITTED)
+        if work.ended is None:
+            work.used += tokens * (1 + (number in work.messages))
+            self.may_end(work, told)
 
     # What should come of it
 
@@ -247,13 +341,27 @@ class Inbox(RuleBasedStateMachine):
 
     def may_end(self, work: Work, *told: StepCommitted) -> None:
         """The step after which only held messages are left ends the run, and tells it once."""
-        ends = [each.end for each in told if each.end is not None]
-        if set(work.messages) <= work.held:
-            assert [end.status for end in ends] == [RunStatus.SUCCEEDED]
-            work.ended = RunStatus.SUCCEEDED
-            work.messages.clear()
+        ends = [each.end.status for each in told if each.end is not None]
+        if work.budget is not None and work.used > work.budget and not work.closed:
+            self.ends(work, RunStatus.BUDGET_EXCEEDED)
+        elif work.waits or work.resumed < work.answers or not set(work.messages) <= work.held:
+            # What waits already may be told to do so, once more.
+            assert ends in ([], [RunStatus.WAITING]) if work.waits else ends == []
+            return
+        elif work.questions and not work.closed:
+            work.waits = True
+            work.told.append("waiting")
+            assert ends == [RunStatus.WAITING]
+            return
         else:
-            assert ends == []
+            self.ends(work, RunStatus.SUCCEEDED)
+        assert ends == [work.ended]
+
+    def ends(self, work: Work, status: RunStatus) -> None:
+        work.ended = status
+        work.waits = False
+        work.messages.clear()
+        work.told.append(status.value)
 
     @invariant()
     def every_message_has_had_one_effect(self) -> None:
@@ -278,20 +386,25 @@ class Inbox(RuleBasedStateMachine):
             stored = self.do(self.store.get_run(run_id))
             assert stored is not None
             kinds = [event.kind for event in self.do(self.store.run_events(run_id))]
-            if work.ended is None:
-                assert (stored.run.finished_at, kinds) == (None, [])
+            assert kinds == work.told
+            assert (stored.run.usage.tokens if stored.run.usage else 0) == work.used
+            assert (stored.run.finished_at is None) == (work.ended is None)
+            if work.ended is not None:
+                assert stored.run.status is work.ended
             else:
-                assert (stored.run.status, kinds) == (work.ended, [work.ended.value])
+                assert (stored.run.status is RunStatus.WAITING) == work.waits
 
     def teardown(self) -> None:
         """Handle all that is left: each run ends, and leaves nothing."""
-        while kept := self.kept():
-            first = kept[0]
-            self.handle(
-                [Delivery((first.run_id, first.number), first.agent, self.host, self.epoch)],
-                [],
-                False,
-            )
+        while any(work.ended is None for work in self.work.values()):
+            while kept := self.kept():
+                first = kept[0]
+                message = (first.run_id, first.number)
+                self.handle([Delivery(message, first.agent, self.host, self.epoch)], [], False)
+            for run, work in self.work.items():
+                if work.ended is None:
+                    self.answer(run)
+                    self.go_on(run, late=False)
         self.every_message_has_had_one_effect()
         self.each_run_ends_once()
         assert all(work.ended is not None for work in self.work.values())

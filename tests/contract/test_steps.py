@@ -48,11 +48,12 @@ def step(
     )
 
 
-async def begin(store: Store, *messages: NewMessage, on_error: str = "fail") -> str:
+async def begin(store: Store, *messages: NewMessage, on_error: str = "fail", **about: Any) -> str:
     """Admit a run and let it begin with messages."""
     run_id = await admit_one(store)
     emitted = messages or (new(),)
-    await store.commit_steps("h1", [step(run_id, begins=on_error, emitted=emitted, at=at(1))])
+    begins = step(run_id, begins=on_error, emitted=emitted, at=at(1), **about)
+    await store.commit_steps("h1", [begins])
     return run_id
 
 
@@ -289,7 +290,7 @@ async def test_a_run_that_is_stopped_drops_its_messages(store: Store):
     assert await left(store) == []
     assert outcomes(await commit(store, step(run_id, handled=1, n=1))) == [GONE]
     assert outcomes(await commit(store, stopped)) == [GONE]
-    (stored,) = await store.ended_runs([run_id, "run_unknown"])
+    (stored,) = await store.settled_runs([run_id, "run_unknown"])
     assert (stored.run.status, stored.run.errors) == (RunStatus.CANCELLED, (why,))
     assert [e.kind for e in await store.run_events(run_id)] == ["cancelled"]
 

@@ -84,7 +84,7 @@ async def test_the_command_line_chooses_it(gateway: Gateway, shell: Shell, store
             [run] = (await client.runs(limit=1)).runs
         assert await durability(store, run.id) == "step"
     result = await shell("prompt", "Ada", "--durability", "step", "--max-tokens", "1")
-    assert (result.exit_code, "has no budget" in result.stderr) == (2, True)
+    assert result.exit_code == 0, "it may have a budget"
     assert (await shell("prompt", "Ada", "--durability", "none")).exit_code == 2
 
 

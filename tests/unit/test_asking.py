@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from agentray import Agent, AgentId, Answered, App, Ask, Event, Prompt, TerminateEvent, action, on
 from agentray.errors import AnswerInvalid, NotWaiting, RunFailed, UnknownRun
+from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.runs import Run, RunStatus
 from agentray.testing import LocalRuntime
 from tests.support.eventually import eventually_async
@@ -20,6 +21,12 @@ story: list[str] = []
 @pytest.fixture(autouse=True)
 def _new_story() -> None:
     story.clear()
+
+
+@pytest.fixture(params=["run", "step"])
+def durability(request: pytest.FixtureRequest) -> PromptDurability:
+    """Whatever survives the death of a host."""
+    return request.param
 
 
 class Paid(BaseModel):
@@ -129,11 +136,13 @@ async def kinds(runtime: LocalRuntime, run_id: str) -> list[str]:
     return [event.kind for event in told]
 
 
-async def test_a_run_waits_for_an_answer_and_ends_with_what_follows_it():
+async def test_a_run_waits_for_an_answer_and_ends_with_what_follows_it(
+    durability: PromptDurability,
+):
     runtime = LocalRuntime()
     async with runtime as manager:
         await manager.deploy(APP)
-        asked = await manager.prompt("tea", agent="buyer/a")
+        asked = await manager.prompt("tea", agent="buyer/a", durability=durability)
         assert (asked.status, asked.result, asked.finished_at) == (RunStatus.WAITING, None, None)
         assert asked.question is not None
         assert (asked.question.question, asked.question.agent) == ("Buy tea?", "buyer/a")
@@ -156,11 +165,13 @@ async def test_a_run_that_asks_nothing_does_not_wait():
         assert (run.status, run.result) == (RunStatus.SUCCEEDED, "nothing to buy")
 
 
-async def test_nothing_of_a_waiting_run_is_kept_in_memory_and_it_survives_everything():
+async def test_nothing_of_a_waiting_run_is_kept_in_memory_and_it_survives_everything(
+    durability: PromptDurability,
+):
     runtime = LocalRuntime(hosts=2)
     async with runtime as manager:
         await manager.deploy(APP)
-        asked = await manager.prompt("tea", agent="buyer/a")
+        asked = await manager.prompt("tea", agent="buyer/a", durability=durability)
 
         async def nothing_runs() -> bool:
             hosts = [runtime.network.hosts[host] for host in runtime.hosts]
@@ -187,10 +198,10 @@ async def test_an_answer_that_is_something_else_is_refused_and_names_the_field()
         assert (await manager.answer(asked.id, YES, timeout=20)).status is RunStatus.SUCCEEDED
 
 
-async def test_an_answer_is_taken_once_and_may_be_repeated():
+async def test_an_answer_is_taken_once_and_may_be_repeated(durability: PromptDurability):
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
-        asked = await manager.prompt("tea", agent="buyer/a")
+        asked = await manager.prompt("tea", agent="buyer/a", durability=durability)
         assert asked.question is not None
         question = asked.question.id
         ended = await manager.answer(asked.id, YES, question=question, timeout=20)
@@ -205,11 +216,13 @@ async def test_an_answer_is_taken_once_and_may_be_repeated():
             await manager.answer("run_0", YES)
 
 
-async def test_of_several_questions_the_next_is_asked_when_the_first_is_answered():
+async def test_of_several_questions_the_next_is_asked_when_the_first_is_answered(
+    durability: PromptDurability,
+):
     runtime = LocalRuntime()
     async with runtime as manager:
         await manager.deploy(APP)
-        asked = await manager.prompt("x", agent="twice/a")
+        asked = await manager.prompt("x", agent="twice/a", durability=durability)
         assert asked.question is not None
         assert asked.question.question == "First?"
         again = await manager.answer(asked.id, "one", timeout=20)
@@ -224,21 +237,23 @@ async def test_of_several_questions_the_next_is_asked_when_the_first_is_answered
         assert (await kinds(runtime, asked.id)).count("waiting") == 2
 
 
-async def test_an_error_after_the_answer_fails_the_run():
+async def test_an_error_after_the_answer_fails_the_run(durability: PromptDurability):
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
-        asked = await manager.prompt("tea", agent="buyer/a")
+        asked = await manager.prompt("tea", agent="buyer/a", durability=durability)
         ended = await manager.answer(asked.id, {"approved": False}, timeout=20)
         assert ended.status is RunStatus.FAILED
         assert ended.error is not None
         assert (ended.error.type, ended.error.message) == ("ValueError", "refused")
 
 
-async def test_a_run_that_was_answered_begins_again_at_its_answer_when_its_host_dies():
+async def test_a_run_that_was_answered_begins_again_at_its_answer_when_its_host_dies(
+    durability: PromptDurability,
+):
     runtime = LocalRuntime(hosts=2)
     async with runtime as manager:
         await manager.deploy(APP)
-        asked = await manager.prompt("Wait?", agent="slow/a")
+        asked = await manager.prompt("Wait?", agent="slow/a", durability=durability)
         going_on = asyncio.create_task(manager.answer(asked.id, 0.5, timeout=30))
 
         async def begun() -> bool:
@@ -250,22 +265,24 @@ async def test_a_run_that_was_answered_begins_again_at_its_answer_when_its_host_
         await runtime.kill_host(where)
         ended = await going_on
         assert (ended.status, ended.result) == (RunStatus.SUCCEEDED, "slept")
-        assert ended.attempt > 1
+        assert (ended.attempt > 1) == (durability == "run"), "the steps of a run are in one"
         assert story.count("going on") > 1, "and nobody was asked a second time"
         assert (await kinds(runtime, asked.id)).count("waiting") == 1
 
 
-async def test_a_waiting_run_can_be_cancelled_and_has_a_deadline():
+async def test_a_waiting_run_can_be_cancelled_and_has_a_deadline(durability: PromptDurability):
     runtime = LocalRuntime()
     async with runtime as manager:
         await manager.deploy(APP)
-        asked = await manager.prompt("tea", agent="buyer/a")
+        asked = await manager.prompt("tea", agent="buyer/a", durability=durability)
         cancelled = await asyncio.wait_for(manager.cancel_run(asked.id), 20)
         assert (cancelled.status, cancelled.question) == (RunStatus.CANCELLED, None)
         with pytest.raises(NotWaiting):
             await manager.answer(asked.id, YES)
 
-        late = await manager.prompt("tea", agent="buyer/a", run_timeout_s=0.3)
+        late = await manager.prompt(
+            "tea", agent="buyer/a", run_timeout_s=0.3, durability=durability
+        )
         assert late.status is RunStatus.WAITING
 
         async def ended() -> Run | None:
@@ -287,10 +304,12 @@ async def test_the_deadline_holds_after_the_answer():
         assert ended.status is RunStatus.TIMED_OUT
 
 
-async def test_a_run_of_an_event_waits_too_wherever_the_question_is_asked():
+async def test_a_run_of_an_event_waits_too_wherever_the_question_is_asked(
+    durability: PromptDurability,
+):
     async with LocalRuntime(hosts=2) as manager:
         await manager.deploy(APP)
-        run = await manager.dispatch(Order(item="tea"))
+        run = await manager.dispatch(Order(item="tea"), durability=durability)
 
         async def asks() -> Any:
             return run.question

@@ -25,6 +25,7 @@ from agentray.core.budgets import exceeded
 from agentray.errors import ConfigurationError
 from agentray.event_run import DurabilityName
 from agentray.protocol.budgets import Usage
+from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.runs import Run, RunStatus
 from agentray.runtime.run_budget import Account
 from agentray.testing import LocalRuntime
@@ -36,6 +37,12 @@ story: list[str] = []
 @pytest.fixture(autouse=True)
 def _new_story() -> None:
     story.clear()
+
+
+@pytest.fixture(params=["run", "step"])
+def durability(request: pytest.FixtureRequest) -> PromptDurability:
+    """Whatever survives the death of a host."""
+    return request.param
 
 
 class Spender(Agent):
@@ -128,21 +135,25 @@ def why(run: Run) -> str:
     ],
 )
 async def test_a_run_is_stopped_in_the_midst_of_its_work_when_its_budget_is_exceeded(
-    budget: Budget, told: str, came: list[str]
+    budget: Budget, told: str, came: list[str], durability: PromptDurability
 ):
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
-        run = await manager.prompt("a b c d e", agent="spender/x", budget=budget)
+        run = await manager.prompt(
+            "a b c d e", agent="spender/x", budget=budget, durability=durability
+        )
         assert why(run) == told
         assert story == came
         assert run.result is None
 
 
-async def test_what_is_within_the_budget_is_counted_and_shown():
+async def test_what_is_within_the_budget_is_counted_and_shown(durability: PromptDurability):
     runtime = LocalRuntime()
     async with runtime as manager:
         await manager.deploy(APP)
-        run = await manager.prompt("a b", agent="spender/x", budget=Budget(tokens=20, wall_s=60))
+        run = await manager.prompt(
+            "a b", agent="spender/x", budget=Budget(tokens=20, wall_s=60), durability=durability
+        )
         assert run.status is RunStatus.SUCCEEDED
         assert run.usage is not None
         assert (run.usage.tokens, run.usage.tool_calls, run.usage.cost) == (20, 2, 0.5)
@@ -162,34 +173,46 @@ async def test_a_run_without_budget_that_spends_nothing_has_no_usage():
         assert "usage" not in run.model_dump(mode="json")
 
 
-async def test_time_of_work_is_a_budget():
+async def test_time_of_work_is_a_budget(durability: PromptDurability):
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
-        run = await manager.prompt("1000", agent="worker/x", budget=Budget(wall_s=0.2))
+        run = await manager.prompt(
+            "1000", agent="worker/x", budget=Budget(wall_s=0.2), durability=durability
+        )
         assert "0.2 s of work is used up" in why(run)
         assert run.usage is not None
         assert run.usage.wall_s >= 0.2
 
 
-async def test_an_agent_type_has_a_budget_for_prompts_that_say_none():
+async def test_an_agent_type_has_a_budget_for_prompts_that_say_none(durability: PromptDurability):
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
-        assert "15 tokens" in why(await manager.prompt("a b c", agent="thrifty/x"))
-        more = await manager.prompt("a b c", agent="thrifty/x", budget=Budget(tokens=30))
+        assert "15 tokens" in why(
+            await manager.prompt("a b c", agent="thrifty/x", durability=durability)
+        )
+        more = await manager.prompt(
+            "a b c", agent="thrifty/x", budget=Budget(tokens=30), durability=durability
+        )
         assert more.status is RunStatus.SUCCEEDED
-        other = await manager.prompt("a b c", agent="thrifty/x", budget=Budget(cost=1))
+        other = await manager.prompt(
+            "a b c", agent="thrifty/x", budget=Budget(cost=1), durability=durability
+        )
         assert "15 tokens" in why(other), "what it does not limit the type's own budget does"
 
 
-async def test_what_is_spent_on_other_hosts_counts_too():
+async def test_what_is_spent_on_other_hosts_counts_too(durability: PromptDurability):
     async with LocalRuntime(hosts=3) as manager:
         await manager.deploy(APP)
-        run = await manager.prompt("30", agent="sharer/x", budget=Budget(tokens=100))
+        run = await manager.prompt(
+            "30", agent="sharer/x", budget=Budget(tokens=100), durability=durability
+        )
         assert run.status is RunStatus.SUCCEEDED
         assert run.usage is not None
         assert (run.usage.tokens, run.usage.tool_calls) == (30, 30)
         assert "20 tool calls" in why(
-            await manager.prompt("30", agent="sharer/x", budget=Budget(tool_calls=20))
+            await manager.prompt(
+                "30", agent="sharer/x", budget=Budget(tool_calls=20), durability=durability
+            )
         )
 
 
@@ -213,18 +236,20 @@ async def test_a_new_attempt_does_not_start_from_nothing():
         assert run.attempt >= 2
 
 
-async def test_usage_goes_on_after_an_answer_and_waiting_costs_no_time():
+async def test_usage_goes_on_after_an_answer_and_waiting_costs_no_time(
+    durability: PromptDurability,
+):
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
         budget = Budget(tokens=10, wall_s=30)
-        asked = await manager.prompt("Sure?", agent="asker/a", budget=budget)
+        asked = await manager.prompt("Sure?", agent="asker/a", budget=budget, durability=durability)
         assert asked.usage is not None
         assert asked.usage.tokens == 6
         good = await manager.answer(asked.id, 4, timeout=20)
         assert good.status is RunStatus.SUCCEEDED
         assert good.usage is not None
         assert good.usage.tokens == 10
-        asked = await manager.prompt("Sure?", agent="asker/a", budget=budget)
+        asked = await manager.prompt("Sure?", agent="asker/a", budget=budget, durability=durability)
         assert "used 11" in why(await manager.answer(asked.id, 5, timeout=20))
 
 
@@ -232,7 +257,7 @@ async def test_a_dispatched_event_has_a_budget_also_where_it_is_not_kept():
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
         kept: DurabilityName
-        for kept in ("run", "none"):
+        for kept in ("run", "step", "none"):
             run = await manager.dispatch(
                 Shared(part=1), durability=kept, budget=Budget(tokens=0), events=False
             )

@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from agentray import Agent, AgentId, App, Event, Prompt, TerminateEvent, on
 from agentray.errors import ConfigurationError, IdempotencyConflict
 from agentray.examples import driver, text_analysis
-from agentray.protocol.budgets import Budget
 from agentray.protocol.runs import RunStatus
 from agentray.testing import LocalRuntime
 from tests.support.eventually import eventually_async
@@ -106,8 +105,6 @@ async def test_what_cannot_be_promised_is_refused():
         await manager.deploy(SHOP)
         with pytest.raises(ConfigurationError, match="'run' or 'step': 'none'"):
             await manager.prompt("tea", durability="none")  # pyright: ignore[reportArgumentType] - the mistake
-        with pytest.raises(ConfigurationError, match="no budget"):
-            await manager.prompt("tea", durability="step", budget=Budget(tokens=1))
 
 
 async def test_a_repeat_with_another_durability_is_another_prompt():

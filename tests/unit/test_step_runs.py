@@ -48,6 +48,7 @@ class Node(Agent):
     @on(Planted, key=lambda planted: f"{planted.tree}-{planted.place % 7}", own=True)
     async def grow(self, planted: Planted) -> list[Event]:
         self.state.n += 1
+        self.context.spend(tokens=1)
         HANDLED[planted.tree] += 1
         await asyncio.sleep(0)
         if planted.height == 0:
@@ -67,6 +68,7 @@ class Interleaved(Agent):
     @on(Planted, key=lambda planted: f"{planted.tree}-{planted.place % 3}")
     async def grow(self, planted: Planted) -> None:
         assert planted.height >= 0
+        self.context.spend(tool_calls=1)
         await asyncio.sleep(0)
         self.state.n += 1
 
@@ -95,7 +97,10 @@ async def nothing_left(runtime: LocalRuntime) -> bool:
 
 async def grow(manager: ManagerClient, tree: str, timeout: float = 60) -> None:
     run = await manager.dispatch(Planted(tree=tree, height=HEIGHT), durability="step", events=False)
-    assert (await run.wait(timeout)).status is RunStatus.SUCCEEDED
+    ended = await run.wait(timeout)
+    assert ended.status is RunStatus.SUCCEEDED
+    assert ended.usage is not None
+    assert (ended.usage.tokens, ended.usage.tool_calls) == (NODES, NODES), "counted once each"
 
 
 async def test_every_event_has_one_effect():

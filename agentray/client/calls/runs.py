@@ -38,7 +38,7 @@ class PromptOptions(TypedDict, total=False):
         budget: what the run may use; beyond it, it ends as `budget_exceeded`.
         max_attempts: after so many that each lost a host it is `dead`; None: as settings say.
         durability: `run`: it begins again when a host dies. `step`: it goes on after the last
-            commit; it has no budget then, and cannot wait for an answer.
+            commit.
         delay_s: seconds after which the run begins; it is accepted at once.
         at: when it begins, an aware time.
         webhook: whom to tell when it has ended.

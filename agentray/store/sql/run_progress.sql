@@ -17,14 +17,21 @@ FROM waiting WHERE runs.id = waiting.id
 RETURNING runs.id;
 
 -- name: put_usage
--- Keep what runs have used, as their present attempts count it.
+-- Keep what runs have used, as their present attempts count it; of some only the time.
 WITH counted AS MATERIALIZED (
-    SELECT runs.id, new.usage
-    FROM unnest($1::text[], $2::integer[], $3::json[]) AS new (id, attempt, usage)
+    SELECT runs.id, new.usage, new.only_time
+    FROM unnest($1::text[], $2::integer[], $3::json[], $4::boolean[])
+        AS new (id, attempt, usage, only_time)
     JOIN runs ON runs.id = new.id AND runs.attempt = new.attempt
     ORDER BY runs.id FOR UPDATE OF runs
 )
-UPDATE runs SET usage = counted.usage FROM counted WHERE runs.id = counted.id;
+UPDATE runs SET usage = CASE WHEN counted.only_time THEN json_build_object(
+        'wall_s', counted.usage -> 'wall_s',
+        'tokens', coalesce((runs.usage ->> 'tokens')::bigint, 0),
+        'tool_calls', coalesce((runs.usage ->> 'tool_calls')::bigint, 0),
+        'cost', coalesce((runs.usage ->> 'cost')::float8, 0))
+    ELSE counted.usage END
+FROM counted WHERE runs.id = counted.id;
 
 -- name: host_of_run
 -- Return the host that moved a run to running in its present attempt.

@@ -1,10 +1,11 @@
 -- name: commit_step_effects
 -- Apply a batch of effects with steps in one round trip; see the function in the migrations.
 SELECT outcomes, numbers, changed, changed_events, changed_statuses, changed_results,
-       changed_errors, changed_at
+       changed_errors, changed_at, changed_usages, changed_questions, changed_answered
 FROM commit_step_effects($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
                          $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32,
-                         $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45, $46);
+                         $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45, $46, $47,
+                         $48, $49, $50, $51, $52);
 
 -- name: load_messages
 -- Return messages for agents of some types in some slots, in the order in which runs emitted them.
@@ -26,13 +27,14 @@ UPDATE step_messages AS message SET host = $1, attempts = message.attempts + wan
 FROM wanted WHERE message.run_id = wanted.run_id AND message.number = wanted.number
 RETURNING message.run_id, message.number, message.attempts;
 
--- name: ended_runs
--- Return those of some runs that have ended, with what a host needs.
+-- name: settled_runs
+-- Return those of some runs that have ended, wait, or were answered, with what a host needs.
 SELECT id, status, agent_type, agent_key, result, error, attempt, correlation_id, created_at,
        started_at, finished_at, usage, questions, not_before, schedule, session,
        pool, slot, input, events, owner,
        cancel_requested, answers, delayed
-FROM runs WHERE id = ANY ($1::text[]) AND finished_at IS NOT NULL;
+FROM runs WHERE id = ANY ($1::text[])
+    AND (finished_at IS NOT NULL OR status = 'waiting' OR json_array_length(answers) > 0);
 
 -- name: drop_steps
 -- Forget what is left of runs that were ended without their messages.
