@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
 from agentray.client.calls.http import Request, pause_before_retry
@@ -14,7 +15,6 @@ from agentray.client.calls.job_log import (
     LineJoiner,
     LogEnd,
     LogEvent,
-    LogPiece,
     LogReader,
     LogWish,
 )
@@ -107,13 +107,18 @@ class AsyncLogTail(Generic[T]):
 
 
 async def follow(
-    open_frames: FrameOpener, reader: LogReader, protocol: LogProtocol, timeout_s: float
-) -> AsyncGenerator[list[LogEvent]]:
+    open_frames: FrameOpener,
+    reader: LogReader,
+    feed: Callable[[str | bytes], list[T]],
+    protocol: LogProtocol,
+    timeout_s: float,
+) -> AsyncGenerator[list[T]]:
     """Yield what is told of a log until its end, coming back where a connection broke.
 
     Args:
         open_frames: how to get there.
         reader: knows what is wanted, and what has come.
+        feed: gives it a frame, and returns what is to be yielded.
         protocol: `auto`: a WebSocket, and plain HTTP where there is none.
         timeout_s: it is over when there was no sign of the gateway for so long.
 
@@ -129,7 +134,7 @@ async def follow(
             async with open_frames(reader.request(way), way, timeout_s=timeout_s) as frames:
                 async for frame in frames:
                     trouble.over()
-                    if told := reader.feed(frame):
+                    if told := feed(frame):
                         yield told
                     if reader.end is not None:
                         break
@@ -177,24 +182,19 @@ class _Trouble:
         await asyncio.sleep(pause_s)
 
 
-async def lines_of(events: AsyncGenerator[list[LogEvent]], most: int) -> AsyncGenerator[list[str]]:
-    """Yield whole lines of a log.
-
-    Args:
-        events: what is told of it.
-        most: characters of one line; what is more is cut off, and said to be.
-    """
-    joiner = LineJoiner(most)
+async def _to_the_last(
+    lines: AsyncGenerator[list[str]], joiner: LineJoiner
+) -> AsyncGenerator[list[str]]:
+    """Yield lines, and at the end what has no line end."""
     try:
-        async for told in events:
-            pieces = (piece for piece in told if isinstance(piece, LogPiece))
-            yield [line for piece in pieces if (line := joiner.feed(piece)) is not None]
+        async for told in lines:
+            yield told
     except StreamLimitExceeded:
         if (rest := joiner.last()) is not None:
             yield [rest]
         raise
     finally:
-        await events.aclose()
+        await lines.aclose()
     if (rest := joiner.last()) is not None:
         yield [rest]
 
@@ -204,13 +204,15 @@ def tail_of(
 ) -> AsyncLogTail[LogEvent]:
     """Return all that is told of a log."""
     reader = LogReader(wish)
-    return AsyncLogTail(follow(open_frames, reader, protocol, timeout_s), reader)
+    events = follow(open_frames, reader, reader.feed, protocol, timeout_s)
+    return AsyncLogTail(events, reader)
 
 
 def line_tail_of(
     open_frames: FrameOpener, wish: LogWish, protocol: LogProtocol, timeout_s: float
 ) -> AsyncLogTail[str]:
-    """Return the lines of a log."""
-    reader = LogReader(wish)
-    events = follow(open_frames, reader, protocol, timeout_s)
-    return AsyncLogTail(lines_of(events, wish.limits.max_message_size), reader)
+    """Return the lines of a log; longer ones than a message may be are cut, and said to be."""
+    reader, joiner = LogReader(wish), LineJoiner(wish.limits.max_message_size)
+    feed = partial(reader.feed_lines, joiner=joiner)
+    lines = follow(open_frames, reader, feed, protocol, timeout_s)
+    return AsyncLogTail(_to_the_last(lines, joiner), reader)

@@ -13,14 +13,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from json.encoder import encode_basestring as _quote  # characters beyond ASCII as they are
 
+from agentray.core.whole_lines import packed, quoted_text, whole_lines
+
 MAX_MESSAGE_SIZE = 10_240
 """Characters of a frame, where nothing else is asked for."""
 
 MIN_MESSAGE_SIZE = 512
 
+LONGEST_PIECE = 32 * 1024
+"""Bytes of a line that are told at once, at most: less than what is read at a time."""
+
 _HEAD = '{{"type":"lines","offset":{},"next":{},"lines":['
+_BLOCK_HEAD = '{{"type":"text","offset":{},"next":{},"text":'
 _OVERHEAD = 80  # the frame's head with two offsets, and its end
 _ENTRY = 32  # brackets, commas, offset and flags of one entry
+_LINE_END = r"\n"  # quoted
 _PLAIN_HEAD, _PLAIN_END = '{"type":"log","message":', "}"
 
 
@@ -28,8 +35,14 @@ class Form(StrEnum):
     """How a log travels."""
 
     FRAMES = "frames"  # JSON: each line with its offset
+    BLOCKS = "blocks"  # the same, but whole lines of text are one text
     MESSAGES = "messages"  # JSON: text only, for clients of other systems
     TEXT = "text"  # lines of text
+
+    @property
+    def exact(self) -> bool:
+        """Whether it tells of each byte of the log where it is."""
+        return self in {Form.FRAMES, Form.BLOCKS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +101,11 @@ def pieces(data: bytes, offset: int, most: int, *, final: bool) -> Iterator[Piec
         else:
             yield Piece(offset, line, ends=True)
             offset += len(line) + 1
-    for part in _parts(rest, most) if rest else ():
-        if not final and len(part) < most - 3:  # it may grow, and a character may be cut in it
+    after = offset + len(rest)
+    for part in _parts(rest, most):
+        # The last part may grow, and a character may be cut in it. Even a full one waits: its line
+        # end may follow, which those who were told the part alone would take for an empty line.
+        if not final and offset + len(part) == after:
             return
         yield Piece(offset, part, ends=False)
         offset += len(part)
@@ -134,6 +150,8 @@ def cut(
     match form:
         case Form.FRAMES:
             return _frames(data, offset, final, size)
+        case Form.BLOCKS:
+            return _blocks(data, offset, final, size)
         case Form.MESSAGES:
             return _messages(data, offset, final, size)
         case Form.TEXT:
@@ -142,6 +160,46 @@ def cut(
 
 def _frames(data: bytes, offset: int, final: bool, size: int) -> list[Frame]:
     room = size - _OVERHEAD
+    whole = whole_lines(data, offset)
+    if whole is None or whole.widest > room - _ENTRY:
+        return _odd_frames(data, offset, final, room)
+    entries = [f'[{at},"{text}"],' for at, text in zip(whole.begins, whole.texts, strict=True)]
+    begins = [*whole.begins, whole.end]
+    found = [
+        _frame(begins[first], begins[after], "".join(entries[first:after])[:-1], after - first)
+        for first, after in packed(entries, room)
+    ]
+    rest = data[whole.end - offset :]
+    return found + _odd_frames(rest, whole.end, final, room) if rest else found
+
+
+def _blocks(data: bytes, offset: int, final: bool, size: int) -> list[Frame]:
+    room = size - _OVERHEAD
+    found: list[Frame] = []
+    begin, end = 0, data.rfind(b"\n") + 1
+    most = room  # bytes that probably have room
+    while begin < end:
+        after = data.rfind(b"\n", begin, begin + most) + 1
+        if after == 0:  # a line that needs more than one frame
+            after = data.index(b"\n", begin) + 1
+            found += _odd_frames(data[begin:after], offset + begin, final, room)
+            most = room
+        elif (text := quoted_text(data[begin:after])) is None:
+            found += _odd_frames(data[begin:after], offset + begin, final, room)
+        else:
+            # A bit less than what would fill a frame, as these lines are: few are then cut twice.
+            most = (after - begin) * room * 63 // (64 * len(text))
+            if len(text) > room:
+                continue
+            head = _BLOCK_HEAD.format(offset + begin, offset + after)
+            lines = data.count(b"\n", begin, after)
+            found.append(Frame(f"{head}{text}}}", offset + after, lines))
+        begin = after
+    return found + _odd_frames(data[end:], offset + end, final, room) if end < len(data) else found
+
+
+def _odd_frames(data: bytes, offset: int, final: bool, room: int) -> list[Frame]:
+    """Cut what is not only whole lines of text that have room in a frame."""
     found: list[Frame] = []
     entries: list[str] = []
     used = lines = 0
@@ -149,23 +207,24 @@ def _frames(data: bytes, offset: int, final: bool, size: int) -> list[Frame]:
     for piece in _fitting(data, offset, final, room - _ENTRY):
         entry = _entry(piece)
         if entries and used + len(entry) > room:
-            found.append(_frame(begin, end, entries, lines))
+            found.append(_frame(begin, end, ",".join(entries), lines))
             entries, used, lines, begin = [], 0, 0, end
         entries.append(entry)
         used += len(entry) + 1
         lines += piece.ends
         end = piece.next
     if entries:
-        found.append(_frame(begin, end, entries, lines))
+        found.append(_frame(begin, end, ",".join(entries), lines))
     return found
 
 
-def _frame(begin: int, end: int, entries: list[str], lines: int) -> Frame:
-    return Frame(_HEAD.format(begin, end) + ",".join(entries) + "]}", end, lines)
+def _frame(begin: int, end: int, entries: str, lines: int) -> Frame:
+    return Frame(f"{_HEAD.format(begin, end)}{entries}]}}", end, lines)
 
 
 def _fitting(data: bytes, offset: int, final: bool, room: int) -> Iterator[Piece]:
     """Cut into pieces of which each has room in a frame, quoted as it is."""
+    room = min(room, LONGEST_PIECE)
     for piece in pieces(data, offset, room, final=final):
         if 6 * len(piece.data) <= room or _width(piece.data) <= room:
             yield piece
@@ -202,15 +261,32 @@ def shown(data: bytes) -> str:
 
 def _messages(data: bytes, offset: int, final: bool, size: int) -> list[Frame]:
     room = size - len(_PLAIN_HEAD) - len(_PLAIN_END) - 2
+    whole = whole_lines(data, offset)
+    if whole is None or whole.widest > room - len(_LINE_END):
+        return _odd_messages(data, offset, final, room)
+    texts = [text + _LINE_END for text in whole.texts]
+    begins = [*whole.begins, whole.end]
+    found = [
+        Frame(_message("".join(texts[first:after])[:-2]), begins[after], after - first)
+        for first, after in packed(texts, room)
+    ]
+    rest = data[whole.end - offset :]
+    return found + _odd_messages(rest, whole.end, final, room) if rest else found
+
+
+def _message(quoted: str) -> str:
+    # A message is never empty: clients take that for the end, and would not see an empty line.
+    return f'{_PLAIN_HEAD}"{quoted or _LINE_END}"{_PLAIN_END}'
+
+
+def _odd_messages(data: bytes, offset: int, final: bool, room: int) -> list[Frame]:
     found: list[Frame] = []
     texts: list[str] = []
     used = lines = 0
     end = offset
 
     def close() -> None:
-        # A message is never empty: clients take that for the end, and would not see an empty line.
-        text = "\n".join(texts) or "\n"
-        found.append(Frame(_PLAIN_HEAD + _quote(text) + _PLAIN_END, end, lines))
+        found.append(Frame(_message(_quote("\n".join(texts))[1:-1]), end, lines))
 
     for piece in _fitting(data, offset, final, room // 4):  # `\\xff` is five characters
         text = shown(piece.data)
@@ -241,9 +317,19 @@ def _goes_on(piece: Piece, data: bytes, offset: int) -> bool:
 
 
 def _text(data: bytes, offset: int, final: bool, size: int) -> list[Frame]:
+    most = min(max(1, (size - 1) // 4), LONGEST_PIECE)
+    whole = data.rfind(b"\n")
+    if whole < 0 or max(map(len, data[:whole].split(b"\n"))) > most:
+        return _odd_text(data, offset, final, most)
+    whole += 1
+    found = [Frame(shown(data[:whole]), offset + whole, data.count(b"\n"))]
+    return found + _odd_text(data[whole:], offset + whole, final, most)
+
+
+def _odd_text(data: bytes, offset: int, final: bool, most: int) -> list[Frame]:
     texts: list[str] = []
     lines, end = 0, offset
-    for piece in pieces(data, offset, max(1, (size - 1) // 4), final=final):
+    for piece in pieces(data, offset, most, final=final):
         if piece.data or not _goes_on(piece, data, offset):
             texts.append(shown(piece.data))
         lines += piece.ends

@@ -56,8 +56,9 @@ class TailQuery(LogPart):
 
     format: str | None = Field(
         default=None,
-        pattern="^(frames|plain)$",
-        description="`frames`: JSON with the byte offset of each line; else plain text.",
+        pattern="^(frames|blocks|plain)$",
+        description="`frames`: JSON with the byte offset of each line; `blocks`: the same, whole "
+        "lines as one text; else plain text.",
     )
     follow: bool = Field(default=True, description="Go on as the log grows.")
     max_lines: int | None = Field(default=None, ge=1)
@@ -74,7 +75,7 @@ class TailQuery(LogPart):
         limits = StreamLimits(
             self.max_lines, self.max_bytes, self.max_messages, self.max_message_size
         )
-        form = Form.FRAMES if self.format == "frames" else plain
+        form = Form(self.format) if self.format in {"frames", "blocks"} else plain
         return Tail(form, self.offset, self.tail, self.follow, limits)
 
 
@@ -139,9 +140,9 @@ class JobLogs:
         except AgentrayError:
             await stack.aclose()
             raise
-        frames = tail.form is Form.FRAMES
-        kind = "application/x-ndjson" if frames else "text/plain; charset=utf-8"
-        end = "\n" if frames else ""
+        exact = tail.form.exact
+        kind = "application/x-ndjson" if exact else "text/plain; charset=utf-8"
+        end = "\n" if exact else ""
         chunks = _encoded(follow(feed, tail), end)
         return StreamingResponse(_closing(stack, chunks), media_type=kind, headers=_HEADERS)
 

@@ -56,18 +56,18 @@ class _Words:
         self._most = most
 
     def start(self, job: Job, offset: int, size: int) -> list[str]:
-        if self._form is not Form.FRAMES:
+        if not self._form.exact:
             return []
         about = {"job_id": job.job_id, "status": job.status, "offset": offset, "size": size}
         return [_json(type="start", **about)]
 
     def status(self, job: Job) -> list[str]:
-        if self._form is not Form.FRAMES:
+        if not self._form.exact:
             return []
         return [_json(type="status", status=job.status, message=self._short(job.message))]
 
     def report(self, report: JobReport) -> list[str]:
-        if self._form is not Form.FRAMES:
+        if not self._form.exact:
             return []
         told = _json(type="report", **report.model_dump(mode="json"))
         if len(told) >= self._most:  # whoever wants all of it asks for the job
@@ -76,7 +76,7 @@ class _Words:
 
     def heartbeat(self, offset: int) -> list[str]:
         match self._form:
-            case Form.FRAMES:
+            case Form.FRAMES | Form.BLOCKS:
                 return [_json(type="heartbeat", offset=offset)]
             case Form.MESSAGES:
                 return [_json(type="heartbeat")]
@@ -85,12 +85,12 @@ class _Words:
 
     def gap(self, offset: int, begin: int) -> list[str]:
         told = f"These {begin - offset} bytes were not kept."
-        if self._form is Form.FRAMES:
+        if self._form.exact:
             return [_json(type="gap", offset=offset, next=begin, message=told)]
         return self._mark(f"{begin - offset} bytes of the log were not kept")
 
     def end(self, end: End, job: Job, offset: int, limit: str | None = None) -> list[str]:
-        if self._form is Form.FRAMES:
+        if self._form.exact:
             about = {"reason": end.reason, "status": job.status, "offset": offset}
             more = {"limit": limit} if limit else {}
             return [_json(type="end", **about, **more, message=self._short(end.message))]
@@ -241,7 +241,7 @@ class _Follower:
     async def _read_on(self, most: int, *, final: bool) -> list[str]:
         """Return frames of what follows; none: there is no whole line yet."""
         # Of a line that is not finished the plain forms tell nothing: they could not go on in it.
-        stale = self._tail.form is Form.FRAMES and self._now() - self._moved_at >= _PARTIAL_S
+        stale = self._tail.form.exact and self._now() - self._moved_at >= _PARTIAL_S
         try:
             begin, data = await self._feed.read(self._position)
         except LogGone as error:

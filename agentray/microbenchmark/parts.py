@@ -12,7 +12,7 @@ PARTS = {
     "peers": "agents that call agents",
     "http": "prompts over HTTP",
     "prompt-streams": "prompts that are followed",
-    "jobs": "logs of jobs",
+    "jobs": "jobs and their logs",
     "memory": "agents in memory",
     "sessions": "sessions",
     "durable": "durable prompts",

@@ -62,10 +62,11 @@ async def _prompt_streams(of: _Cluster) -> list[Row]:
 
 
 async def _jobs(of: _Cluster) -> list[Row]:
-    record = ClusterRecord.read(Settings())
+    settings = Settings()
+    record = ClusterRecord.read(settings)
     if record is None:  # the job API of a cluster that others have put up is not known here
         return []
-    return await measure_jobs(of.access.url, of.key, record.dashboard_url, of.scale)
+    return await measure_jobs(of.access.url, of.key, settings, record, of.scale)
 
 
 async def _sessions(of: _Cluster) -> list[Row]:

@@ -56,15 +56,33 @@ NASTY = (
 )  # fmt: skip
 
 
-async def test_a_log_of_any_bytes_comes_whole(gateway: Gateway, http: Http, protocol: str) -> None:
+@pytest.mark.parametrize("form", ["frames", "blocks"])
+async def test_a_log_of_any_bytes_comes_whole(
+    gateway: Gateway, http: Http, protocol: str, form: str
+) -> None:
     job = await make(gateway, NASTY)
     await end(gateway, job)
-    rebuilt = await tail(http, protocol)
+    rebuilt = await tail(http, protocol, format=form)
     assert rebuilt.data == NASTY
     assert rebuilt.reason == "complete"
     assert rebuilt.others[0] == {
         "type": "start", "job_id": "a", "status": "SUCCEEDED", "offset": 0, "size": len(NASTY)
     }  # fmt: skip
+
+
+async def test_a_line_longer_than_what_is_read_at_a_time_comes_whole_in_large_frames(
+    gateway: Gateway, http: Http, protocol: str
+) -> None:
+    log = b"x" * 300_000 + b"\nnext\n"
+    job = await make(gateway, log)
+    await end(gateway, job)
+    rebuilt = Rebuilt(most=1_048_576)
+    await tail(http, protocol, rebuilt=rebuilt, max_message_size=1_048_576)
+    assert (rebuilt.data, rebuilt.reason) == (log, "complete")
+    plain = f"{http.url}/v1/jobs/a/logs/stream"
+    query = {"max_message_size": "1048576"}
+    async with http.session.get(plain, params=query, headers=HEADERS) as answer:
+        assert (await answer.text()).replace("\n", "") == "x" * 300_000 + "next"
 
 
 async def test_what_is_written_comes_at_once_and_the_end_has_a_reason(

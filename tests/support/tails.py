@@ -12,7 +12,8 @@ from tests.support.gateway import KEY, Http, Json
 class Rebuilt:
     """The file, put together again from frames as a client does it, over any number of streams."""
 
-    def __init__(self, offset: int = 0) -> None:
+    def __init__(self, offset: int = 0, *, most: int = 10_240) -> None:
+        self._most = most
         self.begin = self.next = offset
         self._data: bytearray = bytearray()
         self.others: list[Json] = []
@@ -20,15 +21,16 @@ class Rebuilt:
 
     def take(self, text: str) -> None:
         frame: Json = json.loads(text)
-        assert len(text) < 10_240
+        assert len(text) < self._most
         if frame["type"] == "end":
             assert self.end is None
             self.end = frame
-        if frame["type"] != "lines":
+        if frame["type"] not in {"lines", "text"}:
             self.others.append(frame)
             return
         assert frame["offset"] == self.next
-        for entry in frame["lines"]:
+        self._data += frame.get("text", "").encode()
+        for entry in frame.get("lines", ()):
             offset, shown, flag = int(entry[0]), str(entry[1]), "".join(entry[2:])
             assert offset == self.begin + len(self._data)
             self._data += base64.b64decode(shown) if "b" in flag else shown.encode()
@@ -55,7 +57,7 @@ async def tail(
     key: str = KEY,
     **query: Any,
 ) -> Rebuilt:
-    """Follow a log to its end."""
+    """Follow a log to its end, as frames unless the query says otherwise."""
     rebuilt = rebuilt or Rebuilt(query.get("offset", 0))
     params = {"format": "frames", **{name: str(value) for name, value in query.items()}}
     base = f"{http.url}/v1/jobs/{job_id}/logs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -35,30 +36,64 @@ def data_of(events: list[LogEvent]) -> bytes:
     return b"".join(event.data for event in events if isinstance(event, LogPiece))
 
 
-@given(st.data(), st.binary(max_size=600), st.integers(512, 700))
-def test_a_log_is_the_same_wherever_connections_break(data: st.DataObject, log: bytes, size: int):
-    found: list[LogEvent] = []
-    reading = reader()
+LOGS = st.one_of(
+    st.binary(max_size=600),
+    st.lists(st.sampled_from([b"a", b"ab\n", b"\n", b'"\\', b"x" * 600])).map(b"".join),
+)
+
+
+def broken(log: bytes, data: st.DataObject, size: int, reading: LogReader) -> Iterator[str]:
+    """Yield the frames that come while connections break and are made again."""
+    form = data.draw(st.sampled_from([Form.BLOCKS, Form.FRAMES]))
     while reading.offset < len(log):
-        query = reading.request("http").query
-        offset = int(str(query.get("offset", 0)))
-        frames = cut(log[offset:], offset, Form.FRAMES, final=True, size=size)
-        reading.feed(f'{{"type":"start","offset":{offset}}}')
+        offset = int(str(reading.request("http").query.get("offset", 0)))
+        frames = cut(log[offset:], offset, form, final=True, size=size)
+        yield f'{{"type":"start","offset":{offset}}}'
         # The connection breaks after some of them; a proxy may even send one twice.
         for frame in frames[: data.draw(st.integers(1, len(frames)))]:
             for _ in range(data.draw(st.integers(1, 2))):
-                found += reading.feed(frame.text)
+                yield frame.text
+
+
+@given(st.data(), LOGS, st.integers(512, 700))
+def test_a_log_is_the_same_wherever_connections_break(data: st.DataObject, log: bytes, size: int):
+    reading = reader()
+    found = [e for frame in broken(log, data, size, reading) for e in reading.feed(frame)]
     assert data_of(found) == log
-    joiner = LineJoiner(10_000)
-    lines = [
-        line for e in found if isinstance(e, LogPiece) and (line := joiner.feed(e)) is not None
-    ]
+
+
+@given(st.data(), LOGS, st.integers(512, 700))
+def test_so_are_its_lines(data: st.DataObject, log: bytes, size: int):
+    reading, joiner = reader(), LineJoiner(10_000)
+    frames = broken(log, data, size, reading)
+    lines = [line for frame in frames for line in reading.feed_lines(frame, joiner)]
     lines += [] if (rest := joiner.last()) is None else [rest]
     whole = log.removesuffix(b"\n") if log else None
     expected = [] if whole is None else whole.split(b"\n")
     assert [line.encode() for line in lines] == [
         part.decode("utf-8", "backslashreplace").encode() for part in expected
     ] or any(b > 0x7F for b in log)  # pieces of what is no UTF-8 may be shown in other words
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        '{"type":"lines","offset":0,"next":18,"lines":[[0,"short"],[6,"shores"],[13,"last"]]}',
+        r'{"type":"text","offset":0,"next":18,"text":"short\nshores\nlast\n"}',
+    ],
+)
+def test_lines_that_are_too_long_are_cut_among_others(frame: str):
+    reading, joiner = reader(), LineJoiner(5)
+    reading.feed(START)
+    assert reading.feed_lines(frame, joiner) == ["short", "shore … [1 bytes more]", "last"]
+    assert reading.offset == 18
+
+
+def test_lines_of_one_text_have_their_offsets():
+    reading = reader()
+    told = reading.feed(r'{"type":"text","offset":0,"next":13,"text":"à la\n\nb 🙂\n"}')
+    assert told == [LogPiece(0, "à la"), LogPiece(6, ""), LogPiece(7, "b 🙂")]
+    assert (reading.offset, data_of(told)) == (14 - 1, "à la\n\nb 🙂\n".encode())
 
 
 def test_what_a_log_tells():
@@ -99,7 +134,7 @@ def test_what_is_asked_first_and_after_a_break():
     first = reading.request("websocket")
     assert first.path == "/v1/jobs/a/logs"
     assert first.query == {
-        "format": "frames",
+        "format": "blocks",
         "tail": "3",
         "max_lines": "5",
         "max_bytes": "100",
@@ -111,7 +146,7 @@ def test_what_is_asked_first_and_after_a_break():
     again = reading.request("http")
     assert again.path == "/v1/jobs/a/logs/stream"
     assert again.query == {
-        "format": "frames",
+        "format": "blocks",
         "offset": "54",
         "max_lines": "3",
         "max_bytes": "96",
@@ -145,10 +180,26 @@ def test_ends_that_are_errors():
     assert exceeded.value.offset == 9
 
 
-@pytest.mark.parametrize("frame", ["", "no", "42", "[]", "{}", '{"type":"lines"}', "null", b"\xff"])
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "",
+        "no",
+        "42",
+        "[]",
+        "{}",
+        '{"type":"lines"}',
+        "null",
+        b"\xff",
+        '{"type":"text","offset":0,"next":3,"text":""}',
+        '{"type":"text","offset":0,"text":"no"}',
+    ],
+)
 def test_what_is_no_frame_is_an_error(frame: str | bytes):
     with pytest.raises(ClientError, match="not what an agentray gateway sends"):
         reader().feed(frame)
+    with pytest.raises(ClientError, match="not what an agentray gateway sends"):
+        reader().feed_lines(frame, LineJoiner(5))
 
 
 def test_a_long_line_is_cut_and_says_so():

@@ -38,7 +38,10 @@ def rebuilt(texts: list[str]) -> bytes:
         frame = json.loads(text)
         begin = frame["offset"] if begin is None else begin
         assert frame["offset"] == begin + len(data)
-        for offset, shown, *flags in frame["lines"]:
+        if frame["type"] == "text":
+            assert frame["text"].endswith("\n")
+            data += frame["text"].encode()
+        for offset, shown, *flags in frame.get("lines", ()):
             assert offset == begin + len(data)
             flag = flags[0] if flags else ""
             data += base64.b64decode(shown) if "b" in flag else shown.encode()
@@ -47,28 +50,34 @@ def rebuilt(texts: list[str]) -> bytes:
     return data
 
 
+EXACT = pytest.mark.parametrize("form", [Form.FRAMES, Form.BLOCKS])
+
+
+@EXACT
 @given(LOGS, st.lists(st.integers(0, 400), max_size=5), SIZES, st.integers(0, 2**40))
 @example(b'"' * 5000, [], MIN_MESSAGE_SIZE, 0)
+@example(b'""\n' * 300 + b"x" * 500 + b"\n" + b"ab\n" * 300, [], MIN_MESSAGE_SIZE, 0)
 @example("é".encode() * 900, [1, 801], MIN_MESSAGE_SIZE, 7)
 def test_frames_give_back_every_byte_wherever_the_reading_was_cut(
-    log: bytes, cuts: list[int], size: int, base: int
+    form: Form, log: bytes, cuts: list[int], size: int, base: int
 ) -> None:
     texts: list[str] = []
     position = 0
     for end in [*sorted(cuts), len(log)]:  # the file as it was at some moments
-        frames = cut(log[position:end], base + position, Form.FRAMES, final=False, size=size)
+        frames = cut(log[position:end], base + position, form, final=False, size=size)
         texts += [frame.text for frame in frames]
         position = frames[-1].next - base if frames else position
-    frames = cut(log[position:], base + position, Form.FRAMES, final=True, size=size)
+    frames = cut(log[position:], base + position, form, final=True, size=size)
     texts += [frame.text for frame in frames]
     assert rebuilt(texts) == log
     assert all(len(text) < size for text in texts)
 
 
+@EXACT
 @given(LOGS, st.integers(0, 400), SIZES)
-def test_a_tail_may_go_on_at_any_byte(log: bytes, offset: int, size: int) -> None:
+def test_a_tail_may_go_on_at_any_byte(form: Form, log: bytes, offset: int, size: int) -> None:
     offset = min(offset, len(log))
-    frames = cut(log[offset:], offset, Form.FRAMES, final=True, size=size)
+    frames = cut(log[offset:], offset, form, final=True, size=size)
     assert rebuilt([frame.text for frame in frames]) == log[offset:]
 
 
@@ -97,8 +106,8 @@ def _is_utf8(log: bytes) -> bool:
 
 def test_lines_of_text_are_the_lines_of_the_log() -> None:
     log = b"one\n\ntwo \xff\r\nthree"
-    (frame,) = cut(log, 0, Form.TEXT, final=True)
-    assert frame.text == "one\n\ntwo \\xff\r\nthree\n"
+    frames = cut(log, 0, Form.TEXT, final=True)
+    assert "".join(frame.text for frame in frames) == "one\n\ntwo \\xff\r\nthree\n"
     (frame,) = cut(log, 0, Form.TEXT, final=False)
     assert (frame.text, frame.next) == ("one\n\ntwo \\xff\r\n", log.rindex(b"\n") + 1)
 
@@ -108,6 +117,28 @@ def test_messages_keep_empty_lines() -> None:
     assert [json.loads(f.text)["message"] for f in frames] == ["one\n\ntwo"]
     (frame,) = cut(b"\n", 0, Form.MESSAGES, final=False)
     assert json.loads(frame.text)["message"] == "\n"
+
+
+@pytest.mark.parametrize("form", [Form.TEXT, Form.MESSAGES])
+@given(
+    st.lists(st.sampled_from([1, 126, 127, 128, 254, 381, 508, 900, 2540]), max_size=4),
+    st.lists(st.integers(0, 4000), max_size=6),
+)
+@example([127], [127])
+def test_no_line_is_seen_where_the_log_has_none(
+    form: Form, lengths: list[int], cuts: list[int]
+) -> None:
+    """Pieces of long lines are told as lines, and their line ends not as further ones."""
+    log = b"".join(b"x" * length + b"\n" for length in lengths)
+    told = ""
+    position = 0
+    for end in [*sorted(cuts), len(log)]:  # the file as it was at some moments
+        final = end == len(log)
+        for frame in cut(log[position:end], position, form, final=final, size=MIN_MESSAGE_SIZE):
+            text = json.loads(frame.text)["message"] if form is Form.MESSAGES else frame.text
+            told += text if text.endswith("\n") else text + "\n"
+            position = frame.next
+    assert all(told.removesuffix("\n").split("\n")) or not lengths
 
 
 @given(LOGS)
@@ -133,6 +164,7 @@ def test_bytes_that_are_no_text_come_as_base64() -> None:
     assert json.loads(frame.text)["lines"] == [[0, "/wAB/w==", "b"], [5, "ok", "+"]]
 
 
+@EXACT
 @given(
     LOGS,
     st.integers(1, 20) | st.none(),
@@ -141,7 +173,7 @@ def test_bytes_that_are_no_text_come_as_base64() -> None:
     st.integers(1, 90),
 )
 def test_limits_are_exact(
-    log: bytes, lines: int | None, most: int | None, messages: int | None, step: int
+    form: Form, log: bytes, lines: int | None, most: int | None, messages: int | None, step: int
 ) -> None:
     limits = StreamLimits(lines, most, messages, MIN_MESSAGE_SIZE)
     left = Allowance.of(limits)
@@ -151,7 +183,7 @@ def test_limits_are_exact(
         seen = min(len(log), seen + step)
         allowed, whole = left.of_data(log[position:seen])
         final = whole or seen == len(log)
-        frames = cut(allowed, position, Form.FRAMES, final=final, size=MIN_MESSAGE_SIZE)
+        frames = cut(allowed, position, form, final=final, size=MIN_MESSAGE_SIZE)
         frames = left.of_frames(frames)
         left = left.after(frames, position)
         texts += [frame.text for frame in frames]
@@ -192,3 +224,5 @@ def test_a_large_log_is_cut_in_many_frames_of_bounded_size(form: Form) -> None:
     if form is not Form.TEXT:
         assert all(len(frame.text) < MAX_MESSAGE_SIZE for frame in frames)
         assert len(frames) < 200
+    if form.exact:
+        assert rebuilt([frame.text for frame in frames]) == log

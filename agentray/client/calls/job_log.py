@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
 from agentray.client.calls.http import Request, path_of, query_of
@@ -128,7 +131,7 @@ class LogReader:
         wish, left = self._wish, self._left()
         begun = self._first is not None
         query = query_of(
-            format="frames",
+            format="blocks",
             offset=self.offset if self.offset or begun else None,
             tail=None if begun else wish.lines,
             follow=None if wish.follow else False,
@@ -170,14 +173,33 @@ class LogReader:
         Raises:
             ClientError: it is none.
         """
-        try:
-            told: Any = json.loads(frame)
-            return self._read(told)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise ClientError(200, "The log is not what an agentray gateway sends") from error
+        with _understood():
+            return self._read(json.loads(frame))
+
+    def feed_lines(self, frame: str | bytes, joiner: LineJoiner) -> list[str]:
+        """Take a frame in, and return the lines that it tells, or ends.
+
+        Args:
+            frame: what has come.
+            joiner: has what has come of a line before.
+
+        Raises:
+            ClientError: it is none.
+        """
+        with _understood():
+            told: dict[str, Any] = json.loads(frame)
+            texts = self._next_texts(told) if joiner.empty else None
+            if texts is not None and max(map(len, texts)) <= joiner.most:
+                self._take(told, len(texts))
+                return texts
+            events = self._read(told)
+            pieces = (event for event in events if isinstance(event, LogPiece))
+            return [line for piece in pieces if (line := joiner.feed(piece)) is not None]
 
     def _read(self, told: dict[str, Any]) -> list[LogEvent]:
         match told["type"]:
+            case "text":
+                return self._text(told)
             case "lines":
                 return self._pieces(told)
             case "start":
@@ -204,20 +226,36 @@ class LogReader:
                 pass  # a newer gateway may say more
         return []
 
+    def _text(self, told: dict[str, Any]) -> list[LogEvent]:
+        lines = _lines_in(told)
+        numbered = zip(_offsets(told["offset"], lines), lines, strict=False)
+        if told["offset"] != self.offset:
+            return self._pieces({**told, "lines": numbered})
+        self._take(told, len(lines))
+        return [LogPiece(offset, line) for offset, line in numbered]
+
     def _pieces(self, told: dict[str, Any]) -> list[LogEvent]:
         found: list[LogEvent] = []
-        first, after = int(told["offset"]), int(told["next"])
+        first = int(told["offset"])
         if first > self.offset:
             found.append(LogGap(self.offset, first))
         for offset, text, *flags in told["lines"]:
             if offset < self.offset:
                 continue  # seen already
-            piece = _flagged(offset, text, flags[0]) if flags else LogPiece(offset, text)
-            self._lines += piece.ends
-            found.append(piece)
-        self._messages += 1
-        self.offset = max(self.offset, after)
+            found.append(_flagged(offset, text, flags[0]) if flags else LogPiece(offset, text))
+        self._take(told, sum(event.ends for event in found if isinstance(event, LogPiece)))
         return found
+
+    def _next_texts(self, told: dict[str, Any]) -> list[str] | None:
+        """Return lines that come as one text and follow those that have come; else None."""
+        if told["type"] != "text" or told["offset"] != self.offset:
+            return None
+        return _lines_in(told)
+
+    def _take(self, told: dict[str, Any], lines: int) -> None:
+        self._messages += 1
+        self._lines += lines
+        self.offset = max(self.offset, int(told["next"]))
 
     def check_end(self) -> None:
         """Let a good end pass.
@@ -231,6 +269,28 @@ class LogReader:
             raise LogLost(end.message, end.offset)
         if end is not None and end.reason == "limit":
             raise StreamLimitExceeded(end.limit or "", end.offset)
+
+
+@contextmanager
+def _understood() -> Generator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ClientError(200, "The log is not what an agentray gateway sends") from error
+
+
+def _lines_in(told: dict[str, Any]) -> list[str]:
+    """Return the lines of a text, each of which has its line end."""
+    *lines, rest = told["text"].split("\n")
+    if rest or not lines:
+        raise ValueError("not whole lines")
+    return lines
+
+
+def _offsets(offset: int, lines: list[str]) -> Iterator[int]:
+    """Return the offset of each line, and the one behind them."""
+    sizes = (1 + (len(line) if line.isascii() else len(line.encode())) for line in lines)
+    return accumulate(sizes, initial=offset)
 
 
 def _flagged(offset: int, text: str, flags: str) -> LogPiece:
@@ -250,14 +310,19 @@ class LineJoiner:
         Args:
             most: characters of one line; what is more is cut off, and said to be.
         """
-        self._most = most
+        self.most = most
         self._parts: list[str] = []
         self._length = 0
         self._cut_bytes = 0
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits for its line end."""
+        return not self._parts
+
     def feed(self, piece: LogPiece) -> str | None:
         """Take a piece in; return the line that it ends."""
-        if piece.ends and not self._parts and len(piece.text) <= self._most:
+        if piece.ends and not self._parts and len(piece.text) <= self.most:
             return piece.text
         self._add(piece)
         return self._line() if piece.ends else None
@@ -267,7 +332,7 @@ class LineJoiner:
         return self._line() if self._parts else None
 
     def _add(self, piece: LogPiece) -> None:
-        room = self._most - self._length
+        room = self.most - self._length
         kept = piece.text[: max(0, room)]
         self._parts.append(kept)
         self._length += len(kept)
