@@ -151,7 +151,7 @@ class AsyncJobs:
         types = [each.model_dump(mode="json") for each in job_types(self._types())]
         return Response(json.dumps(types), media_type="application/json")
 
-    async def start(self, type: str, request: Request) -> Response:  # noqa: A002 - the path's word
+    async def start(self, type: str, request: Request) -> Response:
         """Start the job of a request.
 
         It is kept before it begins; from then on it ends exactly once, whatever happens to this
@@ -211,7 +211,7 @@ class AsyncJobs:
 
     async def get(
         self,
-        type: str,  # noqa: A002 - the path's word
+        type: str,
         token: str,
         wanted: Annotated[JobWait, Query()],
         request: Request,
@@ -225,14 +225,14 @@ class AsyncJobs:
             found = await self._find(type, token, asks)
         return await self._answer(found)
 
-    async def cancel(self, type: str, token: str, request: Request) -> Response:  # noqa: A002
+    async def cancel(self, type: str, token: str, request: Request) -> Response:
         """End a job; one that has ended is returned as it is."""
         asks = caller(request)
         found = await self._find(type, token, asks)
         await self._desk.ends.cancel(found.run.id, check_wait(None, _CANCEL_WAIT_S))
         return await self._answer(await self._find(type, token, asks))
 
-    async def stream(self, type: str, token: str, request: Request) -> Response:  # noqa: A002
+    async def stream(self, type: str, token: str, request: Request) -> Response:
         """Follow a job to its end as Server-Sent Events.
 
         `data:` is the job as it is then; with `text`, a piece of text as `{"text": …}`. Send the

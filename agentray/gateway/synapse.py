@@ -42,15 +42,15 @@ class _Body(BaseModel):
 class RegistrationBody(_Body):
     """An agent to be registered."""
 
-    awsAgentId: str = Field(min_length=1, max_length=200, description="The agent type's name.")  # noqa: N815 - as there
-    awsAliasId: str | None = Field(default=None, max_length=100, pattern="^[A-Za-z0-9_.-]*$")  # noqa: N815
+    awsAgentId: str = Field(min_length=1, max_length=200, description="The agent type's name.")
+    awsAliasId: str | None = Field(default=None, max_length=100, pattern="^[A-Za-z0-9_.-]*$")
 
 
 class NewSessionBody(_Body):
     """A session to be started."""
 
-    agentAccessLevel: Level = "PUBLICLY_ACCESSIBLE"  # noqa: N815
-    agentRegistrationId: str | None = Field(  # noqa: N815
+    agentAccessLevel: Level = "PUBLICLY_ACCESSIBLE"
+    agentRegistrationId: str | None = Field(
         default=None, description="Left out: the entry of the deployed app."
     )
 
@@ -58,16 +58,16 @@ class NewSessionBody(_Body):
 class SessionBody(_Body):
     """What may be changed of a session."""
 
-    agentAccessLevel: Level  # noqa: N815
+    agentAccessLevel: Level
 
 
 class ChatBody(_Body):
     """A prompt in a session."""
 
-    concreteType: str = synapse.CHAT_REQUEST  # noqa: N815
-    sessionId: str  # noqa: N815
-    chatText: str = Field(min_length=1)  # noqa: N815
-    enableTrace: bool | None = None  # noqa: N815
+    concreteType: str = synapse.CHAT_REQUEST
+    sessionId: str
+    chatText: str = Field(min_length=1)
+    enableTrace: bool | None = None
 
     @field_validator("chatText")
     @classmethod
@@ -80,7 +80,7 @@ class ChatBody(_Body):
 class TraceBody(_Body):
     """Which part of a trace is wanted."""
 
-    newerThanTimestamp: Annotated[int, Field(ge=0)] | None = None  # noqa: N815
+    newerThanTimestamp: Annotated[int, Field(ge=0)] | None = None
 
 
 class SynapseAgents:
@@ -146,7 +146,7 @@ class SynapseAgents:
         found = synapse.Registration(body.awsAgentId, body.awsAliasId or "")
         return JSONResponse(found.told(self._view(found)))
 
-    async def registration(self, id: str) -> Response:  # noqa: A002 - the path's word
+    async def registration(self, id: str) -> Response:
         """Look at a registration."""
         found = synapse.Registration.parse(id)
         return JSONResponse(found.told(self._view(found)))
@@ -175,14 +175,14 @@ class SynapseAgents:
         made, _ = await self._desk.sessions.create(None, agent, fields, asks.key.id, tenant)
         return JSONResponse(synapse.session(made), 201)
 
-    async def get_session(self, id: str, request: Request) -> Response:  # noqa: A002
+    async def get_session(self, id: str, request: Request) -> Response:
         """Look at a session."""
         return JSONResponse(synapse.session(await self._session(id, request)))
 
     async def _session(self, session_id: str, request: Request) -> Session:
         return await self._desk.sessions.get(session_id, caller(request).tenant or None)
 
-    async def update_session(self, id: str, request: Request) -> Response:  # noqa: A002
+    async def update_session(self, id: str, request: Request) -> Response:
         """Change the access level of a session."""
         body = await self._read(request, SessionBody)
         changes = {"access_level": synapse.LEVELS[body.agentAccessLevel]}

@@ -92,15 +92,15 @@ def decode(data: Any) -> Any:
     """
     try:
         if type(data) is bytes:
-            return pickle.loads(data)  # noqa: S301 - cluster only
+            return pickle.loads(data)
         if type(data) is Large:
-            return pickle.loads(data.parts[0], buffers=data.parts[1:])  # noqa: S301
+            return pickle.loads(data.parts[0], buffers=data.parts[1:])
         if type(data) is Shared:
             if data.value is None:
-                data.value = pickle.loads(data)  # noqa: S301
+                data.value = pickle.loads(data)
             return data.value
         if type(data) is Copied:
-            return pickle.loads(data)  # noqa: S301
+            return pickle.loads(data)
     except PayloadError:
         raise  # of a registered type: it says so itself
     except Exception as error:
@@ -203,7 +203,7 @@ def encode_error(error: BaseException) -> bytes:
     ways = (_as_it_is, _without_constructor) if isinstance(error, Exception) else ()
     for carry in ways:
         try:
-            copy = pickle.loads(carry(error))  # noqa: S301 - our own bytes
+            copy = pickle.loads(carry(error))
             if _says_the_same(copy, error):
                 copy.add_note(f"Raised in an agent:\n{told}")
                 return carry(copy)

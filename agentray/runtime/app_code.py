@@ -65,15 +65,14 @@ class AppCode:
             except ConfigurationError as error:
                 failures[name] = str(error)
                 self.broken.update((type_name, str(error)) for type_name, *_ in spec.types)
-                logger.error("%s", error, extra={"action": "app_not_loaded", "app": name})  # noqa: TRY400
+                logger.error("%s", error, extra={"action": "app_not_loaded", "app": name})
                 continue
             for agent_type in app.types.values():
                 self.publish_hooks.pop(agent_type.name, None)
-                if hooks is not None:
-                    agent_type = replace(agent_type, hooks=hooks)  # noqa: PLW2901
-                    if hooks.publish:
-                        self.publish_hooks[agent_type.name] = hooks.publish
-                self.types[agent_type.name] = Loaded(agent_type, name)
+                if hooks is not None and hooks.publish:
+                    self.publish_hooks[agent_type.name] = hooks.publish
+                hooked = agent_type if hooks is None else replace(agent_type, hooks=hooks)
+                self.types[agent_type.name] = Loaded(hooked, name)
             self.checks.pop(name, None)
             if app.health is not None:
                 self.checks[name] = app.health

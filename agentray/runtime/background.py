@@ -289,7 +289,7 @@ class _Background:
                 raise
             done, _ = await asyncio.wait((ended,), timeout=_THREAD_END_S)
             if not done:
-                logger.error(  # noqa: TRY400 - the cancellation is not what went wrong
+                logger.error(
                     "%s: the loop %s goes on in its thread: it does not look at its argument",
                     self.agent.id,
                     name,

@@ -91,7 +91,7 @@ class DatabaseKeeper:
                 if not await asyncio.to_thread(self._server.is_running):
                     await self._start_again()
             except StartFailed as error:
-                logger.error("%s", error, extra={"action": "database_start_failed"})  # noqa: TRY400 - its text says it all
+                logger.error("%s", error, extra={"action": "database_start_failed"})
                 await asyncio.sleep(_RETRY_S)
 
     async def _start_again(self) -> None:

@@ -77,4 +77,4 @@ class LateRows:
                     await self._write([ended])
                 return
             extra = {"action": "row_refused", "run": batch[0].new.id}
-            logger.error("the end of a run cannot be kept: %s", error, extra=extra)  # noqa: TRY400
+            logger.error("the end of a run cannot be kept: %s", error, extra=extra)

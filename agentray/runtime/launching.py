@@ -431,7 +431,7 @@ class Launching:
             )
         except AgentrayError as error:
             extra = {"action": "child_not_stopped", "agent": str(child)}
-            logger.error("%s was not shut down: %s", child, error, extra=extra)  # noqa: TRY400 - its text says it all
+            logger.error("%s was not shut down: %s", child, error, extra=extra)
 
     # Reset
 

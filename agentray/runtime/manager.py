@@ -440,7 +440,7 @@ class Manager:
             pool.last_error = str(error)
             now = asyncio.get_running_loop().time()
             pool.not_before = now + (pool.backoff.failed(now, random.random()) or 0.0)  # noqa: S311 - jitter
-            logger.error("host did not start: %s", error, extra={"action": "host_start_failed"})  # noqa: TRY400 - its text says it all
+            logger.error("host did not start: %s", error, extra={"action": "host_start_failed"})
             self._factory.kill(ref)
             await self._bury(keeper, str(error))
         else:

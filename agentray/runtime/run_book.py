@@ -536,7 +536,7 @@ class RunBook:
             async with asyncio.timeout(_LAST_ROWS_S):
                 await self._late.flush()
         except TimeoutError:
-            logger.error("rows of ended runs are lost", extra={"action": "rows_lost"})  # noqa: TRY400
+            logger.error("rows of ended runs are lost", extra={"action": "rows_lost"})
 
 
 def _note_end(end: asyncio.Future[None], run: Run | None) -> None:

@@ -179,7 +179,7 @@ class Steps:
         try:
             event = read_kept(message)
         except AgentrayError as error:
-            logger.error(  # noqa: TRY400 - what it says is all that there is to say
+            logger.error(
                 "a message of run %s waits: %s",
                 message.run_id,
                 error,

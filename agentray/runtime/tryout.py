@@ -87,7 +87,7 @@ class TryOut:
                 await self._until_moved(tried, share)
                 await self._check(app, tried)
         except StartFailed as error:
-            logger.error("new code of %s is taken back: %s", app, error, extra=_EXTRA)  # noqa: TRY400 - its text says it all
+            logger.error("new code of %s is taken back: %s", app, error, extra=_EXTRA)
             for name, generation in before.items():
                 if name in states:
                     states[name].generation = generation
