@@ -50,6 +50,12 @@ class HostAdmin:
 
     # Hosts
 
+    def leaves(self, keeper: HostKeeper) -> bool:
+        """Whether a host is to go where others may stay."""
+        if keeper.status is HostStatus.PENDING and not keeper.avoids <= self._orders.nodes:
+            return True  # it waits for room, and there may be some now where it must not be
+        return self._orders.wants_gone(keeper.ref.id, keeper.node)
+
     async def drain_host(self, host: str, wait_s: float) -> dict[str, Any]:
         """Replace a host by a fresh one; return when it has left, or after `wait_s`.
 

@@ -8,13 +8,11 @@ snapshot. When it comes back it reads the Store, adopts the hosts that live, and
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -31,28 +29,19 @@ from agentray.core.reconcile import (
 )
 from agentray.errors import (
     AgentrayError,
-    ConfigurationError,
     ManagerSuperseded,
-    StartFailed,
-    UnknownAgentType,
 )
 from agentray.event_run import cancel_run
-from agentray.ids import AgentId, new_id, slot_of
-from agentray.protocol.deployment import AppSpec, PoolSpec
+from agentray.ids import AgentId, new_id
+from agentray.protocol.deployment import PoolSpec
 from agentray.protocol.envelope import RunMode
-from agentray.protocol.launching import AgentStatus
-from agentray.protocol.letters import DeadLetter, LetterQuery
-from agentray.protocol.runs import Run, RunStatus
-from agentray.protocol.snapshot import HostRef, Snapshot
-from agentray.protocol.topics import TopicSubscription
-from agentray.protocol.traces import RunTrace, TraceQuery, TraceSummary
+from agentray.protocol.snapshot import HostRef
 from agentray.runtime.adoption import generation_of
-from agentray.runtime.agent_stats import NO_COUNTERS
 from agentray.runtime.app_removal import AppRemoval
-from agentray.runtime.catalog import STOPPED, Catalog
+from agentray.runtime.catalog import Catalog
+from agentray.runtime.deploying import Deploying
 from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.driver_leases import DriverLeases
-from agentray.runtime.failures import told_of
 from agentray.runtime.host_admin import HostAdmin
 from agentray.runtime.host_keeper import HostKeeper
 from agentray.runtime.job_keeper import JobKeeper
@@ -60,17 +49,17 @@ from agentray.runtime.last_deaths import LastDeaths
 from agentray.runtime.leadership import Leadership
 from agentray.runtime.letter_desk import LetterDesk
 from agentray.runtime.machine_choice import MachineChoice
+from agentray.runtime.manager_desk import ManagerDesk
 from agentray.runtime.order_book import OrderBook
 from agentray.runtime.orphanage import Orphanage
 from agentray.runtime.placements import Placements, PoolState, until_stored
 from agentray.runtime.pool_admin import PoolAdmin
 from agentray.runtime.pool_book import DEFAULT, PoolBook
-from agentray.runtime.ports import HostFactory, HostGone, HostUnreachable
-from agentray.runtime.pruner import Pruner, Retention, brooms, prune_by_hand
+from agentray.runtime.ports import HostFactory
+from agentray.runtime.pruner import Pruner, Retention, brooms
 from agentray.runtime.quarantine import Quarantine
 from agentray.runtime.redrive import Redriver, post_run
 from agentray.runtime.request_book import RequestBook
-from agentray.runtime.resettling import resettle
 from agentray.runtime.run_answers import RunAnswers
 from agentray.runtime.run_ends import RunEnder
 from agentray.runtime.schedule_book import ScheduleBook
@@ -80,18 +69,13 @@ from agentray.runtime.session_book import SessionBook
 from agentray.runtime.session_pruner import session_brooms
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.topic_book import TopicBook
-from agentray.runtime.trace_reader import read_trace
-from agentray.runtime.tryout import TryOut
-from agentray.store.base import HostRow, LaunchedAgent, LaunchedQuery, StateWrite, Store
-from agentray.store.supervision import AgentFailure, FailureKind
+from agentray.store.base import HostRow, Store
+from agentray.store.supervision import AgentFailure
 
 logger = logging.getLogger(__name__)
 
 RECONCILE_S = 1.0
 """How often the manager looks even when nothing happened."""
-
-WATCH_S = 30.0
-"""How long a watcher's call stays open without news."""
 
 
 LINGER_S = 1.0
@@ -101,7 +85,7 @@ _GRACE_S = 10.0
 """For the agents of a host whose pool is gone."""
 
 
-class Manager:
+class Manager(ManagerDesk):
     """Supervises the hosts of a cluster."""
 
     def __init__(  # noqa: PLR0913 - all that there is to say of a manager
@@ -165,7 +149,7 @@ class Manager:
             self._orders, self._placements, self._hosts, factory, wake=self._wake.set
         )
         self._machines = MachineChoice(
-            factory, self._orders, self._placements.pools, self._hosts, self._leaves
+            factory, self._orders, self._placements.pools, self._hosts, self.host_admin.leaves
         )
         self._answers = RunAnswers(
             store, partial(post_run, redriver.channel, mode=RunMode.ANSWERED)
@@ -188,9 +172,15 @@ class Manager:
             ]
         )
         self._reconciling = asyncio.Lock()
-        self._deploying = asyncio.Lock()
-        self._deploying_app = ""
         self._starts: dict[str, asyncio.Task[None]] = {}  # of hosts that are being brought up
+        self._deploying = Deploying(
+            self._catalog,
+            self._placements,
+            self._hosts,
+            redriver,
+            reconciling=self._reconciling,
+            wake=self._wake.set,
+        )
         self.pool_admin = PoolAdmin(
             book,
             self._catalog,
@@ -198,23 +188,20 @@ class Manager:
             self._hosts,
             redriver,
             reconciling=self._reconciling,
-            load=self._load,
+            load=self._deploying.load,
             wake=self._wake.set,
-        )
-        self._try_out = TryOut(
-            self._placements, self._hosts, self._until_leased, wake=self._wake.set
         )
         self._removal = AppRemoval(
             store,
             self._catalog,
             self._placements,
             self._hosts,
-            self._try_out,
+            self._deploying.try_out,
             self._topics,
             self.quarantine,
             redriver,
             reconciling=self._reconciling,
-            load=self._load,
+            load=self._deploying.load,
             wake=self._wake.set,
         )
         self._steps: dict[str, int] = {}  # failures per step of the loop
@@ -380,15 +367,10 @@ class Manager:
                 keeper.status,
                 keeper.generation,
                 feasible=keeper.shortage is None or keeper.shortage.feasible,
-                leaves=self._leaves(keeper),
+                leaves=self.host_admin.leaves(keeper),
             )
             for keeper in self._hosts.values()
         ]
-
-    def _leaves(self, keeper: HostKeeper) -> bool:
-        if keeper.status is HostStatus.PENDING and not keeper.avoids <= self._orders.nodes:
-            return True  # it waits for room, and there may be some now where it must not be
-        return self._orders.wants_gone(keeper.ref.id, keeper.node)
 
     # Hosts
 
@@ -434,7 +416,7 @@ class Manager:
             loaded: dict[str, bytes] = {}
             # An app may come meanwhile; between the last look and being live nothing is awaited.
             while (code := self._catalog.code(keeper.pool)) != loaded:
-                self._refuse_new_code(await keeper.load(code))
+                self._deploying.refuse(await keeper.load(code))
                 loaded = code
         except AgentrayError as error:
             pool.last_error = str(error)
@@ -449,18 +431,6 @@ class Manager:
             logger.info("host is live", extra={"action": "host_live", "host": ref.id})
         self._placements.wake()
         self._wake.set()
-
-    def _refuse_new_code(self, failures: Mapping[str, str]) -> None:
-        """Fail a host's start when it cannot import the app that is being deployed.
-
-        Of an app that was deployed before, only the agents fail: one app whose source has gone bad
-        must not keep the hosts of all the others down.
-
-        Raises:
-            ConfigurationError: the new app is among the failures.
-        """
-        if self._deploying_app in failures:
-            raise ConfigurationError(failures[self._deploying_app])
 
     def _host_lost(self, keeper: HostKeeper, reason: str) -> None:
         """Begin a fail-over: called as soon as a host is known to be dead."""
@@ -551,466 +521,3 @@ class Manager:
             other.room_was_made()
         await self._placements.announce(set())
         self._wake.set()
-
-    # What clients ask
-
-    async def watch(self, version: int) -> Snapshot | None:
-        """Return the snapshot when it is newer than `version`; None after 30 s without news."""
-        if self._placements.snapshot.version <= version:
-            try:
-                async with asyncio.timeout(WATCH_S):
-                    await self._placements.news()
-            except TimeoutError:
-                return None
-        return self._placements.snapshot
-
-    async def deploy(self, spec: AppSpec) -> tuple[str, Snapshot]:
-        """Deploy an app and return when its agents can be called.
-
-        Returns:
-            What was done (see `Catalog.deploy`), and the snapshot that has it.
-
-        Raises:
-            ConfigurationError: it clashes with another app, or hosts cannot import it.
-            StartFailed: hosts with the new code do not come up; the old code stays.
-        """
-        async with self._deploying:
-            self._deploying_app = spec.name
-            try:
-                return await self._deploy(spec)
-            finally:
-                self._deploying_app = ""
-
-    async def _deploy(self, spec: AppSpec) -> tuple[str, Snapshot]:
-        before = self._catalog.apps.get(spec.name)
-        pools = self._catalog.named(spec)
-        if before is None:
-            await self._try_code(spec, pools & self._placements.pools.keys())
-        done = await self._catalog.deploy(spec)
-        if before is None:
-            await self._load_new(spec, pools)  # hosts that came meanwhile
-        self._placements.sync()
-        self._wake.set()
-        try:
-            if done == "replaced":
-                await self._try_out.replace(spec.name, pools)
-            await self._until_leased(pools)
-        except StartFailed:
-            await self._catalog.restore(spec.name, before)
-            self._wake.set()
-            if before is not None:
-                await self._try_out.until_back(pools)
-            raise
-        moved = await resettle(
-            spec.name, self._catalog, self._placements, self._redriver, self._reconciling
-        )
-        await self._catalog.settle(spec.name)
-        await self._placements.announce()
-        moved()
-        return done, self._placements.snapshot
-
-    async def _try_code(self, spec: AppSpec, pools: AbstractSet[str]) -> None:
-        """Load an app before it is accepted: one that fails must not stop later hosts.
-
-        Pools whose hosts do not come up are left out: what is wrong with them is said later.
-
-        Raises:
-            ConfigurationError: a host cannot import it.
-        """
-        if not self._hosts:
-            self._wake.set()
-        while not all(self._placements.has_hosts_or_trouble(pool) for pool in pools):
-            await self._placements.news()
-        await self._load_new(spec, pools)
-
-    async def _load_new(self, spec: AppSpec, pools: AbstractSet[str]) -> None:
-        for pool in pools:
-            self._refuse_new_code(await self._load(pool, {spec.name: Catalog.pack(spec)}))
-
-    async def _load(self, pool: str, code: Mapping[str, bytes]) -> dict[str, str]:
-        """Bring code to the live hosts of a pool; return why some cannot be imported, by app."""
-        answers = await asyncio.gather(
-            *(keeper.load(code) for keeper in self._placements.live(pool)), return_exceptions=True
-        )
-        failures: dict[str, str] = {}
-        for answer in answers:
-            if isinstance(answer, dict):
-                failures |= answer
-            elif not isinstance(answer, (HostGone, HostUnreachable)):
-                raise answer
-            # A host that is lost meanwhile has a successor, which loads everything.
-        return failures
-
-    async def _until_leased(self, pools: set[str]) -> None:
-        """Wait until every slot of these pools is leased by a host with the newest code.
-
-        Pools that wait for room are not waited for: that may take for ever.
-
-        Raises:
-            StartFailed: hosts of one of them fail to start.
-        """
-        while not all(
-            self._placements.leased(pool) or self._placements.shortage(pool) for pool in pools
-        ):
-            for name in pools & self._placements.pools.keys():
-                if self._placements.pools[name].last_error:
-                    raise StartFailed(self._placements.pools[name].last_error)
-            await self._placements.news()
-
-    async def until_placed(self, app: str, wait_s: float) -> tuple[dict[str, str], Snapshot]:
-        """Wait until the pools of an app have their hosts.
-
-        Returns:
-            Why those have none that still wait for room after `wait_s`, and the snapshot.
-
-        Raises:
-            StartFailed: hosts of one of them fail to start.
-        """
-        deployed = self._catalog.apps.get(app)
-        pools = self._catalog.named(deployed.spec) if deployed else set[str]()
-        deadline = asyncio.get_running_loop().time() + wait_s
-        while True:
-            await self._until_leased(pools)
-            waiting = {
-                pool: shortage.reason
-                for pool in pools
-                if (shortage := self._placements.shortage(pool))
-                and not self._placements.leased(pool)
-            }
-            if not waiting:
-                return {}, self._placements.snapshot
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._placements.news()
-            except TimeoutError:
-                return waiting, self._placements.snapshot
-
-    async def seat(self, agent: AgentId) -> Snapshot:
-        """Let an isolated agent have a host; return the snapshot that tells in which pool it is.
-
-        Raises:
-            Overloaded: as many agents as its pool is for have one.
-        """
-        view = self._placements.snapshot.types.get(agent.type)
-        pool = self._placements.pools.get(view.pool) if view else None
-        if pool is not None and pool.spec.isolated and agent not in self._seats.by_agent():
-            self._seats.take(agent, pool.spec, {keeper.pool for keeper in self._hosts.values()})
-            self._placements.sync()
-            self._wake.set()
-            await self._placements.announce(set())
-        return self._placements.snapshot
-
-    async def kill_seat(self, agent: AgentId) -> None:
-        """Kill the process of an isolated agent that blocks it; nothing, when it has none."""
-        seat = self._seats.by_agent().get(agent)
-        for keeper in [k for k in self._hosts.values() if seat is not None and k.pool == seat]:
-            extra = {"action": "seat_killed", "agent": str(agent), "host": keeper.ref.id}
-            logger.warning("%s blocks its host and is shut down: killed", agent, extra=extra)
-            self._factory.kill(keeper.ref)
-
-    async def about(self, agent: AgentId, what: str) -> dict[str, Any] | None:
-        """Return what there is to say of an isolated agent that has no host.
-
-        Args:
-            agent: whom it is about.
-            what: `status`, `stats`, `describe` or `ping`, to which there is nothing to say.
-
-        Returns:
-            None: it has a host, or only a host can tell.
-        """
-        if agent in self._seats.by_agent():
-            return None
-        match what:
-            case "describe":
-                text = self._catalog.description(agent.type)
-                return json.loads(text) if text else None
-            case "stats":
-                return NO_COUNTERS
-            case "ping":
-                return {}
-            case _:
-                told = _without_host(agent, await self.find_launched(_only(agent), 1))
-                failure = (await self._store.load_failures([agent])).get(agent)
-                failed = failure is not None and failure.kind is not FailureKind.SUSPECTED
-                return told | told_of(failure) if failure and failed else told
-
-    async def add_pool(self, spec: PoolSpec) -> tuple[dict[str, Any], Snapshot]:
-        """See `PoolAdmin.add`."""
-        return await self.pool_admin.add(spec), self._placements.snapshot
-
-    async def update_pool(
-        self, name: str, changes: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], Snapshot]:
-        """See `PoolAdmin.update`."""
-        return await self.pool_admin.update(name, changes), self._placements.snapshot
-
-    async def set_default_pool(self, name: str) -> Snapshot:
-        """See `PoolAdmin.set_default`."""
-        await self.pool_admin.set_default(name)
-        return self._placements.snapshot
-
-    async def remove_pool(self, name: str, successor: str) -> Snapshot:
-        """See `PoolAdmin.remove`."""
-        await self.pool_admin.remove(name, successor)
-        return self._placements.snapshot
-
-    async def drain_host(self, host: str, wait_s: float) -> dict[str, Any]:
-        """See `HostAdmin.drain_host`."""
-        return await self.host_admin.drain_host(host, wait_s)
-
-    async def scale_pool(self, name: str, hosts: int | None, wait_s: float) -> dict[str, Any]:
-        """See `HostAdmin.scale_pool`; returns the pool."""
-        await self.host_admin.scale_pool(name, hosts, wait_s)
-        return self.pool_admin.describe(name)
-
-    async def move_slots(
-        self, pool: str, slots: Collection[int], host: str, wait_s: float
-    ) -> dict[str, Any]:
-        """See `HostAdmin.move_slots`."""
-        return await self.host_admin.move_slots(pool, slots, host, wait_s)
-
-    async def balance_pool(self, name: str) -> int:
-        """See `HostAdmin.balance_pool`."""
-        return await self.host_admin.balance_pool(name)
-
-    async def nodes(self) -> list[dict[str, Any]]:
-        """See `HostAdmin.nodes`."""
-        return await self.host_admin.nodes()
-
-    async def drain_node(self, node: str, wait_s: float) -> dict[str, Any]:
-        """See `HostAdmin.drain_node`."""
-        return await self.host_admin.drain_node(node, wait_s)
-
-    async def undrain_node(self, node: str) -> None:
-        """See `HostAdmin.undrain_node`."""
-        await self.host_admin.undrain_node(node)
-
-    def pools(self) -> list[dict[str, Any]]:
-        """See `PoolAdmin.list`."""
-        return self.pool_admin.list()
-
-    async def stop_app(self, name: str) -> Snapshot:
-        """Let an app take no messages from outside; what is under way ends.
-
-        Raises:
-            ConfigurationError: there is no such app.
-        """
-        await self._catalog.set_status(name, STOPPED)
-        await self._placements.announce()
-        return self._placements.snapshot
-
-    def check_removable(self, name: str) -> None:
-        """See `Catalog.check_removable`."""
-        self._catalog.check_removable(name)
-
-    async def remove_app(self, name: str, delete_states: bool) -> Snapshot:
-        """See `AppRemoval.remove`."""
-        async with self._deploying:
-            await self._removal.remove(name, delete_states=delete_states)
-        return self._placements.snapshot
-
-    async def subscribe(
-        self, agent_type: str, topic: str, lineage: Sequence[str], key: str
-    ) -> tuple[TopicSubscription, Snapshot]:
-        """Send events on a topic to agents of a type; see `TopicBook.add`.
-
-        Returns when every host routes by it.
-        """
-        handles = self._catalog.handles()
-        kept = await self._topics.add(agent_type, topic, lineage, key, handles)
-        await self._placements.announce_everywhere()
-        return kept, self._placements.snapshot
-
-    async def unsubscribe(self, subscription_id: str) -> Snapshot:
-        """Take a subscription back; return when no host routes by it any more.
-
-        Raises:
-            UnknownSubscription: there is none of this id.
-        """
-        await self._topics.remove(subscription_id)
-        await self._placements.announce_everywhere()
-        return self._placements.snapshot
-
-    def subscriptions(self, agent_type: str | None) -> list[TopicSubscription]:
-        """Return the subscriptions made at run time, oldest first."""
-        return self._topics.list(agent_type)
-
-    async def end_runs(self, app: str, cancel: bool, wait_s: float) -> int:
-        """Wait until the runs of an app have ended; return how many have not after `wait_s`.
-
-        Args:
-            app: its name.
-            cancel: they are cancelled.
-            wait_s: the longest wait.
-        """
-        live = [k for k in self._hosts.values() if k.status is HostStatus.LIVE]
-        return sum(await asyncio.gather(*(k.end_runs(app, cancel, wait_s) for k in live)))
-
-    async def list_states(self, agent_type: str, after: str) -> list[StateWrite]:
-        """Return a page of kept states of a type, with keys above `after`."""
-        return await self._store.list_states(agent_type, after=after)
-
-    async def get_state(self, agent: AgentId) -> StateWrite | None:
-        """Return what is kept of an agent."""
-        return (await self._store.load_states([agent])).get(agent)
-
-    async def import_states(self, states: Sequence[StateWrite]) -> None:
-        """Keep states of many agents, all or none; those in memory leave it and read them.
-
-        Their slots are leased anew first, which fences whatever their hosts are about to write.
-
-        Raises:
-            UnknownAgentType: of an agent that no app has.
-            PayloadError: one of them cannot be kept; nothing was written.
-        """
-        async with self._reconciling:
-            slots: dict[str, set[int]] = {}
-            types, seats = self._catalog.types(), self._seats.by_agent()
-            for state in states:
-                view = types.get(state.agent.type)
-                if view is None:
-                    raise UnknownAgentType(state.agent.type, tuple(sorted(types)))
-                pool = seats.get(state.agent) if view.isolated else view.pool
-                if pool in self._placements.pools:
-                    slots.setdefault(pool, set()).add(slot_of(state.agent))
-            await self._placements.renew(slots)
-            try:
-                await self._store.put_states(states)
-                # They may have failed because of the states that they had.
-                await self._store.put_failures([], forget=[state.agent for state in states])
-            finally:
-                await self._placements.announce()
-        for pool, moved in slots.items():
-            self._redriver.slots_moved(pool, sorted(moved))
-
-    async def cancel_run(self, run_id: str) -> Run:
-        """End a run as cancelled, and return it when it has ended.
-
-        Raises:
-            UnknownRun: there is none of this id.
-        """
-        return await self._ender.cancel(run_id)
-
-    async def answer_run(self, run_id: str, answer: Any, question: str | None, key: str) -> Run:
-        """Answer what a run waits to be told, and return it as it is then; see `RunAnswers`."""
-        return await self._answers.answer(run_id, answer, question=question, key=key)
-
-    async def prune_runs(
-        self, older_than_s: float, statuses: Sequence[RunStatus], dry_run: bool
-    ) -> dict[RunStatus, int]:
-        """See `prune_by_hand`."""
-        older_than = timedelta(seconds=older_than_s)
-        return await prune_by_hand(self._store, older_than, statuses, dry_run=dry_run)
-
-    async def schedules(self, what: str, *args: Any) -> Any:
-        """Do something with schedules: `what` is the name of a method of `ScheduleBook`."""
-        return await getattr(self._schedules, what)(*args)
-
-    async def requests(self, what: str, *args: Any) -> Any:
-        """Do something with typed requests: `what` is the name of a method of `RequestBook`."""
-        return await getattr(self._requests, what)(*args)
-
-    async def sessions(self, what: str, *args: Any) -> Any:
-        """Do something with sessions: `what` is the name of a method of `SessionBook`."""
-        return await getattr(self._sessions, what)(*args)
-
-    async def agents(self, agent_type: str | None, limit: int) -> list[dict[str, Any]]:
-        """Return agents in memory of any host."""
-        live = [k for k in self._hosts.values() if k.status is HostStatus.LIVE]
-        lists = await asyncio.gather(*(k.resident(agent_type, limit) for k in live))
-        return [agent for agents in lists for agent in agents][:limit]
-
-    async def find_launched(self, query: LaunchedQuery, limit: int) -> list[LaunchedAgent]:
-        """Return launched agents, newest first, without the arguments that only hosts can read."""
-        found = await self._store.list_launched(query, limit=limit)
-        return [replace(launched, arguments=b"") for launched in found]
-
-    async def failed_agents(self, agent_type: str | None, limit: int) -> list[AgentFailure]:
-        """Return agents that have failed or are quarantined, newest first."""
-        kinds = (FailureKind.FAILED, FailureKind.QUARANTINED)
-        return await self._store.list_failures(kinds=kinds, agent_type=agent_type, limit=limit)
-
-    async def dead_letters(
-        self, query: LetterQuery, limit: int, before: str | None
-    ) -> list[DeadLetter]:
-        """See `LetterDesk.list`."""
-        return await self._letters.list(query, limit, before)
-
-    async def dead_letter(self, letter_id: str) -> DeadLetter:
-        """See `LetterDesk.get`."""
-        return await self._letters.get(letter_id)
-
-    async def retry_dead_letter(self, letter_id: str) -> Run:
-        """See `LetterDesk.retry`."""
-        return await self._letters.retry(letter_id)
-
-    async def purge_dead_letters(self, query: LetterQuery) -> int:
-        """See `LetterDesk.purge`."""
-        return await self._letters.purge(query)
-
-    async def trace(self, run_id: str) -> RunTrace | None:
-        """See `read_trace`."""
-        return await read_trace(self._store, run_id)
-
-    async def traces(self, query: TraceQuery, limit: int) -> list[TraceSummary]:
-        """Return traces without their spans, newest first."""
-        return await self._store.list_traces(query, limit=limit)
-
-    async def renew_driver(self, driver: str, lease_s: float) -> None:
-        """Let a connection's agents live for `lease_s` more seconds."""
-        self._drivers.renew(driver, lease_s)
-
-    async def end_driver(self, driver: str, grace_s: float) -> None:
-        """Shut down the agents that end with a connection."""
-        await self._drivers.end(driver, grace_s)
-
-    async def gc(self, dry_run: bool) -> list[dict[str, str]]:
-        """End what is left over of hosts, or only look; see `Orphanage.reap`."""
-        return [orphan.as_json() for orphan in await self._orphans.reap(dry_run=dry_run)]
-
-    def status(self) -> dict[str, Any]:
-        """Return the cluster as the manager sees it, as JSON."""
-        return {
-            "manager": {
-                "started_at": self.started_at.isoformat(),
-                "version": self._placements.snapshot.version,
-                "failed_steps": self._steps,
-            },
-            "apps": [
-                {
-                    "name": name,
-                    "status": app.row.status,
-                    "agents": [t[0] for t in app.spec.types],
-                    "entry": app.spec.entry,
-                    "deployed_at": app.row.deployed_at.isoformat(),
-                }
-                for name, app in self._catalog.apps.items()
-            ],
-            "pools": self.pool_admin.list(),
-            # Since the manager began, and since those hosts began that it has found.
-            **self._letters.counts([keeper.info for keeper in self._hosts.values()]),
-            "hosts": [
-                {**keeper.describe(), "leaves": self._leaves(keeper)}
-                for keeper in self._hosts.values()
-            ],
-            "upgrades": self._try_out.told(),
-            "host_deaths": self._deaths.told(),
-            "quarantined": {str(a): why for a, why in self.quarantine.quarantined.items()},
-        }
-
-
-def _only(agent: AgentId) -> LaunchedQuery:
-    return LaunchedQuery([agent.type], agent.key)
-
-
-def _without_host(agent: AgentId, records: Sequence[LaunchedAgent]) -> dict[str, Any]:
-    """Return the status of an agent that is in no host's memory."""
-    ended = next((r for r in records if r.status is not AgentStatus.RUNNING), None)
-    return {
-        "agent": str(agent),
-        "type": agent.type,
-        "host": None,
-        "status": ended.status.value if ended else "not in memory",
-        "queued": 0,
-        "last_error": (ended.last_error if ended else "") or None,
-    }
