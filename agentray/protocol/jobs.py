@@ -14,6 +14,8 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 REDACTED = "<redacted>"
 
+_NO_ENTRYPOINT = "Entrypoint not found."  # Ray's words
+
 _SECRET_NAME = re.compile(
     r"TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|"
     r"(^|_)(KEY|PWD|AUTH|DSN)($|_)",
@@ -227,6 +229,11 @@ class RayJob(BaseModel):
     driver_agent_http_address: str | None = None
     driver_node_id: str | None = None
     driver_exit_code: int | None = None
+
+    @property
+    def made_up(self) -> bool:
+        """Whether nobody has submitted it: Ray notes how the end went of a job it has forgotten."""
+        return self.entrypoint == _NO_ENTRYPOINT and self.status.ended
 
     @property
     def demand(self) -> dict[str, float]:

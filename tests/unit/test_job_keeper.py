@@ -230,6 +230,22 @@ def test_a_pending_job_is_stopped_although_ray_would_wait(world: Any) -> None:
     world(story)
 
 
+def test_a_job_that_was_deleted_at_its_end_does_not_come_back(world: Any) -> None:
+    async def story(w: World) -> None:
+        # What watched it at Ray has not seen that it was forgotten, and notes how it ended.
+        await w.jobs.submit("gone", {"entrypoint": "Entrypoint not found."})
+        w.jobs.set("gone", JobStatus.FAILED, message="Job supervisor actor died")
+        await w.jobs.submit("other", {"entrypoint": "true"})
+
+        async def found() -> bool:
+            return await w.store.get_job("other") is not None and "gone" not in w.jobs.jobs
+
+        await eventually_async(found, 10)
+        assert await w.store.get_job("gone") is None
+
+    world(story)
+
+
 def test_jobs_of_ray_itself_are_found(world: Any) -> None:
     async def story(w: World) -> None:
         env = {"env_vars": {"TOKEN": "x", "N": "1"}}
