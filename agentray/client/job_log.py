@@ -22,8 +22,13 @@ from agentray.client.calls.ray_jobs import LogProtocol
 from agentray.client.errors import (
     ClientError,
     ConnectionFailed,
+    Forbidden,
+    NotFound,
     StreamLimitExceeded,
+    TooManyRequests,
+    Unauthorized,
     WebSocketRefused,
+    class_of,
 )
 
 T = TypeVar("T")
@@ -144,12 +149,20 @@ async def follow(
             if protocol == "auto":
                 way = "http"  # it gets there through more, and says why where it is refused, too
             elif error.status_code < 500:
-                raise
+                raise _refusal(error) from error
             else:  # a gateway that is about to come, or a proxy that has lost it
                 await trouble.wait(ConnectionFailed(str(error)))
         except ClientError as error:
             await trouble.wait(error)
     reader.check_end()
+
+
+def _refusal(error: WebSocketRefused) -> ClientError:
+    """Return the error of what the gateway says of jobs and keys; else the handshake failed."""
+    kind = class_of(error.status_code)
+    if not issubclass(kind, Unauthorized | Forbidden | NotFound | TooManyRequests):
+        return error
+    return kind(error.status_code, str(error))
 
 
 class _Trouble:

@@ -201,10 +201,11 @@ class _Follower:
 
     async def advance(self) -> list[str]:
         """Return what is to be sent next; nothing: look again. Waits where there is nothing."""
-        if limit := self._left.spent:
+        size, ended = self._feed.size, self._feed.end  # of one moment, before anything is read
+        limit = self._left.spent
+        if limit and (self._position < size or not self._feed.job.status.ended):
             return self._end(End("limit", f"The limit {limit} is reached."), limit)
         told = self._news()
-        size, ended = self._feed.size, self._feed.end  # of one moment, before anything is read
         most = size if self._tail.follow else min(self._last, size)
         final = ended is not None or not self._tail.follow
         if self._position < most:

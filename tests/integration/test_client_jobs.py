@@ -30,7 +30,6 @@ from agentray.client import (
     StreamLimits,
     TooManyRequests,
     Unauthorized,
-    WebSocketRefused,
 )
 from agentray.protocol.jobs import JobReport
 from tests.support.gateway import INVOKE_KEY, KEY, READ_KEY, Gateway
@@ -221,6 +220,20 @@ async def test_limits_are_errors_that_say_where_to_go_on(
         client.stream_limits = StreamLimits(max_lines=0)
 
 
+@pytest.mark.parametrize("protocol", BOTH)
+async def test_a_limit_that_is_the_end_is_none(
+    gateway: Gateway, client: AsyncAgentClient, protocol: Protocol
+):
+    job_id = await begin(gateway, client, b"one\ntwo\n")
+    await change(gateway, job_id, JobStatus.SUCCEEDED)
+    for limits in (StreamLimits(max_lines=2), StreamLimits(max_bytes=8)):
+        client.stream_limits = limits
+        tail = client.tail_job_logs(job_id, 30, protocol)
+        assert [line async for line in tail] == ["one", "two"]
+        assert tail.end is not None
+        assert tail.end.reason == "complete"
+
+
 async def test_reports_come_with_the_log(gateway: Gateway, client: AsyncAgentClient):
     job_id = await begin(gateway, client, b"one\n")
     spec = gateway.runner.specs[job_id]["runtime_env"]["env_vars"]
@@ -254,10 +267,15 @@ async def test_what_is_wrong_is_said_honestly(
             await anext(other.tail_job_logs(job_id, 30, protocol))
 
 
-async def test_a_websocket_that_is_refused_has_the_status(client: AsyncAgentClient):
-    with pytest.raises(WebSocketRefused) as caught:
+async def test_a_websocket_that_is_refused_has_the_status(
+    gateway: Gateway, client: AsyncAgentClient
+):
+    with pytest.raises(NotFound) as caught:
         await anext(client.websocket_tail_job_logs("none"))
     assert caught.value.status_code == 404
+    async with AsyncAgentClient(gateway.url, "wrong") as stranger:
+        with pytest.raises(Unauthorized):
+            await anext(stranger.websocket_tail_job_logs("none"))
 
 
 async def test_arguments_are_checked_at_the_call(client: AsyncAgentClient):
