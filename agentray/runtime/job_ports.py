@@ -61,7 +61,7 @@ class JobRunner(Protocol):
         ...
 
     async def forget(self, job_id: str) -> None:
-        """Forget a job that has ended; harmless when nobody knows it."""
+        """Forget a job that has ended, and remove its log; harmless when nobody knows it."""
         ...
 
     async def waits_for(self, job: RayJob) -> str | None:

@@ -136,3 +136,20 @@ async def test_jobs_of_ray_itself_appear_and_a_lost_worker_is_a_failure_with_its
         await until(cluster, http, "too-large", "STOPPED")
         for job_id in ("plain", "stopped", "too-large"):
             assert (await http.ask("DELETE", f"/v1/jobs/{job_id}", key=cluster.key))[0] == 204
+
+
+async def test_a_deleted_job_leaves_nothing_to_the_next_one_of_its_id(cluster: Cluster) -> None:
+    async with aiohttp.ClientSession() as session:
+        http = Http(cluster.url, session)
+        await submit(cluster, http, "twice", "echo of the first")
+        await until(cluster, http, "twice", "SUCCEEDED")
+        # At once: Ray has not looked at its end, and would note that it was lost.
+        status, _, _ = await http.ask("DELETE", "/v1/jobs/twice", key=cluster.key)
+        assert status == 204
+        await submit(cluster, http, "twice", "echo of the second")
+        await until(cluster, http, "twice", "SUCCEEDED")
+        rebuilt = await tail(http, "websocket", "twice", key=cluster.key)
+        assert b"of the second" in rebuilt.data
+        assert b"of the first" not in rebuilt.data
+        await http.ask("DELETE", "/v1/jobs/twice", key=cluster.key)
+        assert not list(ray_dir(cluster.home).glob("session_2*/logs/job-driver-twice.log"))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Collection, Mapping
@@ -22,13 +23,16 @@ from ray.dashboard.modules.job.common import (
     SUPERVISOR_ACTOR_RAY_NAMESPACE,
     JobInfoStorageClient,
 )
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from agentray.core.jobs import NodeLoad, shortages
 from agentray.errors import JobRejected, RayUnavailable
+from agentray.event_loop import time_of_day
 from agentray.protocol.jobs import Job, RayJob
 from agentray.runtime.job_files import FileLog
 from agentray.runtime.job_ports import LogGone, LogSource
 from agentray.runtime.ray_adapter.dashboard import (
+    Answer,
     Dashboard,
     gcs_keys,
     gcs_values,
@@ -42,6 +46,12 @@ logger = logging.getLogger(__name__)
 _PREFIX = JobInfoStorageClient.JOB_DATA_KEY_PREFIX.encode()
 _NAMESPACE = ray_constants.KV_NAMESPACE_JOB
 _ALREADY = "already exists"
+
+_WATCHED_S = 2.0
+"""Ray looks at each job once a second. One that is forgotten before it was seen to have ended would
+be noted as lost; should Ray be late, `RayJob.made_up` tells."""
+
+_REMOVE_S = 20.0
 
 
 class RayJobs:
@@ -58,17 +68,24 @@ class RayJobs:
 
     async def submit(self, job_id: str, spec: Mapping[str, Any]) -> None:
         """Begin a job; see `JobRunner`."""
-        body = {**spec, "submission_id": job_id}
-        answer = await self._dashboard.ask("POST", "/api/jobs/", json=body)
+        answer = await self._post(job_id, spec)
+        if answer.status >= 300 and _ALREADY in _text(answer):
+            seen = (await self.look([job_id])).get(job_id)
+            if seen is None or not seen.made_up:
+                return
+            await self.forget(job_id)  # an earlier job of this id, that was deleted
+            answer = await self._post(job_id, spec)
         if answer.status < 300:
             return
-        told = answer.body.decode("utf-8", "replace").strip()
-        if _ALREADY in told:
-            return
+        told = _text(answer)
         last = told.splitlines()[-1] if told else f"HTTP {answer.status}"
         if answer.status == 400 or "ValueError" in told or "TypeError" in told:
             raise JobRejected(last)
         raise RayUnavailable(f"Ray cannot take the job: {last}")
+
+    async def _post(self, job_id: str, spec: Mapping[str, Any]) -> Answer:
+        body = {**spec, "submission_id": job_id}
+        return await self._dashboard.ask("POST", "/api/jobs/", json=body)
 
     async def look(self, ids: Collection[str]) -> dict[str, RayJob]:
         """Return what is known of jobs."""
@@ -105,10 +122,24 @@ class RayJobs:
         await in_thread(ray.kill, actor)
 
     async def forget(self, job_id: str) -> None:
-        """Forget a job that has ended."""
+        """Forget a job that has ended, and remove its log: another of this id would go on in it."""
+        seen = (await self.look([job_id])).get(job_id)
+        if seen is None:
+            return
+        if seen.end_time is not None:
+            left_s = seen.end_time / 1000 + _WATCHED_S - time_of_day().timestamp()
+            await asyncio.sleep(min(max(left_s, 0), _WATCHED_S))
+        await self._remove_log(job_id, seen.driver_node_id or own_node())
         answer = await self._dashboard.ask("DELETE", f"/api/jobs/{job_id}")
         if answer.status >= 500:
             raise RayUnavailable(f"Ray cannot forget the job {job_id}: HTTP {answer.status}")
+
+    async def _remove_log(self, job_id: str, node: str) -> None:
+        name = JOB_LOGS_PATH_TEMPLATE.format(submission_id=job_id)
+        if node == own_node():
+            await asyncio.to_thread(remove_log, name)
+        elif node in await self.nodes():
+            await in_thread(_remove_log_at, node, name)
 
     async def waits_for(self, job: RayJob) -> str | None:
         """Return what a pending job waits for."""
@@ -190,6 +221,22 @@ class _AgentLog:
         if answer.status not in {200, 206, 404, 416}:
             raise LogGone(f"the agent of the node {self._node} answers HTTP {answer.status}")
         return answer
+
+
+def remove_log(name: str) -> None:
+    """Remove a log of this machine; harmless when it is gone."""
+    worker: Any = global_worker
+    (Path(worker.node.get_logs_dir_path()) / name).unlink(missing_ok=True)
+
+
+def _remove_log_at(node: str, name: str) -> None:
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(remove_log)
+    ray.get(task.options(scheduling_strategy=there).remote(name), timeout=_REMOVE_S)
+
+
+def _text(answer: Answer) -> str:
+    return answer.body.decode("utf-8", "replace").strip()
 
 
 def _ray_job(value: bytes) -> RayJob:
