@@ -15,15 +15,14 @@ from functools import partial
 
 from agentray.errors import AgentrayError, ChannelClosed, Overloaded
 from agentray.protocol.runs import Run
-from agentray.runtime.group_commit import GroupCommit
+from agentray.runtime.group_commit import PATIENCE_S, GroupCommit
 from agentray.runtime.ports import RunDispatcher
 from agentray.store.base import Admission, NewRun, Store
 
 logger = logging.getLogger(__name__)
 
-_LINGER_S = 0.004
-"""How long an admission waits for company after one that had some: a commit, a message to a host
-and the host's own commit then serve several prompts."""
+_TOGETHER = 16
+"""Runs that are committed together at most: while some are, their hosts work on those before."""
 
 _UNDER_WAY = "runs under way"
 
@@ -78,7 +77,9 @@ class Admissions:
         self._max_per_owner = max_per_owner
         self._under_way: Counter[str] = Counter()  # by owner; also what is being admitted
         self._driving: dict[str, asyncio.Task[Run | None]] = {}
-        self._commits = GroupCommit(self._admit_all, name="admission", linger_s=_LINGER_S)
+        self._commits = GroupCommit(
+            self._admit_all, name="admission", max_batch=_TOGETHER, patience_s=PATIENCE_S
+        )
 
     async def admit(self, run: NewRun) -> Admitted:
         """Commit a run and start driving it; a repeat finds the earlier run instead.

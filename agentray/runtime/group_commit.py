@@ -24,8 +24,8 @@ Result = TypeVar("Result")
 
 
 PATIENCE_S = 0.01
-"""How long batches of hosts wait at most. Under load, that halves the number of transactions; what
-a host commits for one caller at a time, or while it has nothing else to do, waits for nothing."""
+"""How long batches wait at most. Under load, that halves the number of transactions; what is
+committed while the event loop has nothing else to do waits for nothing."""
 
 _IDLE_S = 0.00002
 """A turn of the event loop that takes no longer did nothing else."""
@@ -44,7 +44,6 @@ class GroupCommit(Generic[Item, Result]):
         name: str,
         max_batch: int = 256,
         max_waiting: int = 10_000,
-        linger_s: float = 0.0,
         patience_s: float = 0.0,
     ) -> None:
         """Make one.
@@ -55,16 +54,14 @@ class GroupCommit(Generic[Item, Result]):
             name: what is committed, for task names and errors.
             max_batch: most items of one commit.
             max_waiting: most items that may gather before `submit` refuses more.
-            linger_s: how long a batch waits for more items after one that had several. Alone, an
-                item never waits; in company, all are served sooner by fewer, larger batches.
-            patience_s: how long such a batch waits at most while the event loop has other work,
-                which may bring more items: what the batch before has let go on above all.
+            patience_s: how long a batch waits at most while the event loop has other work, which
+                may bring more items: what the batch before has let go on, or what has come in one
+                message with the first.
         """
         self._commit = commit
         self._name = name
         self._max_batch = max_batch
         self._max_waiting = max_waiting
-        self._linger_s = linger_s
         self._patience_s = patience_s
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -107,10 +104,8 @@ class GroupCommit(Generic[Item, Result]):
 
     async def _drain(self) -> None:
         try:
-            size = 0
             while self._waiting:
-                if size > 1:
-                    await self._gather()
+                await self._gather()
                 size = min(len(self._waiting), self._max_batch)
                 await self._commit_batch([self._waiting.popleft() for _ in range(size)])
         finally:
@@ -121,8 +116,6 @@ class GroupCommit(Generic[Item, Result]):
 
     async def _gather(self) -> None:
         """Let the next batch grow. Meanwhile the loop is as busy as it would be anyway."""
-        if self._linger_s and len(self._waiting) < self._max_batch:
-            await asyncio.sleep(self._linger_s)
         now = time.perf_counter()
         latest = now + self._patience_s
         while now < latest and len(self._waiting) < self._max_batch:

@@ -172,6 +172,16 @@ def test_whoever_leaves_all_items_are_committed_once_and_in_order(
     asyncio.run(scenario())
 
 
+async def test_what_comes_in_one_go_is_committed_together():
+    """As runs do that came to their host in one message, and end one after the other."""
+    ledger = Ledger()
+    commits = GroupCommit(ledger.commit, name="ledger", patience_s=60.0)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(commits.submit(0))
+        tasks.create_task(_busily(commits))
+    assert ledger.batches == [[0, 3]]
+
+
 async def test_a_batch_waits_for_what_the_busy_loop_still_brings():
     ledger = Ledger(open_gate=False)
     commits = GroupCommit(ledger.commit, name="ledger", patience_s=60.0)
