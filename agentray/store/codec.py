@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -73,6 +74,9 @@ def encode(value: Any) -> str:
         raise PayloadError(f"A value has no JSON: {error}") from error
 
 
+_encode_kind = lru_cache(maxsize=256)(encode)
+
+
 def encode_optional(value: Any) -> str | None:
     """Return a value as JSON, None as None."""
     return None if value is None else encode(value)
@@ -120,7 +124,8 @@ def queued_run(run: NewRun) -> Run:
 
 def encode_event(event: RunEvent) -> str:
     """Return a run event as JSON."""
-    kind, time, data = encode(event.kind), event.time.isoformat(), encode(event.data)
+    kind, time = _encode_kind(event.kind), event.time.isoformat()
+    data = encode(event.data) if event.data else "{}"
     return f'{{"offset":{event.offset},"kind":{kind},"time":"{time}","data":{data}}}'
 
 
@@ -188,7 +193,11 @@ def check_run(run: NewRun) -> None:
     Raises:
         PayloadError: one cannot be stored.
     """
-    texts = {"agent key": run.agent.key, "correlation id": run.correlation_id, "owner": run.owner}
+    key, correlation_id, owner = run.agent.key, run.correlation_id, run.owner
+    together = f"{key}{correlation_id}{owner}{run.idempotency_key or ''}"
+    if together.isascii() and "\0" not in together:
+        return  # as nearly all are, and it is looked at for each prompt
+    texts = {"agent key": key, "correlation id": correlation_id, "owner": owner}
     for name, text in {**texts, "idempotency key": run.idempotency_key or ""}.items():
         check_text(name, text)
 

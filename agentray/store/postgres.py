@@ -20,6 +20,7 @@ from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
 from agentray.store import rows
+from agentray.store.arrays import arrays
 from agentray.store.base import (
     ALL_LAUNCHED,
     Admission,
@@ -139,7 +140,9 @@ class PostgresStore(
         return created
 
     async def _insert_plain(self, runs: Mapping[int, NewRun]) -> dict[int, Admission]:
-        inserted = await self._database.fetch("insert_runs", *rows.new_run_columns(runs.values()))
+        inserted = await self._database.fetch(
+            "insert_runs", *arrays(rows.new_run_columns(runs.values()))
+        )
         new = {row["id"] for row in inserted}
         created: dict[int, Admission] = {}
         for n, run in runs.items():
@@ -240,7 +243,7 @@ class PostgresStore(
         for trace in traces:
             check_trace(trace)
         last = {trace.summary.run: trace for trace in traces}
-        await self._database.execute("put_traces", *rows.trace_columns(last.values()))
+        await self._database.execute("put_traces", *arrays(rows.trace_columns(last.values())))
 
     async def get_trace(self, run_id: str) -> RunTrace | None:
         """Return the trace of a run; None: it has none yet, or not any more."""
@@ -269,7 +272,7 @@ class PostgresStore(
             return []
         try:
             outcomes = await self._database.fetch_value(
-                "commit_effects", host, *rows.effects_columns(batch)
+                "commit_effects", host, *arrays(rows.effects_columns(batch))
             )
         except asyncpg.PostgresError as error:
             raise error_of_commit(error) from error

@@ -11,6 +11,7 @@ from agentray.protocol.budgets import Usage
 from agentray.protocol.questions import Question
 from agentray.protocol.runs import RunStatus
 from agentray.store import rows
+from agentray.store.arrays import arrays
 from agentray.store.base import CommitOutcome, Effects, StoredRun
 from agentray.store.codec import decode, encode, encode_models, encode_optional, errors_of
 from agentray.store.database import Database, Row, error_of_commit
@@ -34,7 +35,7 @@ class PostgresSteps:
         """Apply effects as `commit` does, some of them with a step; in one transaction."""
         if not batch:
             return []
-        arguments = [*rows.effects_columns(batch), *_step_columns(batch)]
+        arguments = arrays([*rows.effects_columns(batch), *_step_columns(batch)])
         try:
             row = await self._database.fetch_row(
                 "commit_step_effects", host, *arguments, MAX_ERRORS, MAX_RECORDED

@@ -1,7 +1,11 @@
 -- name: commit_effects
 -- Apply a batch of effects in one round trip; see the function in the migrations.
-SELECT commit_effects($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-                      $18, $19, $20, $21);
+SELECT commit_effects(
+    $1, $2::text::text[], $3::text::integer[], $4::text::bigint[], $5::text::integer[],
+    $6::text::text[], $7::text::integer[], $8::text::integer[], $9::text::integer[],
+    $10::text::json[], $11::text::text[], $12::text::json[], $13::text::json[],
+    $14::text::json[], $15::text::timestamptz[], $16::text::timestamptz[], $17::text::integer[],
+    $18::text::text[], $19::text::text[], $20::text::json[], $21::text::integer[]);
 
 -- name: load_states
 -- Return the states of those agents that have one.

@@ -6,9 +6,11 @@ INSERT INTO runs (id, status, agent_type, agent_key, pool, slot, input, correlat
 SELECT id, 'queued', agent_type, agent_key, pool, slot, input, correlation_id, owner,
        idempotency_key, digest, created_at, deadline, not_before, not_before IS NOT NULL, schedule,
        in_turn
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::json[], $7::text[],
-            $8::text[], $9::text[], $10::text[], $11::timestamptz[], $12::timestamptz[],
-            $13::timestamptz[], $14::text[], $15::boolean[])
+FROM unnest(
+    $1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::integer[],
+    $6::text::json[], $7::text::text[], $8::text::text[], $9::text::text[], $10::text::text[],
+    $11::text::timestamptz[], $12::text::timestamptz[], $13::text::timestamptz[],
+    $14::text::text[], $15::text::boolean[])
     WITH ORDINALITY
     AS new (id, agent_type, agent_key, pool, slot, input, correlation_id, owner, idempotency_key,
             digest, created_at, deadline, not_before, schedule, in_turn, n)

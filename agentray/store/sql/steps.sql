@@ -2,10 +2,20 @@
 -- Apply a batch of effects with steps in one round trip; see the function in the migrations.
 SELECT outcomes, numbers, changed, changed_events, changed_statuses, changed_results,
        changed_errors, changed_at, changed_usages, changed_questions, changed_answered
-FROM commit_step_effects($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-                         $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32,
-                         $33, $34, $35, $36, $37, $38, $39, $40, $41, $42, $43, $44, $45, $46, $47,
-                         $48, $49, $50, $51, $52);
+FROM commit_step_effects(
+    $1, $2::text::text[], $3::text::integer[], $4::text::bigint[], $5::text::integer[],
+    $6::text::text[], $7::text::integer[], $8::text::integer[], $9::text::integer[],
+    $10::text::json[], $11::text::text[], $12::text::json[], $13::text::json[],
+    $14::text::json[], $15::text::timestamptz[], $16::text::timestamptz[], $17::text::integer[],
+    $18::text::text[], $19::text::text[], $20::text::json[], $21::text::integer[],
+    $22::text::integer[], $23::text::text[], $24::text::timestamptz[], $25::text::text[],
+    $26::text::bigint[], $27::text::boolean[], $28::text::json[], $29::text::boolean[],
+    $30::text::json[], $31::text::boolean[], $32::text::text[], $33::text::integer[],
+    $34::text::bigint[], $35::text::integer[], $36::text::bigint[], $37::text::integer[],
+    $38::text::text[], $39::text::text[], $40::text::integer[], $41::text::json[],
+    $42::text::json[], $43::text::integer[], $44::text::text[], $45::text::integer[],
+    $46::text::json[], $47::text::json[], $48::text::integer[], $49::text::bigint[],
+    $50::text::json[], $51, $52);
 
 -- name: load_messages
 -- Return messages for agents of some types in some slots, in the order in which runs emitted them.

@@ -6,9 +6,11 @@ SELECT run_id, correlation_id, trace_id, agent, status, started_at, duration_ms,
        dropped_spans, errors,
        ARRAY(SELECT json_array_elements_text(agent_types)),
        ARRAY(SELECT json_array_elements_text(events)), spans
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[],
-            $7::double precision[], $8::integer[], $9::integer[], $10::integer[], $11::json[],
-            $12::json[], $13::json[])
+FROM unnest(
+    $1::text::text[], $2::text::text[], $3::text::text[], $4::text::text[], $5::text::text[],
+    $6::text::timestamptz[], $7::text::double precision[], $8::text::integer[],
+    $9::text::integer[], $10::text::integer[], $11::text::json[], $12::text::json[],
+    $13::text::json[])
     AS new (run_id, correlation_id, trace_id, agent, status, started_at, duration_ms, span_count,
             dropped_spans, errors, agent_types, events, spans)
 ORDER BY run_id  -- in one order for everybody: no deadlocks
