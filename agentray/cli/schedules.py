@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from agentray.client import AsyncAgentClient, ScheduleOptions
     from agentray.protocol.schedules import Schedule
+    from agentray.protocol.webhooks import WebhookSpec
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The schedule's id.")]
 Cron = Annotated[
@@ -39,6 +40,12 @@ Jitter = Annotated[
 MissedOption = Annotated[
     Missed, typer.Option(help="What becomes of firings while the cluster was down.")
 ]
+WebhookOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Tell it of the end of each run, signed with the secret `default`."
+    ),
+]
 OverlapOption = Annotated[
     Overlap, typer.Option(help="What becomes of a firing while an earlier run goes on.")
 ]
@@ -48,6 +55,19 @@ group = typer.Typer(
     help="Schedules: prompts that are given again and again.",
     no_args_is_help=True,
 )
+
+
+def _read_webhook(url: str) -> WebhookSpec:
+    from pydantic import ValidationError
+
+    from agentray.errors import ConfigurationError
+    from agentray.protocol.webhooks import WebhookSpec
+
+    try:
+        return WebhookSpec(url=url)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"--webhook {url!r}: {problem}.") from error
 
 
 def _whole(found: Schedule) -> RenderableType:
@@ -98,6 +118,7 @@ def create(  # noqa: PLR0913 - the options are read from the signature
     jitter: Jitter = None,
     missed: MissedOption = Missed.ONE,
     overlap: OverlapOption = Overlap.SKIP,
+    webhook: WebhookOption = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Let the schedule of this id say this instead.")
     ] = False,
@@ -119,6 +140,9 @@ def create(  # noqa: PLR0913 - the options are read from the signature
         options["starts_at"] = read_time("--starts-at", starts_at)
     if ends_at is not None:
         options["ends_at"] = read_time("--ends-at", ends_at)
+
+    if webhook is not None:
+        options["webhook"] = _read_webhook(webhook)
 
     def work(client: AsyncAgentClient) -> Coroutine[Any, Any, Schedule]:
         make = client.schedules.replace if replace else client.schedules.create

@@ -152,7 +152,7 @@ def build_app(services: Services) -> FastAPI:
     app.include_router(RunActions(services, keys, reader, ends).router)
     app.include_router(letters.router)
     app.include_router(sessions.router)
-    app.include_router(Schedules(services, keys, sessions.book).router)
+    app.include_router(Schedules(services, keys, sessions.book, hooks).router)
     app.include_router(ApiKeys(services, keys).router)
     app.include_router(AsyncJobs(desk, keys).router)
     app.include_router(OpenAi(desk, keys).router)

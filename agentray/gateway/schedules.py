@@ -16,6 +16,7 @@ from agentray.gateway.problems import from_validation, invalid
 from agentray.gateway.routes import Routes
 from agentray.gateway.runs import run_response
 from agentray.gateway.services import Services
+from agentray.gateway.webhooks import PromptWebhooks
 from agentray.ids import AgentId
 from agentray.protocol.schedules import (
     Schedule,
@@ -94,9 +95,12 @@ class ScheduleFilter(BaseModel):
 class Schedules:
     """The schedules resource."""
 
-    def __init__(self, services: Services, keys: KeyRing, sessions: SessionBook) -> None:
+    def __init__(
+        self, services: Services, keys: KeyRing, sessions: SessionBook, hooks: PromptWebhooks
+    ) -> None:
         self._book = ScheduleBook(services.store, services.dispatcher)
         self._sessions = sessions
+        self._hooks = hooks
         self._max_bytes = services.settings.max_body_bytes
         self.router = self._routes(keys)
 
@@ -139,7 +143,7 @@ class Schedules:
             )
         except ValidationError as error:
             raise from_validation(error.errors(), "body") from error
-        await self._check_agent(body, request)
+        await self._check_body(body, request)
         owner = caller(request).owner
         try:
             schedule, created = await self._book.create(body.id, body.spec(), owner)
@@ -173,7 +177,7 @@ class Schedules:
         except ValidationError as error:
             raise from_validation(error.errors(), "body") from error
         await self._check(schedule_id, request)
-        await self._check_agent(body, request)
+        await self._check_body(body, request)
         try:
             return _answer(await self._book.replace(schedule_id, body.spec()))
         except InvalidSchedule as error:
@@ -208,8 +212,10 @@ class Schedules:
             raise UnknownSchedule(schedule_id)
         return schedule
 
-    async def _check_agent(self, body: ScheduleBody, request: Request) -> None:
-        """Let the caller prompt the agent that a schedule names."""
+    async def _check_body(self, body: ScheduleBody, request: Request) -> None:
+        """Let the caller prompt the agent that a schedule names, and tell whom it names."""
+        if body.webhook is not None:
+            await self._hooks.check(body.webhook, caller(request))
         tenant = caller(request).tenant
         if tenant and body.agent and "/" in body.agent:
             await self._sessions.check_agent(AgentId.parse(body.agent), tenant)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from agentray.errors import ConfigurationError
 from agentray.protocol.event_runs import OnError
 from agentray.protocol.moments import Beginning, Moment
+from agentray.protocol.webhooks import WebhookSpec
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -97,6 +98,9 @@ class ScheduleTimes(BaseModel):
         le=1e9,
         allow_inf_nan=False,
         description="Seconds from its beginning after which a run is ended as `timed_out`.",
+    )
+    webhook: WebhookSpec | None = Field(
+        default=None, description="Whom to tell of the end of each run that it makes."
     )
 
     @field_validator("timezone")

@@ -6,12 +6,12 @@ Gateways and the manager each have one. All of it is in the Store; the scheduler
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from agentray.core.owners import tenant_of
 from agentray.core.schedule_specs import check_spec, first_time
-from agentray.errors import ScheduleConflict, StoreUnavailable, UnknownSchedule
+from agentray.errors import InvalidSchedule, ScheduleConflict, StoreUnavailable, UnknownSchedule
 from agentray.event_loop import time_of_day
 from agentray.ids import new_id
 from agentray.protocol.runs import Run
@@ -21,6 +21,7 @@ from agentray.protocol.schedules import (
     ScheduleStatus,
     check_schedule_id,
 )
+from agentray.protocol.webhooks import PREVIOUS_SECRET_H
 from agentray.runtime.ports import RunDispatcher
 from agentray.runtime.schedule_runs import recurrence, recurrence_of, run_by_hand
 from agentray.store.base import NewRun, Store, StoredRun
@@ -63,6 +64,7 @@ class ScheduleBook:
             UnknownAgentType, NoHandler, DeploymentStopped: there is nobody to take its runs.
         """
         spec, now = self._checked(spec), time_of_day()
+        await self._check_secret(spec, owner)
         uid = new_id("sched")
         schedule = Schedule(
             id=uid if schedule_id is None else check_schedule_id(schedule_id),
@@ -90,6 +92,7 @@ class ScheduleBook:
             UnknownAgentType, NoHandler, DeploymentStopped: there is nobody to take its runs.
         """
         spec = self._checked(spec)
+        await self._check_secret(spec, (await self._get(schedule_id)).owner)
 
         def change(known: Schedule, now: datetime) -> dict[str, Any]:
             next_at = first_time(recurrence(spec, known.created_at), now)
@@ -169,6 +172,16 @@ class ScheduleBook:
 
         await self._change(schedule_id, change, made)
         return StoredRun.fresh(made[0]).run
+
+    async def _check_secret(self, spec: ScheduleSpec, owner: str) -> None:
+        if spec.webhook is None:
+            return
+        name, since = spec.webhook.secret, time_of_day() - timedelta(hours=PREVIOUS_SECRET_H)
+        if await self._store.webhook_secrets_of(tenant_of(owner), name, since) is None:
+            problem = (
+                f"There is no secret {name!r}: make it with `agentray webhooks secrets create`."
+            )
+            raise InvalidSchedule("webhook.secret", problem)
 
     def _checked(self, spec: ScheduleSpec) -> ScheduleSpec:
         """Return what is asked for, with the agent that is meant where none is named."""

@@ -14,6 +14,7 @@ from agentray.events import Event
 from agentray.ids import AgentId, TopicId
 from agentray.protocol.runs import Run
 from agentray.protocol.schedules import Schedule, ScheduleSpec
+from agentray.protocol.webhooks import WebhookSpec
 from agentray.runtime.watcher import ManagerPort
 
 _PAGE = 200
@@ -39,6 +40,7 @@ class ScheduleOptions(TypedDict, total=False):
     overlap: Literal["allow", "skip", "enqueue"]
     max_queued: int
     run_timeout_s: float
+    webhook: WebhookSpec
 
 
 class ScheduleClient:
@@ -63,9 +65,10 @@ class ScheduleClient:
             schedule_id: its id, such as `nightly`; None: a new one.
             options: `prompt` with `agent` (None: the entry of the deployed app), or `event` with
                 `topic` and `on_error`. `cron`, five fields read in `timezone`, or `every_s`.
-                `starts_at`, `ends_at`; `jitter_s`; `run_timeout_s`. What happens to firings that
-                were missed: `missed` ("one", "skip", "all"), `max_missed`, `grace_s`. And while an
-                earlier run has not ended: `overlap` ("skip", "allow", "enqueue"), `max_queued`.
+                `starts_at`, `ends_at`; `jitter_s`; `run_timeout_s`; `webhook`, whom a gateway tells
+                of the end of each run. What happens to firings that were missed: `missed` ("one",
+                "skip", "all"), `max_missed`, `grace_s`. And while an earlier run has not ended:
+                `overlap` ("skip", "allow", "enqueue"), `max_queued`.
 
         Raises:
             InvalidSchedule: an option is wrong; it is named.

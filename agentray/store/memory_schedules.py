@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from agentray.core.owners import tenant_of
 from agentray.protocol.schedules import Schedule
-from agentray.store.schedules import FIRST_DUE, DuePlace
+from agentray.store.schedules import FIRST_DUE, DuePlace, webhooks_of
 
 if TYPE_CHECKING:
     from agentray.store.base import Admission, NewRun, StoredRun
     from agentray.store.memory import RunRow
+    from agentray.store.webhooks import NewWebhook
 
 
 class MemorySchedules:
@@ -30,6 +31,10 @@ class MemorySchedules:
             """See `Store.admit`."""
             ...
 
+        async def put_webhook(self, webhook: NewWebhook) -> None:
+            """See `WebhookStore`."""
+            ...
+
     async def write_schedule(
         self, schedule: Schedule, *, revision: int | None, runs: Sequence[NewRun] = ()
     ) -> bool:
@@ -38,6 +43,8 @@ class MemorySchedules:
         if (None if known is None else known.revision) != revision:
             return False
         await self.admit(runs)
+        for hook in webhooks_of(schedule, runs):
+            await self.put_webhook(hook)
         self._schedules[schedule.id] = schedule.model_dump_json(exclude={"next_times"})
         return True
 

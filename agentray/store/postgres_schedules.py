@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentray.protocol.schedules import Schedule
 from agentray.store import rows
 from agentray.store.codec import check_run
 from agentray.store.database import Database
-from agentray.store.schedules import FIRST_DUE, DuePlace
+from agentray.store.schedules import FIRST_DUE, DuePlace, webhooks_of
 
 if TYPE_CHECKING:
     from agentray.store.base import NewRun, StoredRun
@@ -33,8 +33,9 @@ class PostgresSchedules:
             schedule.next_at,
             schedule.model_dump_json(exclude={"next_times"}),
         )
+        made = (*rows.new_run_columns(runs), schedule.owner)
         return await self._database.fetch_value(
-            query, schedule.id, revision, *about, *rows.new_run_columns(runs), schedule.owner
+            query, schedule.id, revision, *about, *made, *_hooks(schedule, runs)
         )
 
     async def get_schedule(self, schedule_id: str) -> Schedule | None:
@@ -74,3 +75,13 @@ class PostgresSchedules:
     async def next_due(self, now: datetime) -> datetime | None:
         """Return when the next run or schedule is due after a moment; None: none is."""
         return await self._database.fetch_value("next_due", now)
+
+
+def _hooks(schedule: Schedule, runs: Sequence[NewRun]) -> tuple[Any, ...]:
+    """Return what is kept of the webhooks of runs: their ids, and what they have in common."""
+    hooks = webhooks_of(schedule, runs)
+    if not hooks:
+        return ([], None, None, None, None)
+    one = hooks[0]
+    events = None if one.events is None else list(one.events)
+    return ([hook.id for hook in hooks], one.url, events, one.secret, one.created_at)

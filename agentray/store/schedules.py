@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from agentray.protocol.schedules import Schedule
+from agentray.store.webhooks import NewWebhook
 
 if TYPE_CHECKING:
     from agentray.store.base import NewRun, StoredRun
@@ -24,6 +25,26 @@ class DuePlace:
 FIRST_DUE = DuePlace(datetime(1, 1, 1, tzinfo=UTC), "")
 
 
+def webhooks_of(schedule: Schedule, runs: Sequence[NewRun]) -> list[NewWebhook]:
+    """Return the webhooks of runs that a schedule makes: the same whoever makes them."""
+    spec = schedule.spec.webhook
+    if spec is None:
+        return []
+    events = None if spec.events is None else tuple(event.value for event in spec.events)
+    return [
+        NewWebhook(
+            f"wh_{run.id.removeprefix('run_')}",
+            run.id,
+            schedule.owner,
+            spec.url,
+            events,
+            spec.secret,
+            schedule.updated_at,
+        )
+        for run in runs
+    ]
+
+
 class ScheduleStore(Protocol):
     """Schedules, and runs that begin later."""
 
@@ -35,7 +56,8 @@ class ScheduleStore(Protocol):
         Args:
             schedule: as it is to be; its own revision is the next one.
             revision: of the schedule that was read; None: there is none of this id yet.
-            runs: that are admitted with it; those whose ids are known stay as they are.
+            runs: that are admitted with it, and their webhooks; those whose ids are known stay as
+                they are.
 
         Returns:
             False: somebody else has written it meanwhile, or made or deleted it. Nothing was kept.

@@ -14,6 +14,7 @@ from asyncpg_trek.asyncpg import AsyncpgExecutor
 from agentray.errors import ConfigurationError, PayloadError, SchemaTooNew, StoreUnavailable
 from agentray.ids import AgentId
 from agentray.protocol.launching import AgentStatus
+from agentray.store.arrays import arrays
 from agentray.store.base import CommitOutcome
 from agentray.store.migrate import SCHEMA
 from agentray.store.postgres import PostgresStore
@@ -128,7 +129,7 @@ async def test_slots_move_only_after_the_commits_under_way(
     await serve(postgres)
     async with connection.transaction():
         # A commit that has passed the fence and has not ended yet.
-        under_way = effects_columns([effects(states=[state(1)])])
+        under_way = arrays(effects_columns([effects(states=[state(1)])]))
         await connection.fetchval(queries()["commit_effects"], "h1", *under_way)
         moving = asyncio.create_task(postgres.assign_slots([lease("h2")]))
         await waiting_backend(connection)
@@ -190,7 +191,9 @@ async def test_an_end_that_waited_for_another_end_is_refused(
     first = effects(events={run.id: events(0, 1)}, end=end(run.id, result="first"))
     second = effects(events={run.id: events(0, 2)}, end=end(run.id, result="second"))
     async with connection.transaction():
-        await connection.fetchval(queries()["commit_effects"], "h1", *effects_columns([first]))
+        await connection.fetchval(
+            queries()["commit_effects"], "h1", *arrays(effects_columns([first]))
+        )
         commit = asyncio.create_task(postgres.commit("h1", [second]))
         await waiting_backend(connection)
     assert await commit == [CommitOutcome.ALREADY_ENDED]

@@ -11,6 +11,7 @@ import pytest
 from agentray.errors import PayloadError
 from agentray.protocol.runs import RunStatus
 from agentray.protocol.schedules import Schedule, ScheduleSpec, ScheduleStatus
+from agentray.protocol.webhooks import WebhookEvent, WebhookSpec
 from agentray.store.base import NewRun, Store
 from agentray.store.postgres import PostgresStore
 from agentray.store.schedules import DuePlace
@@ -168,6 +169,30 @@ async def test_a_firing_and_the_move_to_the_next_time_are_one(store: Store):
     assert await store.get_schedule("nightly") == fired
     assert await due_ids(store, at(60)) == [run.id]
     assert await store.due_schedules(at(60)) == []
+
+
+async def test_the_webhook_of_a_firing_is_kept_with_its_run_once(store: Store):
+    hook = WebhookSpec(url="https://example.com/hook", events=[WebhookEvent.FAILED], secret="s")
+    told = {"prompt": "hi", "agent": "greeter", "cron": "0 0 * * *", "webhook": hook}
+    hooked = schedule(spec=ScheduleSpec.model_validate(told), owner="key_1@acme")
+    await store.write_schedule(hooked, revision=None)
+    assert await store.get_schedule("nightly") == hooked
+    _, run = firing()
+    more = new_run("run_by_hand", schedule=hooked.id)
+    fired = hooked.model_copy(update={"revision": 2, "fired": 2})
+
+    assert not await store.write_schedule(fired, revision=7, runs=[run])
+    assert await store.list_webhooks() == []
+    assert await store.write_schedule(fired, revision=1, runs=[run, more])
+    again = hooked.model_copy(update={"revision": 3})
+    assert await store.write_schedule(again, revision=2, runs=[run])
+
+    kept = await store.list_webhooks(tenant="acme")
+    assert {each.run_id for each in kept} == {run.id, more.id}
+    assert {(each.url, each.secret) for each in kept} == {(hook.url, "s")}
+    assert all(each.events == [WebhookEvent.FAILED] for each in kept)
+    assert len({each.id for each in kept}) == 2
+    assert await store.list_webhooks(tenant="") == []
 
 
 async def test_who_has_read_an_old_revision_changes_nothing_and_makes_no_run(store: Store):

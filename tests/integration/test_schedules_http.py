@@ -165,7 +165,16 @@ async def test_the_commands(shell: Shell):
     assert (await shell("schedules", "list")).stdout == "There are no schedules.\n"
 
 
-@pytest.mark.parametrize("words", [("--every", "often"), ("--cron", "61 * * * *"), ()])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--every", "often"),
+        ("--cron", "61 * * * *"),
+        ("--every", "1h", "--webhook", "no url"),
+        ("--every", "1h", "--webhook", "https://example.com/hook"),  # no secret signs it
+        (),
+    ],
+)
 async def test_a_wrong_command_is_told_in_one_paragraph(shell: Shell, words: tuple[str, ...]):
     done = await shell("schedules", "create", "tea", "x", *words)
     assert done.exit_code != 0

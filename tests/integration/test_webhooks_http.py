@@ -161,6 +161,35 @@ async def test_the_end_of_a_run_is_told_signed(tmp_path: Path):
         assert (status, shown) == (200, webhook)
 
 
+async def test_each_run_of_a_schedule_is_told_of(tmp_path: Path):
+    async with bench(tmp_path) as at:
+        body: Json = {
+            "id": "hourly",
+            "prompt": "Ada",
+            "agent": "greeter/a",
+            "every_s": 3600,
+            "webhook": {"url": at.receiver.url, "events": ["run.succeeded"]},
+        }
+        for wrong, field in (
+            ({}, "webhook.secret"),  # there is none yet
+            ({"webhook": {"url": "http://10.0.0.1/"}}, "webhook.url"),
+            ({"webhook": {"url": "no url"}}, "webhook.url"),
+        ):
+            status, problem, _ = await at.http.ask("POST", "/v1/schedules", body={**body, **wrong})
+            assert (status, [e["field"] for e in problem["errors"]]) == (422, [field])
+        secret = await at.secret()
+        status, made, _ = await at.http.ask("POST", "/v1/schedules", body=body)
+        assert (status, made["spec"]["webhook"]["url"]) == (201, at.receiver.url)
+        status, _, _ = await at.http.ask("POST", "/v1/schedules", body=body)
+        assert status == 200, "it says the same"
+        status, run, _ = await at.http.ask("POST", "/v1/schedules/hourly/trigger")
+        assert status == 202
+        (got,) = await at.receiver.until(1)
+        assert got.is_signed_by(secret)
+        assert (got.told["type"], got.told["data"]["id"]) == ("run.succeeded", run["id"])
+        await at.webhook(run, "delivered")
+
+
 async def test_only_the_ends_that_are_wanted_are_told(tmp_path: Path):
     async with bench(tmp_path) as at:
         await at.secret()

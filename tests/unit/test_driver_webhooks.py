@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 import pytest
 
 from agentray import Agent, App, ManagerClient, Prompt, on
-from agentray.errors import ConfigurationError, IdempotencyConflict
+from agentray.errors import ConfigurationError, IdempotencyConflict, InvalidSchedule
 from agentray.protocol.webhooks import WebhookEvent, WebhookSpec, WebhookState
 from agentray.testing import LocalRuntime
+from tests.support.eventually import eventually_async
 
 
 class Greeter(Agent):
@@ -39,6 +40,26 @@ async def test_a_webhook_is_kept_with_its_run_and_due_when_that_has_ended():
         assert due.webhook.id == kept.id
         assert due.run is not None
         assert due.run.result == "Hello, Ada!"
+
+
+async def test_a_schedule_has_one_for_each_of_its_runs():
+    runtime = LocalRuntime()
+    async with runtime as manager:
+        await manager.deploy(app)
+        with pytest.raises(InvalidSchedule, match="no secret 'default'"):
+            await manager.schedules.create("often", prompt="Ada", every_s=1, webhook=HOOK)
+        await secret(runtime)
+        await manager.schedules.create("often", prompt="Ada", every_s=1, webhook=HOOK)
+
+        async def fired() -> bool:
+            return len(await runtime.store.list_webhooks()) > 1
+
+        await eventually_async(fired, timeout_s=20)
+        await manager.schedules.delete("often")
+        runs = {run.id for run in await runtime.store.list_runs()}
+        hooks = await runtime.store.list_webhooks()
+        assert {hook.run_id for hook in hooks} == runs
+        assert len(hooks) == len(runs)
 
 
 async def test_a_later_run_and_one_in_a_session_have_theirs():

@@ -9,6 +9,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from agentray.client.calls.http import Request, Response, parse_answer, path_of, post, query_of
 from agentray.protocol.schedules import Schedule
+from agentray.protocol.webhooks import WebhookSpec
 
 
 class ScheduleOptions(TypedDict, total=False):
@@ -26,6 +27,7 @@ class ScheduleOptions(TypedDict, total=False):
     overlap: Literal["allow", "skip", "enqueue"]
     max_queued: int
     run_timeout_s: float
+    webhook: WebhookSpec
 
 
 class SchedulePage(NamedTuple):
@@ -98,8 +100,10 @@ def parse_schedules(response: Response) -> SchedulePage:
 
 def _body(prompt: str, agent: str | None, options: ScheduleOptions) -> dict[str, Any]:
     given: dict[str, Any] = {"prompt": prompt, "agent": agent, **options}
-    return {
-        name: value.isoformat() if isinstance(value, datetime) else value
-        for name, value in given.items()
-        if value is not None
-    }
+    return {name: _as_json(value) for name, value in given.items() if value is not None}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, WebhookSpec):
+        return value.model_dump(mode="json", exclude_none=True)
+    return value.isoformat() if isinstance(value, datetime) else value

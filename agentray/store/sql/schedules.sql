@@ -1,5 +1,6 @@
 -- name: insert_schedule
--- Insert a schedule unless its id is taken, and with it runs whose ids are new; tell whether.
+-- Insert a schedule unless its id is taken, and with it runs whose ids are new, with their webhooks;
+-- tell whether.
 WITH written AS (
     INSERT INTO schedules (id, revision, next_at, record, owner) VALUES ($1, $3, $4, $5::json, $21)
     ON CONFLICT DO NOTHING RETURNING $2::bigint
@@ -15,6 +16,12 @@ WITH written AS (
                 $17::timestamptz[], $18::timestamptz[], $19::text[], $20::boolean[])
         AS new (id, agent_type, agent_key, pool, slot, input, correlation_id, owner,
                 idempotency_key, digest, created_at, deadline, not_before, schedule, in_turn), written
+    ON CONFLICT DO NOTHING
+), hooked AS (
+    INSERT INTO webhooks (id, run_id, owner, url, events, secret, created_at, state)
+    SELECT hook.id, hook.run_id, $21, $23, $24::text[], $25, $26, 'waiting'
+    FROM unnest($22::text[], $6::text[]) AS hook (id, run_id), written
+    WHERE hook.id IS NOT NULL
     ON CONFLICT DO NOTHING
 )
 SELECT count(*) > 0 FROM written;
@@ -38,6 +45,12 @@ WITH written AS (
                 $17::timestamptz[], $18::timestamptz[], $19::text[], $20::boolean[])
         AS new (id, agent_type, agent_key, pool, slot, input, correlation_id, owner,
                 idempotency_key, digest, created_at, deadline, not_before, schedule, in_turn), written
+    ON CONFLICT DO NOTHING
+), hooked AS (
+    INSERT INTO webhooks (id, run_id, owner, url, events, secret, created_at, state)
+    SELECT hook.id, hook.run_id, $21, $23, $24::text[], $25, $26, 'waiting'
+    FROM unnest($22::text[], $6::text[]) AS hook (id, run_id), written
+    WHERE hook.id IS NOT NULL
     ON CONFLICT DO NOTHING
 )
 SELECT count(*) > 0 FROM written;
