@@ -28,8 +28,8 @@ from agentray.event_loop import time_of_day
 from agentray.ids import new_id
 from agentray.jobs.checks import check_submission
 from agentray.jobs.entrypoint import with_secrets
-from agentray.jobs.reporting import JOB_ID, JOB_URL
-from agentray.protocol.jobs import Job, JobPolicy, JobStatus, JobSubmission, redacted
+from agentray.jobs.reporting import JOB_URL
+from agentray.protocol.jobs import JOB_ID, Job, JobPolicy, JobStatus, JobSubmission, redacted
 from agentray.runtime.job_keeper import token_digest, with_token
 from agentray.runtime.job_ports import JobRunner
 from agentray.store.base import Store

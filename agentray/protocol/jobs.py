@@ -14,6 +14,9 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 REDACTED = "<redacted>"
 
+JOB_ID = "AGENTRAY_JOB_ID"
+"""The environment variable that has a job's id, in each job that agentray has submitted."""
+
 _NO_ENTRYPOINT = "Entrypoint not found."  # Ray's words
 
 _SECRET_NAME = re.compile(
@@ -234,6 +237,15 @@ class RayJob(BaseModel):
     def made_up(self) -> bool:
         """Whether nobody has submitted it: Ray notes how the end went of a job it has forgotten."""
         return self.entrypoint == _NO_ENTRYPOINT and self.status.ended
+
+    def left_over(self, job_id: str) -> bool:
+        """Whether it is of no use, when the Store has no record of it: made up, or deleted there.
+
+        Args:
+            job_id: its own.
+        """
+        env_vars: dict[str, str] = (self.runtime_env or {}).get("env_vars") or {}
+        return self.made_up or (self.status.ended and env_vars.get(JOB_ID) == job_id)
 
     @property
     def demand(self) -> dict[str, float]:

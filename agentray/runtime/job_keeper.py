@@ -146,7 +146,7 @@ class JobKeeper:
         unknown = sorted(await self._store.unknown_jobs(await self._runner.ids()))
         for begin in range(0, len(unknown), _FOUND_AT_ONCE):
             seen = await self._runner.look(unknown[begin : begin + _FOUND_AT_ONCE])
-            for job_id in [job_id for job_id, ray_job in seen.items() if ray_job.made_up]:
+            for job_id in [job_id for job_id, job in seen.items() if job.left_over(job_id)]:
                 del seen[job_id]
                 await self._guarded(self._runner.forget(job_id))
             found = [found_job(job_id, ray_job, time_of_day()) for job_id, ray_job in seen.items()]

@@ -246,6 +246,24 @@ def test_a_job_that_was_deleted_at_its_end_does_not_come_back(world: Any) -> Non
     world(story)
 
 
+def test_a_job_that_was_pruned_does_not_come_back_from_ray(world: Any) -> None:
+    async def story(w: World) -> None:
+        own = {"env_vars": {"AGENTRAY_JOB_ID": "old"}}
+        await w.jobs.submit("old", {"entrypoint": "true", "runtime_env": own})
+        w.jobs.set("old", JobStatus.SUCCEEDED)
+        # A job may have been begun by another one, and then has its variables.
+        await w.jobs.submit("child", {"entrypoint": "true", "runtime_env": own})
+        w.jobs.set("child", JobStatus.SUCCEEDED)
+
+        async def found() -> bool:
+            return await w.store.get_job("child") is not None and "old" not in w.jobs.jobs
+
+        await eventually_async(found, 10)
+        assert await w.store.get_job("old") is None
+
+    world(story)
+
+
 def test_jobs_of_ray_itself_are_found(world: Any) -> None:
     async def story(w: World) -> None:
         env = {"env_vars": {"TOKEN": "x", "N": "1"}}
