@@ -42,7 +42,7 @@ from agentray.client.records import (
     Task,
 )
 from agentray.client.sync_client import AgentClient
-from agentray.core.job_log import StreamLimits
+from agentray.core.log_limits import StreamLimits
 from agentray.protocol.jobs import JobStatus
 
 __all__ = [

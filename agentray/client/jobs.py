@@ -20,7 +20,7 @@ from agentray.client.job_log import AsyncLogTail, line_tail_of, tail_of
 from agentray.client.packages import pack, with_requirements
 from agentray.client.records import Job
 from agentray.client.resource import AsyncResource
-from agentray.core.job_log import StreamLimits
+from agentray.core.log_limits import StreamLimits
 from agentray.ids import new_id
 from agentray.protocol.jobs import JobStatus
 

@@ -17,7 +17,7 @@ from agentray.client.requests import AsyncRequests
 from agentray.client.schedules import AsyncSchedules
 from agentray.client.sessions import AsyncSessions
 from agentray.client.webhooks import AsyncWebhooks
-from agentray.core.job_log import StreamLimits
+from agentray.core.log_limits import StreamLimits
 
 T = TypeVar("T")
 

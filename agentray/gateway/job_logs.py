@@ -15,7 +15,8 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.websockets import WebSocketDisconnect
 
-from agentray.core.job_log import MAX_MESSAGE_SIZE, MIN_MESSAGE_SIZE, Form, StreamLimits
+from agentray.core.job_log import MAX_MESSAGE_SIZE, MIN_MESSAGE_SIZE, Form
+from agentray.core.log_limits import StreamLimits
 from agentray.errors import AgentrayError, UnknownJob
 from agentray.gateway.auth import READ, KeyRing, RequireScope, caller
 from agentray.gateway.cluster_parts import ClusterParts

@@ -8,8 +8,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
-from agentray.core.job_log import Allowance, Form, Frame, StreamLimits, last_lines
+from agentray.core.job_log import Form, Frame, last_lines
 from agentray.core.jobs import without_log
+from agentray.core.log_limits import Allowance, StreamLimits
 from agentray.jobs.feeds import BLOCK, End, Feed
 from agentray.protocol.jobs import Job, JobReport
 from agentray.runtime.job_ports import LogGone

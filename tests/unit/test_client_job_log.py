@@ -21,7 +21,8 @@ from agentray.client.calls.job_log import (
 )
 from agentray.client.calls.ray_jobs import check_id, check_limits, check_protocol, check_timeout
 from agentray.client.errors import ClientError, InvalidRequest, LogLost, StreamLimitExceeded
-from agentray.core.job_log import Form, StreamLimits, cut
+from agentray.core.job_log import Form, cut
+from agentray.core.log_limits import StreamLimits
 
 PROTOCOLS = ["auto", "websocket", "http"]
 START = '{"type":"start","job_id":"a","status":"RUNNING","offset":0,"size":9,"kept_from":0}'

@@ -10,15 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentray.core.job_log import (
-    MAX_MESSAGE_SIZE,
-    MIN_MESSAGE_SIZE,
-    Allowance,
-    Form,
-    StreamLimits,
-    cut,
-    last_lines,
-)
+from agentray.core.job_log import MAX_MESSAGE_SIZE, MIN_MESSAGE_SIZE, Form, cut, last_lines
+from agentray.core.log_limits import Allowance, StreamLimits
 
 LOGS = st.one_of(
     st.binary(max_size=400),

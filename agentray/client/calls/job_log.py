@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from agentray.client.calls.http import Request, path_of, query_of
 from agentray.client.errors import ClientError, LogLost, StreamLimitExceeded
-from agentray.core.job_log import StreamLimits
+from agentray.core.log_limits import StreamLimits
 
 EndReason = Literal["complete", "failed", "stopped", "not_followed", "lost", "limit"]
 

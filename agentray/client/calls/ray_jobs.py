@@ -17,7 +17,8 @@ from agentray.client.calls.http import (
 )
 from agentray.client.errors import InvalidRequest
 from agentray.client.records import Job
-from agentray.core.job_log import MIN_MESSAGE_SIZE, StreamLimits
+from agentray.core.job_log import MIN_MESSAGE_SIZE
+from agentray.core.log_limits import StreamLimits
 from agentray.errors import ConfigurationError
 from agentray.protocol.jobs import JobStatus, check_job_id
 
