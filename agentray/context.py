@@ -14,7 +14,7 @@ from agentray import telemetry
 from agentray.errors import AccessDenied, ConfigurationError
 from agentray.event_payloads import snapshot_of
 from agentray.event_run import DispatchOptions, EventRun
-from agentray.events import Event, check_event
+from agentray.events import Event, TerminateEvent, check_event
 from agentray.ids import AgentId, TopicId, child_of, new_id
 from agentray.protocol.access import AccessLevel, allows
 from agentray.protocol.budgets import Usage
@@ -147,15 +147,18 @@ class Context:
         cause_id: this message's id in the trace; what it causes names it as cause. None outside
             of runs.
         event: the event that is being handled; None for anything else.
+        envelope: the message as it came; its fields are read where somebody asks for them, since
+            most handlers ask for none.
     """
 
     __slots__ = (
-        "_envelope",
         "agent",
         "cause_id",
         "deadline",
+        "envelope",
         "event",
         "held",
+        "local",
         "scope",
         "surroundings",
     )
@@ -178,26 +181,28 @@ class Context:
         self.event: Event | None = None
         self.scope: Any = None  # what the handler emitted; owned by the host
         self.held: list[Event] | None = None  # until the handler has succeeded; None: it goes out
-        # Its fields are read where somebody asks for them: most handlers ask for none.
-        self._envelope = envelope
+        # The event of its own host that is handled, where the scope that sent it shall hear of
+        # what this handler sends, too; owned by the host.
+        self.local: Any = None
+        self.envelope = envelope
 
     @property
     def sender(self) -> AgentId | None:
         """The agent that sent it; None from outside."""
-        return self._envelope.sender
+        return self.envelope.sender
 
     @property
     def correlation_id(self) -> str | None:
         """The conversation it belongs to; None outside of one."""
-        return self._envelope.correlation_id
+        return self.envelope.correlation_id
 
     def conversation(self) -> str:
         """Return the conversation it belongs to, which begins now where there was none."""
-        known = self._envelope.correlation_id
+        known = self.envelope.correlation_id
         if known is None:
             known = new_id("cor")
             # All that the message sets off from here on belongs together, calls too.
-            self._envelope = self._envelope._replace(correlation_id=known)
+            self.envelope = self.envelope._replace(correlation_id=known)
         return known
 
     @property
@@ -209,12 +214,12 @@ class Context:
     @property
     def root(self) -> AgentId | None:
         """The agent that the run was given to; None outside of runs."""
-        return self._envelope.root
+        return self.envelope.root
 
     @property
     def run(self) -> str | None:
         """The run that it belongs to, as the host knows it; None outside of runs."""
-        return self._envelope.run
+        return self.envelope.run
 
     @property
     def access(self) -> AccessLevel | None:
@@ -222,7 +227,7 @@ class Context:
 
         It is that of the session whose prompt has led to it, when that was accepted.
         """
-        level = self._envelope.access
+        level = self.envelope.access
         return None if level is None else AccessLevel(level)
 
     def require_access(self, needed: AccessLevel | str, what: str = "") -> None:
@@ -235,7 +240,7 @@ class Context:
         Raises:
             AccessDenied: the run has a lower level.
         """
-        given = self._envelope.access
+        given = self.envelope.access
         if not allows(given, needed):
             raise AccessDenied(what or str(self.agent), AccessLevel(needed).value, given or "")
 
@@ -255,7 +260,7 @@ class Context:
             return f"{step.message.run_id}:{step.message.number}"
         if self.event is None:
             return None
-        run = self._envelope.run
+        run = self.envelope.run
         first = run is not None and self.event.causation_id is None
         return f"{RunKey.parse(run).run_id if run and first else self.event.event_id}:{self.agent}"
 
@@ -291,7 +296,7 @@ class Context:
         Each message of a run has one, other messages when their sender had one. None: there is no
         trace to belong to.
         """
-        given = self._envelope.trace_context
+        given = self.envelope.trace_context
         if given is None or self.cause_id is None:
             return given
         # With OpenTelemetry, a span that the handler itself has begun. What is published behind a
@@ -304,7 +309,7 @@ class Context:
 
         In one go: each call between agents needs all of it.
         """
-        envelope = self._envelope
+        envelope = self.envelope
         return (
             envelope.correlation_id,
             self.cause_id,
@@ -319,12 +324,12 @@ class Context:
     def join_trace(self, span_id: str, traceparent: str) -> None:
         """Let a span stand for this message, and be the cause of what it causes."""
         self.cause_id = span_id
-        self._envelope = self._envelope._replace(trace_context=traceparent)
+        self.envelope = self.envelope._replace(trace_context=traceparent)
 
     @property
     def chain(self) -> tuple[AgentId, ...]:
         """The agents whose turns wait for this message, this one last."""
-        return (*self._envelope.chain, self.agent)
+        return (*self.envelope.chain, self.agent)
 
     def sent(self, message: Any) -> None:
         """Hear of a message whose answer somebody waits for; nothing is done about it here."""
@@ -354,29 +359,36 @@ class Context:
                 `TerminateEvent` whose fields have no JSON form.
         """
         told = event if topic is None else event.on_topic(topic)
-        if self.held is not None and not at_once:
+        held = None if at_once else self.held
+        if isinstance(told, TerminateEvent):
+            told = self.caused(told)  # what it says of its run is looked at once, as it leaves
+        if held is not None:
             check_event(told)
         if not is_unchangeable_model(told):
             told = snapshot_of(self.caused(told))  # with all that it leaves with: encoded once
-        if self.held is None or at_once:
+        if held is None:
             self.surroundings.publish(told, self)
         else:
-            self.conversation()  # begins with the first event, where there was none
-            self.held.append(told)
+            if self.envelope.correlation_id is None:
+                self.conversation()  # begins with the first event, where there was none
+            held.append(told)
 
     def caused(self, event: Event) -> Event:
         """Return an event as it goes out: with its correlation, cause and source."""
+        cause = self.event
         return event.caused_by(
-            correlation_id=self.conversation(),
-            causation_id=self.event.event_id if self.event else None,
+            correlation_id=self.envelope.correlation_id or self.conversation(),
+            causation_id=None if cause is None else cause.__dict__["event_id"],
             source=str(self.agent),
         )
 
     def release(self) -> None:
         """Let what was held leave, and what comes from here on."""
         held, self.held = self.held, None
-        for event in held or ():
-            self.surroundings.publish(event, self)
+        if held:
+            publish = self.surroundings.publish
+            for event in held:
+                publish(event, self)
 
     def progress(
         self, message: str, *, current: float | None = None, total: float | None = None

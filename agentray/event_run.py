@@ -75,10 +75,10 @@ class EventRun:
     __slots__ = (
         "_before",
         "_caller",
-        "_ended",
         "_lost",
         "_records",
         "_run",
+        "_waiting",
         "correlation_id",
         "id",
         "not_before",
@@ -98,7 +98,7 @@ class EventRun:
         self._run: Run | None = None
         self._before: Run | None = None  # as it was last seen before its end
         self._lost: BaseException | None = None
-        self._ended: asyncio.Future[None] | None = None  # made by the first one who waits
+        self._waiting: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
         return f"EventRun({self.id!r}, {self.status.value})"
@@ -141,23 +141,34 @@ class EventRun:
             DeadlineExceeded: it has not ended yet.
             ChannelClosed: this process has left the cluster; the run goes on.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                if self.not_before is not None:
-                    await self._follow(self.not_before)
-                await self._end_told(None)
-        except TimeoutError:
-            raise DeadlineExceeded(f"Run {self.id}", timeout) from None
+        if timeout is None:
+            await self._until_known()
+        else:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._until_known()
+            except TimeoutError:
+                raise DeadlineExceeded(f"Run {self.id}", timeout) from None
         if self._run is None:
             raise cast("BaseException", self._lost)
         return self._run
 
-    async def _end_told(self, timeout: float | None) -> None:
+    async def _until_known(self) -> None:
+        """Wait until its end is known here, or will not be."""
+        if self.not_before is not None:
+            await self._follow(self.not_before)
+        if self._run is None and self._lost is None:
+            # One for each who waits: who is cancelled takes nothing from the others.
+            ended: asyncio.Future[None] = self._caller.loop.create_future()
+            self._waiting.append(ended)
+            await ended
+
+    async def _end_told(self, timeout: float) -> None:
         """Wait until the end is known here, or the time is over."""
         if self._run is None and self._lost is None:
-            if self._ended is None:
-                self._ended = self._caller.loop.create_future()
-            await asyncio.wait((self._ended,), timeout=timeout)
+            ended: asyncio.Future[None] = self._caller.loop.create_future()
+            self._waiting.append(ended)
+            await asyncio.wait((ended,), timeout=timeout)
 
     async def _follow(self, not_before: datetime) -> None:
         """Find out the end of a run that began long after it was dispatched."""
@@ -304,8 +315,10 @@ class EventRun:
         self._wake()
 
     def _wake(self) -> None:
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(None)
+        waiting, self._waiting = self._waiting, []
+        for ended in waiting:
+            if not ended.done():
+                ended.set_result(None)
 
 
 async def join_run(caller: Caller, root: AgentId, run_id: str) -> Run:

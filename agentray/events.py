@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast, dataclass_transform
 
@@ -20,10 +21,11 @@ from pydantic import (
 )
 
 from agentray.errors import ConfigurationError, PayloadError, UnknownEventType
-from agentray.ids import TopicId, check_type_name, new_id
+from agentray.ids import TopicId, check_type_name, new_event_id
 from agentray.protocol.attachments import Attachment
 from agentray.protocol.chat import Chat
 from agentray.protocol.codec import as_json, as_json_text
+from agentray.protocol.trusted import set_extra, set_fields, set_names, set_private
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -37,6 +39,9 @@ _NAME = "event_type"
 
 _NAME_FIRST = re.compile(rf'{{"{_NAME}": ("[^"\\]+"), (?=")')
 """How the text begins that `to_json_text` makes."""
+
+
+_now = partial(datetime.now, UTC)
 
 
 # As pydantic says of its own: type checkers do not look for it above a metaclass.
@@ -72,8 +77,9 @@ class Event(BaseModel, metaclass=_Named):
         topic: what it is about, as the text of a `TopicId`; None: it is on no topic.
     """
 
-    # `_encoded`: the bytes of one that was published, see `event_payloads`; its copies have none.
-    __slots__ = ("__weakref__", "_encoded")
+    # `_encoded`: the bytes of one that was published, see `event_payloads`; `_answer`: what it says
+    # of its run, as JSON values in a tuple. Copies have neither.
+    __slots__ = ("__weakref__", "_answer", "_encoded")
 
     model_config = ConfigDict(frozen=True)
 
@@ -83,11 +89,11 @@ class Event(BaseModel, metaclass=_Named):
     event_lineage: ClassVar[tuple[str, ...]] = ("Event",)
     """This name, and those of the event classes that it is a subclass of, nearest first."""
 
-    event_id: str = Field(default_factory=lambda: new_id("evt"))
+    event_id: str = Field(default_factory=new_event_id)
     correlation_id: str = ""
     causation_id: str | None = None
     source: str = ""
-    time: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    time: datetime = Field(default_factory=_now)
     topic: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -105,6 +111,15 @@ class Event(BaseModel, metaclass=_Named):
         if isinstance(topic, TopicId):
             return str(topic)
         return str(TopicId.parse(topic)) if isinstance(topic, str) else topic
+
+    def __reduce__(self) -> Any:
+        # In half of the time that pydantic's way takes: most of what travels is events.
+        cls = type(self)
+        usual = (cls.__getstate__, cls.__setstate__) == _PICKLED
+        more = self.__pydantic_extra__ is not None or self.__pydantic_private__ is not None
+        if more or not usual:
+            return _empty, (cls,), self.__getstate__()
+        return _read, (cls, self.__dict__, self.__pydantic_fields_set__)
 
     def content(self) -> dict[str, Any]:
         """Return the fields of the subclass as JSON values, without those of every event."""
@@ -178,14 +193,21 @@ class Event(BaseModel, metaclass=_Named):
 
         What was set by hand stays: a correlation id that the author chose is respected.
         """
-        update: dict[str, Any] = {}
-        if not self.correlation_id:
-            update["correlation_id"] = correlation_id
-        if self.causation_id is None and causation_id is not None:
-            update["causation_id"] = causation_id
-        if not self.source and source:
-            update["source"] = source
-        return with_fields(self, update) if update else self
+        known = self.__dict__  # past pydantic's look at each name
+        if known["correlation_id"]:
+            if known["source"] and (known["causation_id"] or causation_id is None):
+                return self
+            correlation_id = known["correlation_id"]
+        fields, names = known.copy(), self.__pydantic_fields_set__.copy()
+        fields["correlation_id"] = correlation_id
+        names.add("correlation_id")
+        if known["causation_id"] is None and causation_id is not None:
+            fields["causation_id"] = causation_id
+            names.add("causation_id")
+        if not known["source"] and source:
+            fields["source"] = source
+            names.add("source")
+        return _copied(self, fields, names)
 
 
 _BASE_FIELDS = set(Event.model_fields)
@@ -205,23 +227,41 @@ def _check_fields(cls: type[Event]) -> None:
         )
 
 
+_new: Any = object.__new__
+_answer: Any = vars(Event)["_answer"].__get__  # past pydantic's look for what is not there
 _set: Any = object.__setattr__  # an event's own refuses: it is frozen
 
 
 def with_fields(event: Event, update: dict[str, Any]) -> Event:
-    """Return `event.model_copy(update=update)` in half of the time: 5 % less for each event.
+    """Return `event.model_copy(update=update)` in half of the time."""
+    names = event.__pydantic_fields_set__
+    return _copied(event, {**event.__dict__, **update}, {*names, *update})
 
-    Only what `model_copy` does for a model without extra fields and private attributes.
-    """
+
+def _copied(event: Event, fields: dict[str, Any], names: set[str]) -> Event:
+    """Return a copy of an event with these fields, of which those named were given."""
     if event.__pydantic_extra__ is not None or event.__pydantic_private__ is not None:
-        return event.model_copy(update=update)
-    cls = type(event)
-    copied = cls.__new__(cls)
-    _set(copied, "__dict__", {**event.__dict__, **update})
-    _set(copied, "__pydantic_fields_set__", event.__pydantic_fields_set__ | update.keys())
-    _set(copied, "__pydantic_extra__", None)
-    _set(copied, "__pydantic_private__", None)
-    return copied
+        changed = {name: fields[name] for name in names if name in fields}
+        return event.model_copy(update=changed)
+    return _read(type(event), fields, names)
+
+
+_PICKLED: Any = (BaseModel.__getstate__, BaseModel.__setstate__)
+
+
+def _empty(cls: type[Event]) -> Event:
+    """Return an event of a class that has no fields yet."""
+    return _new(cls)
+
+
+def _read(cls: type[Event], fields: dict[str, Any], names: set[str]) -> Event:
+    """Return an event of a class, with these fields, of which those named were given."""
+    made: Event = _new(cls)
+    set_fields(made, fields)
+    set_names(made, names)
+    set_extra(made, None)
+    set_private(made, None)
+    return made
 
 
 class TerminateEvent(Event):
@@ -328,9 +368,17 @@ def answer_of(event: Event) -> Any:
     Raises:
         PayloadError: they have no JSON form; it names the field.
     """
+    try:
+        known: tuple[Any] = _answer(event)
+    except AttributeError:  # nobody has asked
+        pass
+    else:
+        return known[0]
     what = f"content of {event.event_type}"
     try:
-        return as_json(event.content(), what)
+        answer = as_json(event.content(), what)
+        _set(event, "_answer", (answer,))
+        return answer  # noqa: TRY300 - what else may fail is nothing
     except ValueError:
         fields = set(type(event).model_fields) - set(Event.model_fields)
         return as_json({name: getattr(event, name) for name in fields}, what)

@@ -212,6 +212,15 @@ def new_id(prefix: str) -> str:
     return "%s_%012x%s" % (prefix, time.time_ns() // 1_000_000, digits)  # noqa: UP031 - quicker
 
 
+def new_event_id() -> str:
+    """As `new_id("evt")`: in one go, since each event has one."""
+    try:
+        digits = _random.pop()
+    except IndexError:
+        digits = _more_random()
+    return "evt_%012x%s" % (time.time_ns() // 1_000_000, digits)  # noqa: UP031 - quicker
+
+
 # W3C trace context (https://www.w3.org/TR/trace-context/), as `traceparent` has it
 
 _TRACEPARENT = re.compile(

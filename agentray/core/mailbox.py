@@ -39,7 +39,7 @@ class Mailbox(Generic[M]):
         # Most agents are idle most of the time: a deque is 600 bytes, None is nothing.
         self._waiting: deque[M] | FairQueue[M] | None = None
 
-    def offer(self, message: M, *, reentrant: bool = False, own: bool = False) -> Offer:
+    def offer(self, message: M, reentrant: bool = False, own: bool = False) -> Offer:
         """Take a message in.
 
         Args:

@@ -97,8 +97,9 @@ class AggregatorAgent(Agent):
         self._gathering = Gathering(*self._needs)
         self._given_up_at: float | None = None  # of the event loop's clock
         self._outcome: tuple[Event, ...] | Exception = ()
-        self._settled = asyncio.Event()
-        self._one_at_a_time = asyncio.Lock()
+        self._is_settled = False
+        self._until_settled: asyncio.Event | None = None  # where somebody waits for that
+        self._one_at_a_time = None if self.late == "ignore" else asyncio.Lock()
         self._held: list[HeldMessage | None] = []  # of runs that are durable per step
         self._waiting = 0
 
@@ -150,7 +151,7 @@ class AggregatorAgent(Agent):
         """
         self._waiting += 1
         try:
-            await self._settled.wait()
+            await self._until_it_is()
         finally:
             self._waiting -= 1
         if isinstance(self._outcome, Exception):
@@ -200,7 +201,7 @@ class AggregatorAgent(Agent):
             self._given_up_at = asyncio.get_running_loop().time() + self.deadline_s
         try:
             async with asyncio.timeout_at(self._given_up_at):
-                await self._settled.wait()
+                await self._until_it_is()
         except TimeoutError:
             if not self._gathering.ended:
                 return await self._end(self.incomplete)
@@ -215,8 +216,7 @@ class AggregatorAgent(Agent):
         if not self._gathering.ended:
             self._gathering.ended = True
             self._gathering.drop()
-            self._outcome = Incomplete(str(self.id), (), "it was cancelled")
-            self._settled.set()
+            self._settle(Incomplete(str(self.id), (), "it was cancelled"))
 
     async def _end(self, decide: Callable[[Gathered], Any]) -> list[Event]:
         """Let `combine` or `incomplete` decide what follows, and tell all who wait."""
@@ -229,9 +229,12 @@ class AggregatorAgent(Agent):
             gathering.drop()
         outcome: tuple[Event, ...] | Exception | None = None
         try:
-            async with self._one_at_a_time:
+            if self._one_at_a_time is None:  # it is called once
                 events = await self._within_time(decide, gathered)
-            outcome = tuple(self._published(event) for event in events)
+            else:
+                async with self._one_at_a_time:
+                    events = await self._within_time(decide, gathered)
+            outcome = tuple([self._published(event) for event in events])
         except Exception as error:
             outcome = error
             raise
@@ -240,11 +243,22 @@ class AggregatorAgent(Agent):
         finally:
             if outcome is None:
                 outcome = Incomplete(str(self.id), (), "it was cancelled")
-            self._outcome = outcome
-            self._settled.set()
+            self._settle(outcome)
+
+    def _settle(self, outcome: tuple[Event, ...] | Exception) -> None:
+        self._outcome, self._is_settled = outcome, True
+        if self._until_settled is not None:
+            self._until_settled.set()
+
+    async def _until_it_is(self) -> None:
+        if self._is_settled:
+            return
+        if self._until_settled is None:
+            self._until_settled = asyncio.Event()
+        await self._until_settled.wait()
 
     async def _within_time(self, decide: Callable[[Gathered], Any], gathered: Gathered) -> Any:
-        name = getattr(decide, "__name__", "combine")
+        name = "incomplete" if decide == self.incomplete else "combine"
         who = f"{type(self).__name__}.{name}"
         left_s = self._time_left(name)
         if left_s is None:
@@ -259,7 +273,7 @@ class AggregatorAgent(Agent):
             raise
 
     def _time_left(self, decides: str) -> float | None:
-        if self._given_up_at is None or decides == "incomplete" or self._settled.is_set():
+        if self._given_up_at is None or decides == "incomplete" or self._is_settled:
             return self.deadline_s
         return self._given_up_at - asyncio.get_running_loop().time()
 

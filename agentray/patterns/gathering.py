@@ -40,15 +40,17 @@ class Gathered:
         self.failures = failures
 
     def __getitem__(self, event: type[E]) -> E:
-        found = self.all(event)
-        if not found:
-            raise KeyError(event.event_type)
-        return found[0]
+        name = event.event_type
+        for known in self._events:
+            if type(known) is event or known.event_type == name:
+                return cast("E", known)
+        raise KeyError(name)
 
     def all(self, event: type[E]) -> tuple[E, ...]:
         """Return the events of a type, in the order in which they came."""
         # By name, which stays the same when a notebook cell defines the class again.
-        return tuple(cast("E", e) for e in self._events if e.event_type == event.event_type)
+        name = event.event_type
+        return tuple(cast("E", known) for known in self._events if known.event_type == name)
 
     def __contains__(self, event: object) -> bool:
         """Whether there is an event of this type, or this very event."""
@@ -121,7 +123,8 @@ class Gathering:
     @property
     def missing(self) -> tuple[str, ...]:
         """The names of the types of which there are fewer than needed."""
-        return tuple(name for name, need in self._needs.items() if self._counts[name] < need)
+        counts = self._counts
+        return tuple([name for name, need in self._needs.items() if counts[name] < need])
 
     @property
     def complete(self) -> bool:
@@ -139,7 +142,7 @@ class Gathering:
 
     def gathered(self) -> Gathered:
         """Return what there is."""
-        events = tuple(event for _, event in self._events)
+        events = tuple([event for _, event in self._events])
         return Gathered(events, self.missing, tuple(self._failed.values()))
 
     def take(self, identity: str, event: Event) -> Taken:
@@ -157,8 +160,8 @@ class Gathering:
         if self._counts[name] >= self._needs[name]:
             self.ignored += 1
             return Taken.SURPLUS
-        self._count(identity, event)
-        if not self.complete:
+        self._count(name, identity, event)
+        if self._total < self._quorum:
             return Taken.COUNTED
         self.ended = True
         return Taken.LAST
@@ -171,7 +174,7 @@ class Gathering:
             self._ids.discard(self._events.pop(oldest)[0])
             self._counts[name] -= 1
             self._total -= 1
-        self._count(identity, event)
+        self._count(name, identity, event)
 
     def fail(self, identity: str, failure: BranchFailed) -> None:
         """Note that a branch has failed; of a type that is not needed it makes no difference."""
@@ -185,9 +188,9 @@ class Gathering:
         self._events.clear()
         self._failed.clear()
 
-    def _count(self, identity: str, event: Event) -> None:
+    def _count(self, name: str, identity: str, event: Event) -> None:
         self._ids.add(identity)
-        self._counts[event.event_type] += 1
+        self._counts[name] += 1
         self._total += 1
         self._events.append((identity, event))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -110,6 +111,11 @@ class RunOptions(NamedTuple):
         """Return what a run is given, as JSON: its root event, as JSON, and how it is treated."""
         return {"event": event, **self._asdict()}
 
+    @property
+    def text(self) -> str:
+        """The JSON of how a run is treated; most runs are treated as the one before."""
+        return _options_text(self) if self.budget is None else _text_of(self)
+
     @classmethod
     def of_input(cls, given: Mapping[str, Any]) -> RunOptions:
         """Read what `as_input` wrote, or the options of a prompt."""
@@ -118,6 +124,12 @@ class RunOptions(NamedTuple):
             return PROMPT._replace(**told) if told else PROMPT
         return cls(*map(given.get, cls._fields, _DEFAULTS))
 
+
+def _text_of(options: RunOptions) -> str:
+    return json.dumps(options._asdict())
+
+
+_options_text = lru_cache(maxsize=256)(_text_of)
 
 PROMPT = RunOptions()
 _DEFAULTS = tuple(PROMPT)

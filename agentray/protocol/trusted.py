@@ -8,7 +8,13 @@ from pydantic import BaseModel
 
 _M = TypeVar("_M", bound=BaseModel)
 
-_set: Any = object.__setattr__  # a frozen model's own refuses
+_new: Any = object.__new__
+
+# A frozen model's own way to set an attribute refuses, and `object.__setattr__` looks each name up.
+set_fields: Any = vars(BaseModel)["__dict__"].__set__
+set_names: Any = vars(BaseModel)["__pydantic_fields_set__"].__set__
+set_extra: Any = vars(BaseModel)["__pydantic_extra__"].__set__
+set_private: Any = vars(BaseModel)["__pydantic_private__"].__set__
 
 
 def trusted(model: type[_M], fields: dict[str, Any]) -> _M:
@@ -18,9 +24,17 @@ def trusted(model: type[_M], fields: dict[str, Any]) -> _M:
         model: without private attributes, aliases and extra fields.
         fields: all of them, also those that have a default. The model keeps this very dict.
     """
-    made = model.__new__(model)
-    _set(made, "__dict__", fields)
-    _set(made, "__pydantic_fields_set__", set(fields))
-    _set(made, "__pydantic_extra__", None)
-    _set(made, "__pydantic_private__", None)
+    made = _new(model)
+    set_fields(made, fields)
+    set_names(made, set(fields))
+    set_extra(made, None)
+    set_private(made, None)
     return made
+
+
+def defaults_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the fields of a model in their order: defaults, and None where there is none."""
+    return {
+        name: None if field.is_required() else field.get_default(call_default_factory=True)
+        for name, field in model.model_fields.items()
+    }

@@ -81,8 +81,11 @@ class Activator:
             self._spawn(agent, self._start(agent))
             return
         try:
-            with self._host.turns.record.instead(agent.mark):
+            before = self._host.turns.record.begin_within(agent.mark)
+            try:
                 instance = kind.cls()
+            finally:
+                self._host.turns.record.begin(before)
             agent.begin(instance, None)
         except BaseException as error:  # noqa: BLE001 - user code
             self._spawn(agent, self._retry(agent, error))

@@ -28,9 +28,11 @@ from agentray.protocol.event_runs import (
 )
 from agentray.protocol.questions import Question
 from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, why_stopped
+from agentray.protocol.trusted import trusted
+from agentray.protocol.written import Written
 from agentray.runtime.asking import open_questions, without_questions
 from agentray.runtime.run_budget import Account
-from agentray.runtime.run_log import RunLog, as_recorded
+from agentray.runtime.run_log import RunLog, as_recorded_text
 from agentray.runtime.scope import Scope, failure_of
 from agentray.runtime.spans import begin_run, end_run
 from agentray.runtime.trace_writer import Ended
@@ -75,6 +77,7 @@ class ActiveRun:
         durable: bool = True,
         to_end: bool = False,
         lost: str = "",
+        options: RunOptions | None = None,
     ) -> None:
         """Begin an attempt.
 
@@ -84,12 +87,13 @@ class ActiveRun:
             durable: it is in the Store; else only its end will be.
             to_end: it was taken up to be ended, and for nothing else.
             lost: why the attempt before came to nothing; "": there was none.
+            options: how it is treated; None: as its input says.
         """
         self.run = stored.run
         self.agent = stored.agent
         self.stored = stored
         self.durable = durable
-        self.options = RunOptions.of_input(stored.input)
+        self.options = RunOptions.of_input(stored.input) if options is None else options
         self.recording = _recording(self.options, durable=durable)
         self.started_at = datetime.now(UTC)
         self._to_end = to_end
@@ -160,7 +164,7 @@ class ActiveRun:
         """Return what it was given, as it is kept."""
         if self.durable or self.event is None:
             return self.stored.input
-        return self.options.as_input(as_recorded(self.event))
+        return Written(f'{{"event":{as_recorded_text(self.event)},{self.options.text[1:]}')
 
     # Events
 
@@ -187,7 +191,7 @@ class ActiveRun:
         """It is worked on from now on: that counts against its budget."""
         now = asyncio.get_running_loop().time()
         self.account.begin(now)
-        if (left_s := self.account.left_s(now)) is not None:
+        if self.account.budget is not None and (left_s := self.account.left_s(now)) is not None:
             self._after(left_s, self._check_budget)
 
     def spend(self, spent: Usage) -> None:
@@ -378,17 +382,16 @@ class ActiveRun:
         began = self.run.started_at if self.stored.answers or self._to_end else None
         started_at = began or (None if self._to_end else self.started_at)
         usage = self._end_counting()
-        run = self.run.model_copy(
-            update={
-                "status": status,
-                "usage": usage,
-                "result": result,
-                "error": error,
-                "errors": errors,
-                "started_at": started_at,
-                "finished_at": finished_at,
-            }
-        )
+        ended = {
+            "status": status,
+            "usage": usage,
+            "result": result,
+            "error": error,
+            "errors": errors,
+            "started_at": started_at,
+            "finished_at": finished_at,
+        }
+        run = trusted(Run, {**self.run.__dict__, **ended})
         if self.recording != Recording.NOTHING:
             data: dict[str, Any] = {"result": result} if error is None else {"error": _json(error)}
             if error is None and errors:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from agentray import context as contexts
@@ -88,6 +88,10 @@ _FIRST_PARKED_S = 0.02
 _NEW_RUN = frozenset({RunMode.FRESH.value, RunMode.UNBEGUN.value})
 
 
+Way = tuple[AnyLink | None, list[AgentId]]
+"""How agents of one host are reached; None: that is not known yet, each finds its own."""
+
+
 class Local(Protocol):
     """What a channel needs of the host in its own process."""
 
@@ -136,7 +140,7 @@ class Channel:
         self._links: dict[str, Link] = {}
         self._last_event: tuple[Event | None, bytes] = (None, b"")  # and how it travels
         self._routes: dict[AgentId, AnyLink] = {}  # by agent, for the present snapshot
-        self._together: tuple[list[AgentId], list[list[AgentId]]] = ([], [])  # the last ones
+        self._together: tuple[list[AgentId], Sequence[Way]] = ([], [])  # the last ones
         self._parked: list[tuple[Message, int]] = []
         self._asking: set[AgentId] = set()  # isolated agents for which a host is asked for
         self._parked_s = _FIRST_PARKED_S
@@ -326,32 +330,25 @@ class Channel:
             self._deadlines.add(message, self.loop.time())
         self._route(message, attempt=0)
 
-    def on_one_way(self, targets: list[AgentId], most: int) -> Iterable[list[AgentId]]:
+    def ways(self, targets: list[AgentId], most: int) -> Sequence[Way]:
         """Return who may get one message together: agents of one host, as far as is known.
 
         Args:
             targets: whom something is for.
             most: of them together.
         """
-        if len(targets) == 1:
-            return (targets,)
-        if targets is self._together[0]:
+        if targets is self._together[0]:  # the recipients of many events are the very same list
             return self._together[1]
-        ways: dict[AnyLink, list[AgentId]] = {}
-        groups: list[list[AgentId]] = []
-        whole = True
-        for target in targets:
-            link = self._routes.get(target) or self._way_to(target)
-            whole = whole and link is not None
-            known = None if link is None else ways.get(link)
-            if known is None or len(known) >= most:
-                groups.append(known := [])
-                if link is not None:
-                    ways[link] = known
-            known.append(target)
-        if whole:  # the recipients of many events are the very same list
-            self._together = (targets, groups)
-        return groups
+        routes = self._routes
+        links = [routes.get(target) or self._way_to(target) for target in targets]
+        first = links[0]
+        if first is not None and len(targets) <= most and links.count(first) == len(links):
+            found: Sequence[Way] = ((first, targets),)
+        else:
+            found = _grouped(targets, links, most)
+        if None not in links:
+            self._together = (targets, found)
+        return found
 
     def _way_to(self, target: AgentId) -> AnyLink | None:
         """Return the way to an agent if there is one without further ado, and remember it."""
@@ -635,6 +632,23 @@ class Channel:
             self._fail(message, ChannelClosed())
         self._parked.clear()
         await self._tasks.close()
+
+
+def _grouped(
+    targets: Sequence[AgentId], links: Sequence[AnyLink | None], most: int
+) -> Sequence[Way]:
+    known: dict[AnyLink, list[AgentId]] = {}
+    found: list[Way] = []
+    for target, link in zip(targets, links, strict=True):
+        if link is None:
+            found.append((None, [target]))
+            continue
+        group = known.get(link)
+        if group is None or len(group) >= most:
+            group = known[link] = []
+            found.append((link, group))
+        group.append(target)
+    return found
 
 
 _OF_OPERATORS = frozenset({Kind.STATE, Kind.CANCEL_RUN})

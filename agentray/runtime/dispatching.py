@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from agentray import context as contexts
+from agentray import telemetry
 from agentray.core.delays import begin_at
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import (
@@ -40,6 +41,8 @@ from agentray.runtime.channel import Channel
 from agentray.runtime.message import Message
 from agentray.runtime.spans import sending
 from agentray.runtime.tasks import TaskSet
+
+_ON_ERROR, _DURABILITY = tuple(OnError), tuple(Durability)
 
 _LOOK_S = 0.5
 """Between two looks at a run that waits for an answer."""
@@ -130,6 +133,8 @@ class Dispatches:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._open: dict[str, EventRun] = {}
+        self._snapshot: Snapshot | None = None
+        self._pools: dict[tuple[str, ...], str] = {}  # by the classes of events, for that
         self._tasks = TaskSet("dispatches")
         self._idle: asyncio.Future[None] | None = None
 
@@ -172,38 +177,46 @@ class Dispatches:
             raise ConfigurationError("A run that begins later is kept: durability='none' is not.")
         if topic is not None:
             event = event.on_topic(topic)
-        channel = self._channel
-        check_running(channel.snapshot, event.event_lineage)
         run_id = new_id("run")
-        pool = pool_for(channel.snapshot, event.event_lineage)
+        pool = self._pool_of(event)
+        context = contexts.current.get()
         options = RunOptions(
-            OnError(on_error).value,
+            str(on_error),
             timeout,
             events,
             sender and str(sender),
-            durability=durability,
-        )
-        if budget is not None:
-            options = options._replace(budget=budget.model_dump(mode="json", exclude_none=True))
-        if max_attempts is not None:
-            options = options._replace(max_attempts=max_attempts)
-        root = root_of(pool, run_id)
-        context = contexts.current.get()
-        if context is not None and context.access is not None:
-            options = options._replace(access=context.access.value)  # no way around it
-        with sending(root, event.event_type, run_id) as sent:
             # An agent's run belongs to the trace of the message that it handles.
-            traceparent = context.traceparent if sent is None and context is not None else sent
-            order = DispatchOrder(
-                run_id,
-                event.correlation_id or run_id,
-                now,
-                pool,
-                options._replace(traceparent=traceparent),
-                event,
-                not_before,
-            )
-            return await self._send(order, root, durable=durability != Durability.NONE)
+            None if context is None else context.traceparent,
+            None if budget is None else budget.model_dump(mode="json", exclude_none=True),
+            max_attempts,
+            str(durability),
+            None if context is None else context.envelope.access,  # no way around it
+        )
+        order = DispatchOrder(
+            run_id, event.correlation_id or run_id, now, pool, options, event, not_before
+        )
+        root = root_of(pool, run_id)
+        durable = durability != Durability.NONE
+        if telemetry.active() is None:
+            return await self._send(order, root, durable=durable)
+        with sending(root, event.event_type, run_id) as sent:
+            traced = order._replace(options=options._replace(traceparent=sent))
+            return await self._send(traced, root, durable=durable)
+
+    def _pool_of(self, event: Event) -> str:
+        """Return the pool of an event's root; it is looked up once for each class and snapshot.
+
+        Raises:
+            DeploymentStopped: only stopped apps want it.
+        """
+        snapshot, lineage = self._channel.snapshot, event.event_lineage
+        if snapshot is not self._snapshot:
+            self._snapshot, self._pools = snapshot, {}
+        pool = self._pools.get(lineage)
+        if pool is None:
+            check_running(snapshot, lineage)
+            pool = self._pools[lineage] = pool_for(snapshot, lineage)
+        return pool
 
     async def _send(self, order: DispatchOrder, root: AgentId, *, durable: bool) -> EventRun:
         """Send a run's event to its root; return when the run is kept, or on its way."""
@@ -267,7 +280,7 @@ class Dispatches:
         return bool(done)
 
 
-def check_durability(durability: object, known: Iterable[Durability] = Durability) -> None:
+def check_durability(durability: object, known: Sequence[Durability] = _DURABILITY) -> None:
     """Check what somebody says of a run.
 
     Args:
@@ -277,7 +290,7 @@ def check_durability(durability: object, known: Iterable[Durability] = Durabilit
     Raises:
         ConfigurationError: it is something else.
     """
-    if durability not in tuple(known):
+    if durability not in list[object](known):
         names = " or ".join(repr(each.value) for each in known)
         raise ConfigurationError(f"durability is {names}: {durability!r}.")
 
@@ -309,7 +322,7 @@ def _check(event: object, on_error: object, timeout: object) -> None:
         raise ConfigurationError(
             f"dispatch() takes an event, such as OrderPlaced(item='tea'): {event!r} is none."
         )
-    if on_error not in tuple(OnError):
+    if on_error not in _ON_ERROR:
         known = " or ".join(repr(each.value) for each in OnError)
         raise ConfigurationError(f"on_error is {known}: {on_error!r}.")
     check_timeout("timeout", timeout)

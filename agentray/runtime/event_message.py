@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentray.errors import ChannelClosed
 from agentray.events import Event
 from agentray.ids import AgentId
 from agentray.protocol.codec import error_of
-from agentray.protocol.envelope import Kind, Reply, ReplyKind
+from agentray.protocol.envelope import Kind, Outcome, Reply, ReplyKind
 from agentray.runtime.dead_letters import DeadLetters
 from agentray.runtime.message import OUTSIDE, Message
 from agentray.runtime.scope import Scope, failure_of
+
+if TYPE_CHECKING:
+    from agentray.runtime.local_event import LocalEvent
 
 _EVENT = int(Kind.EVENT)
 
@@ -26,7 +29,7 @@ class EventMessage(Message):
     The acknowledgement of each copy says that all that the event set off there is done.
     """
 
-    __slots__ = ("_answers", "_event", "_letters", "_scope", "_targets", "copies")
+    __slots__ = ("_answers", "_event", "_letters", "_scope", "_targets", "_under", "copies")
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class EventMessage(Message):
         *,
         answers: bool,
         letters: DeadLetters | None = None,
+        under: LocalEvent | None = None,
     ) -> None:
         """Make it.
 
@@ -44,9 +48,11 @@ class EventMessage(Message):
             targets: the subscribers, at most `MAX_COPIES`.
             event: as it goes out.
             payload: that brings it, see `event_payloads.payload_of`.
-            scope: of the message that is being handled.
+            scope: that hears of it.
             letters: where it is kept if it does not arrive; None: its run has an error then.
             answers: a `TerminateEvent` that it leads to ends the conversation of that message, too.
+            under: the event whose handler sends it, where the same scope hears of that; None: the
+                scope is the handler's own.
         """
         super().__init__(_EVENT, targets[0], event.event_type, payload)
         self._targets = targets
@@ -57,6 +63,7 @@ class EventMessage(Message):
         self._answers = answers
         self._letters = letters
         self._event = event
+        self._under = under
 
     def alone(self, number: int) -> EventMessage:
         """Return a message for the copy of a number, which goes a way of its own from here on."""
@@ -70,6 +77,7 @@ class EventMessage(Message):
             scope,
             answers=self._answers,
             letters=self._letters,
+            under=self._under,
         )
         message.id, message.link = number, self.link
         message.origin = self.origin
@@ -109,4 +117,16 @@ class EventMessage(Message):
         outcome = failure_of(reply, str(target), self.name) if failed else reply.outcome
         if outcome is not None and not self._answers:
             outcome = outcome._replace(answer=None)
-        self._scope.ended(self, outcome)
+        self._scope.ended(self, outcome and below(outcome, self._under))
+
+
+def below(outcome: Outcome, cause: LocalEvent | None) -> Outcome:
+    """Put an event, and those that led to it, in front of the paths of an outcome's errors.
+
+    Args:
+        outcome: of what the event's handler has sent.
+        cause: the event; None: it is the scope's own message, which does so itself.
+    """
+    while cause is not None and outcome.errors:
+        outcome, cause = outcome.below(cause.envelope), cause.under
+    return outcome

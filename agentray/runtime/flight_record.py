@@ -115,15 +115,11 @@ class FlightRecord:
         finally:
             self.release(cell)
 
-    @contextmanager
-    def instead(self, mark: bytes) -> Generator[None]:
-        """Note another one for a moment, within somebody else's code."""
+    def begin_within(self, mark: bytes) -> bytes:
+        """Note another one for a moment, within somebody else's code; return what stood there."""
         before = bytes(self._buffer[_CELL : 2 * _CELL])
         self.begin(mark)
-        try:
-            yield
-        finally:
-            self.begin(before)
+        return before
 
     def keep(self, mark: bytes) -> int:
         """Note who has begun something and waits; return the cell, 0 when there is none."""

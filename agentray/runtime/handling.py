@@ -11,6 +11,7 @@ import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable
 from contextlib import aclosing, closing
 from datetime import UTC, datetime
+from time import perf_counter
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,6 +47,7 @@ from agentray.runtime.dead_letters import read_payload
 from agentray.runtime.own_turn import OWN, Unheard
 from agentray.runtime.scope import Scope, scope_of
 from agentray.runtime.sending_on import send_on
+from agentray.runtime.spans import begin_process
 from agentray.runtime.streams import PartWriter
 from agentray.runtime.tasks import being_cancelled
 from agentray.runtime.turn import Turn
@@ -53,6 +55,7 @@ from agentray.runtime.turn import Turn
 if TYPE_CHECKING:
     from agentray.runtime.active_run import ActiveRun
     from agentray.runtime.incarnation import Incarnation
+    from agentray.runtime.local_event import LocalEvent
     from agentray.runtime.step_turn import StepTurn
 
 # Members of an enum are looked up through its class, which shows at this rate.
@@ -61,20 +64,27 @@ _VALUE = int(ReplyKind.VALUE)
 _LIVE = Recording.LIVE.value
 
 
-async def handle(agent: Incarnation, turn: Turn, reentrant: bool = False) -> None:
+async def handle(  # noqa: C901, PLR0912, PLR0915 - in one piece: at this rate each call shows
+    agent: Incarnation, turn: Turn, reentrant: bool = False
+) -> None:
     """Handle a message that it is the agent's turn for, or whose caller has the turn.
 
     Raises:
         CancelledError: the task was cancelled for another reason than this message's cancellation.
     """
-    envelope = turn.envelope
-    context = Context(agent.id, agent.host, envelope, turn.deadline)
+    envelope, host = turn.envelope, agent.host
+    context = Context(agent.id, host, envelope, turn.deadline)
+    if turn.is_local and cast("LocalEvent", turn).answers:
+        context.local = turn
     started: datetime | None = None
     if envelope.root is not None:
         context.cause_id = new_span_id()
         started = datetime.now(UTC)
-    observer = agent.host.observer
-    seen = None if observer is None else observer.begin(envelope, context)
+    meters = host.meters
+    begun = 0.0 if meters is None else perf_counter()
+    span = None
+    if host.spans is not None and envelope.kind:  # an agent's own turns are nobody's message
+        span = begin_process(host.spans, envelope, context, host.host_id)
     token = contexts.current.set(context)
     error: BaseException | None = None
     try:
@@ -95,8 +105,11 @@ async def handle(agent: Incarnation, turn: Turn, reentrant: bool = False) -> Non
         error = raised
     finally:
         contexts.current.reset(token)
-        if observer is not None and seen is not None:
-            observer.end(seen, envelope, error)
+        context.local = None  # what keeps the context, such as a timer, does not keep the run
+        if meters is not None:
+            meters[envelope.type].handled(envelope.kind, perf_counter() - begun, error)
+        if span is not None:
+            span.end(error)
     if error is not None:
         agent.stats.error(error)
         agent.restore_state(turn)
@@ -304,18 +317,24 @@ async def _write_all(values: Any, writer: PartWriter) -> None:
 async def _handle_event(  # noqa: C901, PLR0912 - in one piece: at this rate each call shows
     agent: Incarnation, turn: Turn, context: Context, started: datetime | None
 ) -> None:
-    kind, run = agent.type, turn.envelope.run
+    kind, envelope = agent.type, turn.envelope
+    run, event = envelope.run, envelope.payload
     if run is not None and agent.host.parts.cancelled(run):
         turn.reply(ReplyKind.CANCELLED)
         return
-    handler = _handler_for(agent, turn.envelope, context)
+    if isinstance(event, bytes):
+        event = decode(event)
+    context.event = event
+    handler = kind.handlers.get(envelope.name)
+    if handler is None or handler.access is not None:
+        handler = _handler_for(agent, envelope, context, handler)
     if run is None or run[0] not in STEPS:  # else they are its commit's
         context.held = []
     if turn.is_step and not await agent.host.steps.begin(cast("StepTurn", turn), scope_of(context)):
         return
     method = getattr(agent.agent, handler.method)
     if kind.hooks is None:
-        emitted = method(context.event)
+        emitted = method(event)
     else:
         emitted = passage.event(agent, turn, context, kind.hooks, method)
     if type(emitted) is CoroutineType:
@@ -336,7 +355,10 @@ async def _handle_event(  # noqa: C901, PLR0912 - in one piece: at this rate eac
         await agent.commit_state(turn)
     if context.held:
         _release(turn, context)
-    turn.handled(context.scope)
+    if context.scope is None:
+        turn.reply(_VALUE)
+    else:
+        turn.handled(context.scope)
 
 
 async def _end_run(agent: Incarnation, turn: Turn, run: ActiveRun, context: Context) -> bool:
@@ -352,22 +374,20 @@ async def _end_run(agent: Incarnation, turn: Turn, run: ActiveRun, context: Cont
     return True
 
 
-def _handler_for(agent: Incarnation, envelope: Envelope, context: Context) -> EventHandler:
-    """Read the event that a message brings; return who handles it.
+def _handler_for(
+    agent: Incarnation, envelope: Envelope, context: Context, handler: EventHandler | None
+) -> EventHandler:
+    """Return who handles the event of a message, where the event's class does not say it.
 
     Raises:
         NoHandler: nobody does.
         AccessDenied: the run may not touch what that does.
     """
-    event = envelope.payload
-    if isinstance(event, bytes):
-        event = decode(event)
-    handler = agent.type.handlers.get(envelope.name)
+    event = cast("object", context.event)
     if handler is None and isinstance(event, Event):
         handler = agent.type.handler_of(event)
     if handler is None:
         raise NoHandler(str(agent.id), envelope.name)
-    context.event = event
     if handler.access is not None:
         context.require_access(handler.access, f"{agent.id}.{handler.method}")
     return handler

@@ -54,7 +54,6 @@ from agentray.runtime.launching import Launching
 from agentray.runtime.local_link import LocalLink
 from agentray.runtime.message import Message
 from agentray.runtime.metrics import HostMetrics
-from agentray.runtime.observing import Observer
 from agentray.runtime.outbox import (
     COLLECT_S,
     FORGOTTEN,
@@ -186,9 +185,7 @@ class Host:
         """Begin to count, and to make spans, where that is asked for."""
         self.metrics = None if port is None else HostMetrics(self, port, interval_s)
         self.meters = None if self.metrics is None else self.metrics.meters
-        spans = telemetry.active()
-        watched = self.meters is not None or spans is not None
-        self.observer = Observer(self.host_id, self.meters, spans) if watched else None
+        self.spans = telemetry.active()  # where messages are spans; None: nobody wants them
         if self.metrics is not None:
             self.tasks.spawn(self.metrics.run(), name="metrics")
 
@@ -436,16 +433,13 @@ class Host:
 
     def accept(self, envelope: Envelope, sink: ReplySink, now: float) -> None:
         """Take a message in that came `now`; its reply goes to `sink`."""
-        self._handled += 1
         kind = envelope.kind
         if kind in _FOR_AGENTS:
             # A plain tuple is equal to an `AgentId`, and made in a tenth of the time.
-            agent = self._find((envelope.type, envelope.key))
-            if agent is None:
-                self.deliver_turn(Turn(envelope, sink, now))
-            else:
-                agent.offer(Turn(envelope, sink, now))
-        elif kind in _UNANSWERED:
+            self.take_in((envelope.type, envelope.key), Turn(envelope, sink, now))
+            return
+        self._handled += 1
+        if kind in _UNANSWERED:
             self._about(envelope, sink)
         else:
             turn = Turn(envelope, sink, now)
@@ -454,6 +448,15 @@ class Host:
                     turn.reply(ReplyKind.REFUSED)
                 else:
                     self.control.handle(turn)
+
+    def take_in(self, agent_id: tuple[str, str], turn: Turn) -> None:
+        """Take in a message for an agent."""
+        self._handled += 1
+        agent = self._find(agent_id)
+        if agent is None:
+            self.deliver_turn(turn)
+        else:
+            agent.offer(turn)
 
     def _about(self, envelope: Envelope, sink: ReplySink) -> None:
         """Take in what a sender says about a message that is under way."""

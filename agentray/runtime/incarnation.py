@@ -218,16 +218,16 @@ class Incarnation:
             self._offer_early(turn)
             return
         envelope = turn.envelope
-        if envelope.kind == _LAUNCH:
+        kind, chain = envelope.kind, envelope.chain
+        if kind == _LAUNCH:
             turn.reply(_VALUE)
             return
-        chain = envelope.chain
         reentrant = bool(chain) and self.id in chain
-        offer = self._mailbox.offer(turn, reentrant=reentrant)
+        offer = self._mailbox.offer(turn, reentrant)
         if offer is _REFUSED:
             turn.fail(Overloaded(str(self.id)))
             return
-        if envelope.kind == _TELL and turn.letters is None:
+        if kind == _TELL and turn.letters is None:
             turn.letters = self.host.dead_letters
             turn.sink.reply(envelope.id, _VALUE, None)
         if offer is _RUN:
@@ -270,21 +270,24 @@ class Incarnation:
         else:
             self._mailbox.withdraw(turn)
 
-    async def take(self, first: Turn, task: asyncio.Task[Any], *, reentrant: bool) -> None:
+    async def take(  # noqa: C901 - in one piece: at this rate each call shows
+        self, first: Turn, task: asyncio.Task[Any], *, reentrant: bool
+    ) -> None:
         """Handle a message, and after it those that wait, one after the other in this task."""
         turn: Turn | None = first
-        mailbox = self._mailbox
         handled = 0
         # Only state is committed. Without any, a turn is not held for longer than it takes.
         outermost = not reentrant and self.type.keeps_state and self.type.options.concurrency == 1
         asked = False  # by somebody else than itself
         try:
             while turn is not None:
-                if turn.envelope.kind:  # not `OWN`
+                envelope = turn.envelope
+                if envelope.kind:  # not `OWN`
                     asked = True
                 if not turn.cancelled:
-                    if turn.envelope.run is not None:
-                        self.host.parts.taken.note(turn.envelope.run, self.id)
+                    run = envelope.run
+                    if run is not None:
+                        self.host.parts.taken.note(run, self.id)
                     turn.task = task
                     if outermost:
                         self._outer = turn
@@ -295,21 +298,19 @@ class Incarnation:
                     if turn.cancelled:
                         while task.uncancel():
                             pass
-                turn = None if reentrant else mailbox.finished()
+                turn = None if reentrant else self._mailbox.finished()
                 handled += 1
                 if handled % _TURNS_BEFORE_YIELD == 0:
                     await asyncio.sleep(0)
         finally:
-            self._savepoints = self._savepoints and self._savepoints.without(first)
-            self._rest(asked)
-
-    def _rest(self, asked: bool) -> None:
-        """Note that one task of it has no more to do."""
-        self._busy -= 1
-        if not self._busy and self._quiet is not None and not self._quiet.done():
-            self._quiet.set_result(None)
-        if asked:
-            self.host.residents.used(self)
+            if self._savepoints is not None:
+                self._savepoints = self._savepoints.without(first)
+            self._busy -= 1  # one task of it has no more to do
+            if self._quiet is not None and not self._busy and not self._quiet.done():
+                self._quiet.set_result(None)
+            if asked:
+                self.used = self.host.loop.time()
+                self.host.residents.used(self)
 
     # State
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from agentray.protocol.envelope import (
@@ -11,7 +12,6 @@ from agentray.protocol.envelope import (
     Outcome,
     Reply,
     ReplyKind,
-    copies_of,
     envelope_of,
 )
 from agentray.runtime.message import Message
@@ -37,26 +37,20 @@ class LocalLink:
     channel: Channel
 
     def __init__(self, host: Host) -> None:
-        self._host = host
+        self.host = host
         self.blocked = False  # mailboxes say themselves when they are full
         self.active: dict[int, Turn] = {}
         self._open: dict[int, Message] = {}
-        self._next_id = 0
+        self.numbers = count(1)  # of messages, and of events that need none: see `LocalEvent`
 
     def send(self, message: Message) -> None:
-        """Send a message."""
-        message.id = self._next_id + 1
-        self._next_id += message.copies
+        """Send a message; it has no copies, since events for agents here need none."""
+        message.id = next(self.numbers)
         message.link = self
         message.sent = True
-        now = self._host.now()
-        if message.copies == 1:
-            self._open[message.id] = message
-            self._host.accept(envelope_of(message.envelope(now)), self, now)
-            return
-        self._open.update(dict.fromkeys(message.numbers, message))
-        for envelope in copies_of(message.envelope(now)):
-            self._host.accept(envelope, self, now)
+        self._open[message.id] = message
+        now = self.host.now()
+        self.host.accept(envelope_of(message.envelope(now)), self, now)
 
     def open_messages(self) -> Iterable[Message]:
         """Return what has been sent and not answered."""
@@ -72,7 +66,7 @@ class LocalLink:
     def tell_host(self, kind: int, message: Message, name: str, payload: Any = None) -> None:
         """Send something about a message that is under way."""
         told = Envelope(0, int(kind), *message.target, name, payload)
-        self._host.accept(told, self, self._host.now())
+        self.host.accept(told, self, self.host.now())
 
     def reply(
         self, message_id: int, kind: int, payload: Any = None, outcome: Outcome | None = None

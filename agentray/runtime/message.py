@@ -13,6 +13,7 @@ from agentray.protocol.envelope import Reply, ReplyKind
 from agentray.runtime.scope import failure_of, scope_of
 
 if TYPE_CHECKING:
+    from agentray.runtime.channel import Channel
     from agentray.runtime.link import AnyLink
 
 # Members of an enum are looked up through its class, which shows at this rate.
@@ -109,6 +110,10 @@ class Message:
         """Return what goes on by itself for one copy, whatever becomes of the others."""
         del number  # there is only one
         return self
+
+    def give_up(self, channel: Channel) -> bool:
+        """Cancel it; return whether a reply will come when its handler has ended."""
+        return channel.cancel(self)
 
     def envelope(self, now: float) -> tuple[Any, ...]:
         """Return the fields of its `Envelope`, with the time that is left at `now`.

@@ -90,8 +90,10 @@ class TypeMeter:
         self._durations: list[float] = []  # that are in no bucket yet
         self._buckets = [0] * (len(BUCKETS_S) + 1)
 
-    def handled(self, kind: int, seconds: float) -> None:
-        """Count a message that was handled."""
+    def handled(self, kind: int, seconds: float, error: BaseException | None) -> None:
+        """Count a message that was handled, with everything that it committed."""
+        if error is not None:
+            self.errors += 1
         self.kinds[kind] += 1
         durations = self._durations
         durations.append(seconds)

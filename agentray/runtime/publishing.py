@@ -13,10 +13,11 @@ from agentray.event_payloads import payload_of
 from agentray.events import Event, TerminateEvent, answer_of
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode, text_of
-from agentray.protocol.envelope import Failure, Outcome
+from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome
 from agentray.protocol.event_runs import STEPS
 from agentray.protocol.snapshot import Snapshot
 from agentray.runtime.event_message import MAX_COPIES, EventMessage
+from agentray.runtime.local_event import LocalEvent
 from agentray.runtime.message import Origin
 from agentray.runtime.scope import Scope, scope_of
 from agentray.runtime.step_emissions import emit
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from agentray.runtime.host import Host
 
 logger = logging.getLogger(__name__)
+
+_EVENT = int(Kind.EVENT)
 
 # Past the constructor, which takes twice as long to say the same.
 _new = cast("Any", tuple).__new__
@@ -53,7 +56,7 @@ class Publisher:
 
     def types_that_want(self, event: Event) -> list[str]:
         """Return the types of the agents that would get an event."""
-        targets, failed = self._current_routes().recipients(event, None)
+        targets, failed = self._recipients(event, None)
         return [*(target.type for target in targets), *(each.agent_type for each in failed)]
 
     def route(
@@ -75,23 +78,21 @@ class Publisher:
             to: the only agent that gets it, whoever subscribes; None: subscribers do.
             payload: the event itself if nobody can change it; None: that is to be seen.
         """
-        scope = scope_of(context)
+        scope = _hears(context)
+        envelope = context.envelope
         # An event with a correlation of its own begins another conversation: the run waits for it,
         # and it cannot end the run.
-        own = published.correlation_id == context.correlation_id
-        run = context.run if own else None
+        own = published.__dict__["correlation_id"] == envelope.correlation_id
+        run = envelope.run if own else None
         terminates = isinstance(published, TerminateEvent)
         answer = answer_of(published) if terminates and own else None
         if run is not None and not self._host.parts.takes(run, published, scope):
             return True
         # What such a run emits leaves with the commit of its message, and so does its end.
-        step = context.run is not None and context.run[0] in STEPS
+        step = envelope.run is not None and envelope.run[0] in STEPS
         if terminates and own and not step:
             scope.answer(answer)
-        if to is None:
-            targets, failed = self._current_routes().recipients(published, sender)
-        else:
-            targets, failed = Recipients([to], [])
+        targets, failed = self._recipients(published, sender) if to is None else _only(to)
         if only is not None:
             targets = [target for target in targets if only(target)]
         if step:
@@ -99,7 +100,7 @@ class Publisher:
         elif targets:
             self._send(published, payload, context, sender, targets, run, own=own)
         for misrouted in failed:
-            _fail(published, misrouted, context, scope)
+            _fail(published, misrouted, context)
         wanted = bool(targets or failed or terminates)
         if not wanted:
             self._host.dead_letters.unwanted(published, sender)
@@ -119,36 +120,55 @@ class Publisher:
         own: bool,
     ) -> None:
         """Send an event to agents."""
-        scope = scope_of(context)
+        host, envelope = self._host, context.envelope
+        scope = _hears(context)
+        under = context.local if context.scope is None else None
+        trace_context = envelope.trace_context
         # No turn waits for an event, nor does a caller: neither chain nor deadline.
         about = (
-            published.correlation_id,
+            published.__dict__["correlation_id"],
             context.cause_id,
             sender,
             (),
-            context.root,
-            context.traceparent,
+            envelope.root,
+            trace_context and context.traceparent,
             run,
-            context.access,
+            envelope.access,
         )
-        origin = _new(Origin, about)
         brought = payload_of(published) if payload is None else payload
-        letters = self._host.dead_letters if run is None and context.root is None else None
-        for together in self._host.channel.on_one_way(targets, MAX_COPIES):
-            message = EventMessage(
-                together, published, brought, scope, answers=own, letters=letters
-            )
-            message.origin = origin
-            scope.sent(message)
-            self._host.channel.post(message)
+        letters = host.dead_letters if run is None and envelope.root is None else None
+        here, channel = host.link, host.channel
+        for link, together in channel.ways(targets, MAX_COPIES):
+            if link is not here:
+                message = EventMessage(
+                    together, published, brought, scope, answers=own, letters=letters, under=under
+                )
+                message.origin = _new(Origin, about)
+                scope.sent(message)
+                channel.post(message)
+                continue
+            name, now = type(published).event_type, host.now()
+            for target in together:
+                fields = (next(here.numbers), _EVENT, *target, name, brought, None, *about)
+                envelope = _new(Envelope, fields)
+                host.take_in(
+                    target,
+                    LocalEvent(
+                        envelope, here, now, published, scope, under, answers=own, letters=letters
+                    ),
+                )
 
-    def _current_routes(self) -> Routes:
-        """Return the routes of this host's snapshot: each event is routed by one, as a whole."""
+    def _recipients(self, event: Event, sender: AgentId | None) -> Recipients:
+        """Return who gets an event, by this host's snapshot: by one of them, as a whole."""
         snapshot = self._host.channel.snapshot
         if snapshot is not self._snapshot:
             self._snapshot = snapshot
             self._routes = Routes(snapshot.subscriptions, read_function)
-        return self._routes
+        return self._routes.recipients(event, sender)
+
+
+def _only(agent: AgentId) -> Recipients:
+    return Recipients([agent], [])
 
 
 @lru_cache(maxsize=4096)
@@ -161,7 +181,13 @@ def read_function(pickled: bytes) -> Callable[[Any], Any]:
     return decode(pickled)
 
 
-def _fail(event: Event, misrouted: Misrouted, context: Context, scope: Scope) -> None:
+def _hears(context: Context) -> Scope:
+    """Return the scope that hears of what a handler sends: its own, or the one that hears of it."""
+    local: LocalEvent | None = context.local
+    return scope_of(context) if local is None or context.scope is not None else local.parent
+
+
+def _fail(event: Event, misrouted: Misrouted, context: Context) -> None:
     """Let an error of one recipient's `where` or `key` be one of this branch of the run."""
     name, agent_type, error = event.event_type, misrouted.agent_type, misrouted.error
     logger.error(
@@ -177,4 +203,4 @@ def _fail(event: Event, misrouted: Misrouted, context: Context, scope: Scope) ->
     )
     path = (f"{name.rpartition('.')[2]} to {agent_type}",)
     failure = Failure(type(error).__name__, text_of(error), agent_type, path)
-    scope.absorb(Outcome(errors=(failure,)))
+    scope_of(context).absorb(Outcome(errors=(failure,)))

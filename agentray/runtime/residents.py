@@ -106,8 +106,7 @@ class Residents:
         await self._activator.abort(agent)
 
     def used(self, agent: Incarnation) -> None:
-        """Note that an agent did something."""
-        agent.used = self._host.now()
+        """Note that an agent did something, which nobody did later."""
         if agent.id in self._agents:
             self._agents.move_to_end(agent.id)
 

@@ -151,21 +151,35 @@ class RunBook:
         stored: StoredRun,
         *,
         event: Event | None = None,
-        durable: bool = True,
         lost: str = "",
     ) -> ActiveRun:
         """Start an attempt; a run that is under way here is returned as it is.
 
         Args:
-            stored: the run.
+            stored: the run, which is in the Store.
             event: its root event, where it is at hand; None: it is read from the run's input.
-            durable: it is in the Store.
             lost: why the attempt before came to nothing; "": there was none.
         """
         known = self._active.get(stored.run.id)
         if known is not None:
             return known
-        active = self.note(make_active(stored, self, durable=durable, lost=lost))
+        return self._begin(make_active(stored, self, lost=lost), event)
+
+    def begin_once(self, stored: StoredRun, event: Event, options: RunOptions) -> ActiveRun:
+        """Start a run that is not in the Store before its end; one under way is returned as it is.
+
+        Args:
+            stored: the run, as it would be kept.
+            event: its root event.
+            options: how it is treated.
+        """
+        known = self._active.get(stored.run.id)
+        if known is not None:
+            return known
+        return self._begin(ActiveRun(stored, self, durable=False, options=options), event)
+
+    def _begin(self, active: ActiveRun, event: Event | None) -> ActiveRun:
+        stored = self.note(active).stored
         self.begun += 1
         if stored.run.session is not None:
             self._host.sessions.begun(active)

@@ -7,6 +7,7 @@ until then it is provisional, and says so. Ends are shown when they are written,
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -293,6 +294,14 @@ def as_recorded(event: Event) -> dict[str, Any]:
         return event.to_json()
     except PayloadError as error:
         return {"event_type": event.event_type, "event_id": event.event_id, NOT_KEPT: str(error)}
+
+
+def as_recorded_text(event: Event) -> str:
+    """Return the text of `as_recorded`."""
+    try:
+        return event.to_json_text()
+    except PayloadError:
+        return json.dumps(as_recorded(event))
 
 
 def _as_data(data: Mapping[str, Any] | Event) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentray.context import Context
 from agentray.errors import NoHandler
@@ -25,6 +25,8 @@ from agentray.protocol.event_runs import (
     is_root,
 )
 from agentray.protocol.runs import Run, RunStatus
+from agentray.protocol.snapshot import Snapshot
+from agentray.protocol.trusted import defaults_of, trusted
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.dispatching import check_running
 from agentray.runtime.message import inherit
@@ -36,11 +38,16 @@ if TYPE_CHECKING:
     from agentray.runtime.host import Host
 
 
+_QUEUED = defaults_of(Run) | {"status": RunStatus.QUEUED}
+
+
 class RunRoots:
     """Takes dispatched events in, on one host."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._snapshot: Snapshot | None = None
+        self._wanted: set[tuple[str, ...]] = set()  # classes of events, by it
 
     # Taking in
 
@@ -68,10 +75,19 @@ class RunRoots:
     def begin(self, turn: Turn) -> None:
         """Begin a run that is not kept before its end."""
         order = DispatchOrder.of(decode(turn.envelope.payload))
-        check_running(self._host.channel.snapshot, order.event.event_lineage)
+        self._check(order.event)
         stored = _stored(order, turn.envelope.target)
-        found = self._host.runs.begin(stored, event=order.event, durable=False)
+        found = self._host.runs.begin_once(stored, order.event, order.options)
         self._host.control.answer_at_end(turn, found, ReplyKind.VALUE)
+
+    def _check(self, event: Event) -> None:
+        """Refuse an event that only stopped apps want; what is known of a class is remembered."""
+        snapshot, lineage = self._host.channel.snapshot, event.event_lineage
+        if snapshot is not self._snapshot:
+            self._snapshot, self._wanted = snapshot, set()
+        if lineage not in self._wanted:
+            check_running(snapshot, lineage)
+            self._wanted.add(lineage)
 
     def apps_of(self, active: ActiveRun) -> set[str]:
         """Return the apps that a run belongs to: those whose agents want its prompt or event."""
@@ -163,14 +179,14 @@ class RunRoots:
 
 def _stored(order: DispatchOrder, root: AgentId) -> StoredRun:
     """Return a run as it would be kept, which it is at its end only."""
-    run = Run(
-        id=order.id,
-        status=RunStatus.QUEUED,
-        agent=str(root),
-        correlation_id=order.correlation_id,
-        created_at=order.created_at,
-    )
-    given = order.options.as_input({})
+    known = {
+        "id": order.id,
+        "agent": str(root),
+        "correlation_id": order.correlation_id,
+        "created_at": order.created_at,
+    }
+    run = trusted(Run, {**_QUEUED, **known})
+    given: dict[str, Any] = {"event": {}, "traceparent": order.options.traceparent}
     return StoredRun(run, root, order.pool, slot_of(root), given, 0)
 
 

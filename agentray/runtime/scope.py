@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agentray.context import Context
 from agentray.protocol.budgets import Usage
@@ -18,7 +18,6 @@ from agentray.protocol.envelope import Failure, Outcome, Reply, step_of
 
 if TYPE_CHECKING:
     from agentray.runtime.channel import Channel
-    from agentray.runtime.message import Message
     from agentray.runtime.step_emissions import Emissions
 
 MAX_SPANS = 1000
@@ -28,6 +27,19 @@ MAX_ERRORS = 100
 """Errors that one branch reports; the rest is counted."""
 
 EMPTY = Outcome()
+
+
+class Sent(Protocol):
+    """What is under way for a scope."""
+
+    @property
+    def copies(self) -> int:
+        """For how many agents it is; each of them is told of by itself."""
+        ...
+
+    def give_up(self, channel: Channel) -> bool:
+        """Cancel it; return whether it will be told when what handles it has ended."""
+        ...
 
 
 class Scope:
@@ -50,7 +62,7 @@ class Scope:
     def __init__(self, on_done: Callable[[Outcome], None] | None = None) -> None:
         self._pending = 0
         # Copies that are under way, by message, in the order in which they left.
-        self._sent: dict[Message, int] = {}
+        self._sent: dict[Sent, int] = {}
         self._answer: Any = None
         self._errors: list[Failure] = []
         self._spans: list[tuple[Any, ...]] = []
@@ -81,25 +93,36 @@ class Scope:
             self.absorb(outcome)
         self._pending -= count
         if self._pending == 0 and self._on_done is not None:
-            callback, self._on_done = self._on_done, None
-            _ends.run(callback, self.outcome())
+            self._end(self._on_done)
 
-    def sent(self, message: Message) -> None:
+    def _end(self, callback: Callable[[Outcome], None]) -> None:
+        self._on_done = None
+        _ends.run(callback, self.outcome())
+
+    def sent(self, message: Sent) -> None:
         """A message is under way; `ended` tells what it came to, each of its copies."""
         self._sent[message] = message.copies
         self._pending += message.copies
 
-    def awaits(self, message: Message) -> bool:
+    def awaits(self, message: Sent) -> bool:
         """Whether it is not known yet what a message came to."""
         return message in self._sent
 
-    def part(self, message: Message, copy: Message) -> None:
+    def part(self, message: Sent, copy: Sent) -> None:
         """One copy of a message goes its own way from here on."""
         if self.awaits(message):
             self.sent(copy)
             self.ended(message)
 
-    def ended(self, message: Message, outcome: Outcome | None = None, copies: int = 1) -> None:
+    def done(self, message: Sent) -> None:
+        """As `ended`, for what has no copies and came to nothing worth telling: most events."""
+        if self._sent.pop(message, None) is None:
+            return
+        self._pending -= 1
+        if self._pending == 0 and self._on_done is not None:
+            self._end(self._on_done)
+
+    def ended(self, message: Sent, outcome: Outcome | None = None, copies: int = 1) -> None:
         """Note what a message, or copies, came to; harmless when all of it was noted before."""
         left = self._sent.get(message)
         if left is None:
@@ -113,7 +136,7 @@ class Scope:
     def cancel(self, channel: Channel) -> None:
         """Cancel the messages under way. Each ends when what handles it has ended."""
         for message in list(self._sent):
-            if not channel.cancel(message):
+            if not message.give_up(channel):
                 self.ended(message, copies=message.copies)  # it has not left, or is not answered
 
     def abandon(self, channel: Channel, callback: Callable[[Outcome], None]) -> None:

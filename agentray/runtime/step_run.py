@@ -260,22 +260,20 @@ def make_active(
     stored: StoredRun,
     book: RunBook,
     *,
-    durable: bool = True,
     to_end: bool = False,
     lost: str = "",
 ) -> ActiveRun:
     """Return one host's part in a run.
 
     Args:
-        stored: the run.
+        stored: the run, which is in the Store.
         book: of the host.
-        durable: it is in the Store; else only its end will be.
         to_end: it was taken up to be ended, and for nothing else.
         lost: why the attempt before came to nothing; "": there was none.
     """
-    if durable and per_step(stored.input):
+    if per_step(stored.input):
         return StepRun(stored, book, to_end=to_end)
-    return ActiveRun(stored, book, durable=durable, to_end=to_end, lost=lost)
+    return ActiveRun(stored, book, to_end=to_end, lost=lost)
 
 
 def per_step(given: Mapping[str, Any]) -> bool:

@@ -70,6 +70,9 @@ class Turn:
     is_step = False
     """Whether it is a message of a run that is durable per step; a class says so for all."""
 
+    is_local = False
+    """Whether it is a `LocalEvent`; a class says so for all."""
+
     __slots__ = (
         "cancelled",
         "deadline",

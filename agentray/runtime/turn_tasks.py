@@ -57,6 +57,8 @@ class TurnTasks:
 
     def run(self, agent: Incarnation, turn: Turn, *, reentrant: bool) -> None:
         """Let an agent take a turn, and those that wait behind it; see `Incarnation.take`."""
+        if self._closed:
+            return  # a handler that was cancelled goes on to send: its host is gone
         self._ready.append((agent, turn, reentrant))
         if not self._called:
             self._called = True
@@ -87,19 +89,20 @@ class TurnTasks:
         """Run what is ready; return whether the task is as it was before, and can be used again."""
         self._loop.call_soon(self._go_on)
         ready, this_round, record = self._ready, self._round, self.record
+        tasks, cells, suspects = self._tasks, self._cells, self.suspects
         self._last = task
         for _ in range(_AT_ONCE):
             if not ready or self._round != this_round:
                 break  # in a later one, another task has been called
             agent, turn, reentrant = ready.popleft()
-            self._tasks[task] = agent
+            tasks[task] = agent
             record.begin(agent.mark)
-            if agent.id in self.suspects:
+            if suspects and agent.id in suspects:
                 await self._try(agent, turn, task, reentrant=reentrant)
             else:
                 await agent.take(turn, task, reentrant=reentrant)
-            self._tasks[task] = None
-            if task in self._cells:
+            tasks[task] = None
+            if cells and task in cells:
                 self._release(task)
             # Neither a cancellation nor what a handler left in its context may reach the next one.
             if task.cancelling() or copy_context() != self._context:

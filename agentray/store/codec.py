@@ -8,7 +8,7 @@ JSON. Columns that are plain text (ids, keys, reasons) cannot hold a NUL or a lo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -25,6 +25,7 @@ from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus, Span
 from agentray.protocol.sessions import Session
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import RunTrace
+from agentray.protocol.written import Written
 from agentray.store.base import (
     Effects,
     EndedRun,
@@ -75,6 +76,15 @@ def encode(value: Any) -> str:
 
 
 _encode_kind = lru_cache(maxsize=256)(encode)
+
+
+def encode_object(value: Mapping[str, Any]) -> str:
+    """Return a JSON object as its text, which may be at hand.
+
+    Raises:
+        PayloadError: it has no JSON.
+    """
+    return value.text if isinstance(value, Written) else encode(dict(value))
 
 
 def encode_optional(value: Any) -> str | None:

@@ -47,6 +47,7 @@ from agentray.store.codec import (
     decode_event,
     decode_models,
     encode,
+    encode_object,
     errors_of,
     gap,
     progress_of,
@@ -180,7 +181,7 @@ class MemoryStore(
         """Keep new runs as `queued`; repeats of an idempotency key find the earlier run."""
         for run in runs:
             check_run(run)
-        inputs = [encode(dict(run.input)) for run in runs]  # before anything is kept
+        inputs = [encode_object(run.input) for run in runs]  # before anything is kept
         return [self._admit(run, text) for run, text in zip(runs, inputs, strict=True)]
 
     def _admit(self, run: NewRun, text: str) -> Admission:
@@ -290,7 +291,7 @@ class MemoryStore(
         rows: dict[str, RunRow] = {}
         for ended in runs:
             touch = touch_of(ended)
-            row = _touched(RunRow(ended.new, encode(dict(ended.new.input))), touch)
+            row = _touched(RunRow(ended.new, encode_object(ended.new.input)), touch)
             if row is not None:
                 rows.setdefault(ended.new.id, row)
         new = {run_id: row for run_id, row in rows.items() if run_id not in self._runs}

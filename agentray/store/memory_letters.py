@@ -16,7 +16,7 @@ from agentray.protocol.letters import (
     LetterQuery,
     LetterReason,
 )
-from agentray.store.codec import check_letter, check_run, decode, encode
+from agentray.store.codec import check_letter, check_run, decode, encode, encode_object
 from agentray.store.letters import StoredLetter, letter_id_of_run
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class MemoryLetters:
     ) -> str | None:
         """Admit the run that tries a letter once more, and note it with the letter, at once."""
         check_run(run)
-        text = encode(dict(run.input))
+        text = encode_object(run.input)
         stored = self._letters.get(letter_id)
         if stored is None:
             return None

@@ -8,7 +8,7 @@ from typing import Any
 from agentray.protocol.letters import ALL_LETTERS, DeadLetter, LetterQuery
 from agentray.protocol.runs import RunError
 from agentray.store.base import NewRun
-from agentray.store.codec import check_letter, check_run, decode, encode
+from agentray.store.codec import check_letter, check_run, decode, encode, encode_object
 from agentray.store.database import Database, Row
 from agentray.store.letters import StoredLetter
 from agentray.store.rows import columns
@@ -46,7 +46,7 @@ class PostgresLetters:
     ) -> str | None:
         """Admit the run that tries a letter once more, and note it with the letter, at once."""
         check_run(run)
-        about = (run.id, *run.agent, run.pool, run.slot, encode(dict(run.input)))
+        about = (run.id, *run.agent, run.pool, run.slot, encode_object(run.input))
         more = (run.correlation_id, run.owner, run.digest, run.created_at, run.deadline)
         row = await self._database.fetch_row(
             "retry_dead_letter", letter_id, instead_of, *about, *more

@@ -10,7 +10,7 @@ from agentray.ids import AgentId
 from agentray.protocol.sessions import Session, SessionQuery, SessionRun
 from agentray.store import rows
 from agentray.store.base import Admission, NewRun, SlotLease, StoredRun
-from agentray.store.codec import check_session, decode, encode, queued_run
+from agentray.store.codec import check_session, decode, encode, encode_object, queued_run
 from agentray.store.database import Database, Row
 from agentray.store.sessions import Beginning, Front, Refusal
 
@@ -130,7 +130,7 @@ class PostgresSessions:
         columns = rows.columns(
             (
                 (
-                    *(run.id, *run.agent, run.pool, run.slot, encode(dict(run.input))),
+                    *(run.id, *run.agent, run.pool, run.slot, encode_object(run.input)),
                     *(run.correlation_id, run.owner, run.idempotency_key, run.digest),
                     *(run.created_at, run.deadline, run.session, run.policy.value, run.access),
                 )

@@ -32,6 +32,7 @@ from agentray.store.codec import (
     decode_models,
     decode_spans,
     encode,
+    encode_object,
     encode_spans,
     errors_of,
     progress_of,
@@ -52,7 +53,7 @@ def new_run_columns(runs: Iterable[NewRun]) -> list[list[Any]]:
     return columns(
         (
             (
-                *(run.id, *run.agent, run.pool, run.slot, encode(dict(run.input))),
+                *(run.id, *run.agent, run.pool, run.slot, encode_object(run.input)),
                 *(run.correlation_id, run.owner, run.idempotency_key, run.digest, run.created_at),
                 *(run.deadline, run.not_before, run.schedule, run.in_turn),
             )
@@ -72,7 +73,7 @@ def ended_run_columns(runs: Iterable[EndedRun]) -> list[list[Any]]:
     return columns(
         (
             (
-                *(run.id, *run.agent, run.pool, run.slot, encode(dict(run.input))),
+                *(run.id, *run.agent, run.pool, run.slot, encode_object(run.input)),
                 *(run.correlation_id, run.owner, run.digest, run.created_at),
                 *_touch_row(0, touch)[2:],
             )

@@ -210,8 +210,9 @@ def test_a_record_names_who_runs_and_who_waits():
 def test_code_of_another_agent_within_a_turn_is_noted_and_then_the_first_again():
     record, buffer = in_memory()
     record.begin(mark_of(ADA))
-    with record.instead(mark_of(BOB)):
-        inner = read_flight(buffer)
+    before = record.begin_within(mark_of(BOB))
+    inner = read_flight(buffer)
+    record.begin(before)
     outer = read_flight(buffer)
     assert inner is not None
     assert outer is not None

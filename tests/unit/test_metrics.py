@@ -208,7 +208,7 @@ async def test_without_a_place_for_them_nothing_is_counted() -> None:
         await manager.deploy(App("work", [Worker]))
         await manager.handle(Worker, "w").work()
         hosts = [runtime.network.hosts[host_id]._running for host_id in runtime.hosts]  # pyright: ignore[reportPrivateUsage]
-        assert [(host.meters, host.observer) for host in hosts] == [(None, None)] * 2
+        assert [(host.meters, host.spans) for host in hosts] == [(None, None)] * 2
 
 
 async def test_the_twin_adds_counters_up_and_keeps_the_last_of_a_gauge() -> None:
