@@ -1,4 +1,4 @@
-"""Rows of sessions: how fast they are made and prompted, and what is left when they are idle."""
+"""Rows of sessions: how fast they are made and prompted, and whether hosts grow by them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agentray.runtime.manager_client import ManagerClient
 
 _CONNECTIONS = 32
 _MB = 1_000_000
-_ALLOWED_MB = 20  # of all hosts: allocators do not give back everything
+_ALLOWED_MB = 5  # of all hosts: allocators do not put everything where it was before
 _TTL_S = 120.0  # the rows go by themselves
 _LOOK_S = 0.5
 
@@ -28,12 +28,15 @@ async def measure_sessions(
     connector = aiohttp.TCPConnector(limit=_CONNECTIONS)
     headers = {"Authorization": f"Bearer {api_key}"}
     async with aiohttp.ClientSession(connector=connector, headers=headers) as http:
-        await _prompt_all(http, url, scale.sessions // 5)  # what the first ones leave is no growth
-        await _until_idle(manager)
-        before = await host_bytes(manager, POOL)
+        await _prompt_all(http, url, scale.sessions // 5)  # warms up
         per_s = await _prompt_all(http, url, scale.sessions)
-        busy = await host_bytes(manager, POOL) - before
         plain_per_s = await _prompt_all(http, url, scale.sessions // 5, sessions=False)
+        await _until_idle(manager)
+        # An allocator keeps what the first ones made it take, and it is used again. So these are no
+        # growth, whatever they leave; as many more are, if they leave anything.
+        before = await host_bytes(manager, POOL)
+        await _prompt_all(http, url, scale.sessions)
+        busy = await host_bytes(manager, POOL) - before
         await _until_idle(manager)
         left = await host_bytes(manager, POOL) - before
     thousands = scale.sessions // 1000
@@ -43,7 +46,7 @@ async def measure_sessions(
             f"sessions_{thousands}k_growth_mb",
             max(0.0, left / _MB),
             "MB",
-            "while they were in memory",
+            "more than after as many before, while in memory",
             busy / _MB,
             at_most(_ALLOWED_MB, of="value"),
         ),

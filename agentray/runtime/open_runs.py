@@ -62,6 +62,13 @@ class OpenRuns:
             self._ask_above = 2 * len(self._agents)  # not again before this is answered
             self._ask(list(self._agents), follow=False)
 
+    def forget(self, run: str) -> None:
+        """A run of this host is over, as most are that its agents take part in: nobody is asked."""
+        if run not in self._followed:  # else whoever follows it hears of it
+            self._agents.pop(run, None)
+            if self._places:
+                self._places.pop(run, None)
+
     def of(self, leases: Collection[Lease]) -> dict[Lease, int]:
         """Return how many runs are open that need agents of these slots, where there are any.
 

@@ -137,6 +137,7 @@ class RunParts:
         """A run of this host has ended."""
         # Its mark stays: what a handler that would not end publishes later is not delivered.
         self._stopping.pop(active.key, None)
+        self.taken.forget(active.key)
 
     def _terminated(self, run: str, answer: Any, end_grace_s: float | None) -> None:
         self._mark(run, cancelled=False)
