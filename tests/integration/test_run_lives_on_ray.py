@@ -23,22 +23,25 @@ async def deployed(manager: ManagerClient) -> None:
 
 async def test_a_waiting_run_outlives_every_host(cluster: Cluster, manager: ManagerClient):
     async with cluster.client() as client:
-        asked = await client.prompt("Tea", agent="approver/a", wait_s=60)
-        assert asked.status is RunStatus.WAITING
-        assert asked.question is not None
-        assert asked.question.question == "Tea?"
+        whole = await client.prompt("Tea", agent="approver/a", wait_s=60)
+        steps = await client.prompt("Tea", agent="approver/b", durability="step", wait_s=60)
+        for asked in (whole, steps):
+            assert asked.status is RunStatus.WAITING
+            assert asked.question is not None
+            assert asked.question.question == "Tea?"
         killed = await live_hosts(manager)
         for pid in killed.values():
             os.kill(pid, signal.SIGKILL)
         await until_complete(manager, without=killed.values())
         listed = await client.runs(status=RunStatus.WAITING)
-        assert asked.id in {run.id for run in listed.runs}
-        ended = await client.answer(asked.id, True, wait_s=90)
-        assert (ended.status, ended.result, ended.attempt) == (
-            RunStatus.SUCCEEDED,
-            "Tea: True",
-            1,
-        )
+        assert {whole.id, steps.id} <= {run.id for run in listed.runs}
+        for asked in (whole, steps):
+            ended = await client.answer(asked.id, True, wait_s=90)
+            assert (ended.status, ended.result, ended.attempt) == (
+                RunStatus.SUCCEEDED,
+                "Tea: True",
+                1,
+            )
 
 
 async def test_a_run_is_cancelled_over_http(cluster: Cluster):
@@ -51,11 +54,14 @@ async def test_a_run_is_cancelled_over_http(cluster: Cluster):
 
 async def test_budgets_and_deadlines_end_runs(cluster: Cluster):
     async with cluster.client() as client:
-        spent, late = await asyncio.gather(
-            client.prompt("600", agent="toiler/b", budget=Budget(tokens=5), wait_s=60),
+        few = Budget(tokens=5)
+        whole, steps, late = await asyncio.gather(
+            client.prompt("600", agent="toiler/b", budget=few, wait_s=60),
+            client.prompt("600", agent="toiler/d", budget=few, durability="step", wait_s=60),
             client.prompt("600", agent="toiler/c", run_timeout_s=0.5, wait_s=60),
         )
-        assert spent.status is RunStatus.BUDGET_EXCEEDED
-        assert spent.usage is not None
-        assert spent.usage.tokens >= 6
+        for spent in (whole, steps):
+            assert spent.status is RunStatus.BUDGET_EXCEEDED
+            assert spent.usage is not None
+            assert spent.usage.tokens >= 6
         assert late.status is RunStatus.TIMED_OUT
