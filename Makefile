@@ -65,7 +65,8 @@ check: $(STAMP) ## Lint, format, spelling, import layers, types, dependencies
 	$(CALMLY) $(BIN)/deptry .
 
 # The tests of the cluster wait most of the time: the others, and the checks, compute meanwhile, and
-# take the processors when the cluster needs none.
+# take the processors when the cluster needs none. Hypothesis tries the same examples each time here:
+# who changes something else shall not be who finds what nobody has thought of (`pytest` may).
 test: $(STAMP) $(THIRD_PARTY_STAMP) ## Everything: the checks and all tests, at once; each tells at its end
 	+@$(MAKE) --no-print-directory -j 3 --output-sync=target CALMLY='nice -n 5' check test-cluster test-others
 
@@ -75,7 +76,7 @@ test-cluster: $(STAMP) ## The tests of the one cluster that they share
 
 test-others: export PYTHONDONTWRITEBYTECODE =
 test-others: $(STAMP) $(THIRD_PARTY_STAMP) ## All others
-	$(CALMLY) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal -m 'not cluster' \
+	$(CALMLY) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal -m 'not cluster' --hypothesis-profile=ci \
 	  tests/acceptance tests/integration tests/chaos tests/unit tests/contract
 
 unit: $(STAMP) ## The quick tests only

@@ -14,7 +14,7 @@ import pytest
 from agentray import ManagerClient, Run, RunStatus
 from agentray.client import AsyncAgentClient
 from tests.support.cluster import RIVER, Cluster, live_hosts, until_complete
-from tests.support.eventually import eventually_async
+from tests.support.eventually import eventually, eventually_async
 from tests.support.web import Web
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("helper_app")]
@@ -124,7 +124,7 @@ async def test_a_manager_that_hangs_is_replaced_and_fails_over_what_died_meanwhi
         after = await until_complete(manager, without=[victim])
         assert survivor in after.values(), "adopted as it was"
         assert (await manager.status())["pid"] != hung
-        assert not process.is_running()
+        await asyncio.to_thread(eventually, lambda: not process.is_running())
     finally:
         if process.is_running():
             process.send_signal(signal.SIGCONT)

@@ -104,7 +104,7 @@ async def test_a_job_is_submitted_looked_at_and_forgotten(
         await client.delete_job("one")
     assert (await client.stop_job("one")).stop_requested
     await change(gateway, "one", JobStatus.STOPPED)
-    assert (await client.get_job("one", wait_s=5)).status is JobStatus.STOPPED
+    assert (await client.get_job("one", wait_s=20)).status is JobStatus.STOPPED
     await client.delete_job("one")
     with pytest.raises(NotFound):
         await client.get_job("one")

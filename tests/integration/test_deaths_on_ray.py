@@ -64,8 +64,7 @@ class Mortal(Agent):
 
     @action
     async def hang(self) -> None:
-        while True:
-            pass
+        ctypes.PyDLL(None).sleep(600)  # with the GIL, as a loop that computes; but that computes
 
 
 @pytest.fixture(scope="module")

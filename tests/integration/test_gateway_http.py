@@ -143,8 +143,8 @@ async def _has_ended(gateway: Gateway, run_id: str) -> bool:
 
 
 async def test_a_repeat_finds_the_same_run(gateway: Gateway, http: Http):
-    _, first, _ = await http.prompt(Idempotency_Key="order 17", wait_s=5)
-    status, second, _ = await http.prompt(Idempotency_Key="order 17", wait_s=6)
+    _, first, _ = await http.prompt(Idempotency_Key="order 17", wait_s=19)
+    status, second, _ = await http.prompt(Idempotency_Key="order 17", wait_s=20)
     assert (status, second["id"]) == (200, first["id"])
     assert len(gateway.dispatcher.started) == 1
 

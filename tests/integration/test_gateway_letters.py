@@ -91,7 +91,7 @@ async def test_a_dead_run_is_tried_once_however_often_it_is_asked_for(gateway: G
     )
     assert {status for status, _, _ in answers} == {202}
     ((run_id, location),) = {(run["id"], more["location"]) for _, run, more in answers}
-    _, ended = await http.get(f"{location}?wait_s=5")
+    _, ended = await http.get(f"{location}?wait_s=20")
     assert (ended["id"], ended["status"], ended["result"]) == (
         run_id,
         "succeeded",
@@ -125,7 +125,7 @@ async def test_the_client_does_it_all(gateway: Gateway, store: BreakableStore):
         assert found == {LetterKind.MESSAGE: lost, LetterKind.RUN: letter}
         assert await client.dead_letter(letter.id) == letter
         run = await client.retry_dead_letter(letter.id)
-        assert (await client.run(run.id, wait_s=5)).status is RunStatus.SUCCEEDED
+        assert (await client.run(run.id, wait_s=20)).status is RunStatus.SUCCEEDED
         assert (await client.dead_letters(retried=True)).dead_letters[0].retried_as == run.id
         with pytest.raises(Conflict):
             await client.retry_dead_letter(lost.id)
@@ -145,7 +145,7 @@ async def test_the_blocking_client_does_it_too(gateway: Gateway):
             assert reader.dead_letter(letter.id) == letter
             with pytest.raises(Forbidden):
                 reader.retry_dead_letter(letter.id)
-            run = client.run(client.retry_dead_letter(letter.id).id, wait_s=5)
+            run = client.run(client.retry_dead_letter(letter.id).id, wait_s=20)
             client.forget_dead_letter(letter.id)
             assert client.purge_dead_letters(kind=LetterKind.RUN) == 0
             return run.status

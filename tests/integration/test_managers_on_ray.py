@@ -21,7 +21,7 @@ from agentray.runtime.ray_adapter.ray_manager import MANAGER_NAME
 from agentray.runtime.ray_adapter.setup import NAMESPACE
 from agentray.store.embedded import EmbeddedPostgres
 from tests.support.cluster import Cluster, until_complete
-from tests.support.eventually import eventually_async
+from tests.support.eventually import eventually, eventually_async
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("helper_app")]
 
@@ -79,5 +79,5 @@ async def test_a_manager_that_was_ended_for_good_is_made_anew_and_fails_over_wha
     after = await until_complete(manager, without=[victim])
     assert survivor in after.values(), "adopted as it was"
     assert (await manager.status())["pid"] != ended
-    assert not psutil.pid_exists(ended)
+    await asyncio.to_thread(eventually, lambda: not psutil.pid_exists(ended))
     assert cluster.logged("manager_made_anew")

@@ -10,7 +10,7 @@ T = TypeVar("T")
 _sleep = time.sleep  # noqa: TID251 - the one place in the tests that may
 
 
-def eventually(check: Callable[[], T], timeout_s: float = 10.0, interval_s: float = 0.05) -> T:
+def eventually(check: Callable[[], T], timeout_s: float = 30.0, interval_s: float = 0.05) -> T:
     """Asks until the answer is truthy, and returns it.
 
     Args:
@@ -30,7 +30,7 @@ def eventually(check: Callable[[], T], timeout_s: float = 10.0, interval_s: floa
 
 
 async def eventually_async(
-    check: Callable[[], Awaitable[T]], timeout_s: float = 10.0, interval_s: float = 0.05
+    check: Callable[[], Awaitable[T]], timeout_s: float = 30.0, interval_s: float = 0.05
 ) -> T:
     """Does as `eventually`, with a check that is awaited, on a loop that goes on meanwhile.
 
