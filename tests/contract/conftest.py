@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agentray.store import embedded
 from agentray.store.base import Store
 from agentray.store.embedded import EmbeddedPostgres
 from agentray.store.memory import MemoryStore
@@ -23,7 +24,11 @@ def postgres_dsn() -> Iterator[str]:
     # the server is another user when the tests run as root.
     with TemporaryDirectory(prefix="agentray-") as directory:
         server = EmbeddedPostgres(Path(directory) / "data")
-        yield server.start()
+        with pytest.MonkeyPatch.context() as settings:
+            # Nobody here looks at what a power cut would leave.
+            settings.setitem(embedded._SETTINGS, "fsync", "off")  # pyright: ignore[reportPrivateUsage]
+            dsn = server.start()
+        yield dsn
         server.stop()
 
 
