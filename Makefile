@@ -29,7 +29,7 @@ THIRD_PARTY_VENV ?= .venv-third-party
 THIRD_PARTY_LOCK := tests/third_party/requirements.lock
 THIRD_PARTY_STAMP := $(THIRD_PARTY_VENV)/.third-party-installed
 
-.PHONY: help up down install check test test-cluster test-others unit third-party chaos format lock benchmark bench-peers clean
+.PHONY: help up down install check test test-cluster test-cluster-1 test-cluster-2 test-others unit third-party chaos format lock benchmark bench-peers clean
 
 help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -68,11 +68,14 @@ check: $(STAMP) ## Lint, format, spelling, import layers, types, dependencies
 # take the processors when the cluster needs none. Hypothesis tries the same examples each time here:
 # who changes something else shall not be who finds what nobody has thought of (`pytest` may).
 test: $(STAMP) $(THIRD_PARTY_STAMP) ## Everything: the checks and all tests, at once; each tells at its end
-	+@$(MAKE) --no-print-directory -j 3 --output-sync=target CALMLY='nice -n 5' check test-cluster test-others
+	+@$(MAKE) --no-print-directory -j 4 --output-sync=target CALMLY='nice -n 5' \
+	  check test-cluster-1 test-cluster-2 test-others
 
-test-cluster: export PYTHONDONTWRITEBYTECODE =
-test-cluster: $(STAMP) ## The tests of the one cluster that they share
-	$(BIN)/python -m pytest -q -p no:xdist -m cluster tests/acceptance tests/integration tests/chaos
+test-cluster: test-cluster-1 test-cluster-2 ## The tests of a Ray cluster that they share
+
+test-cluster-1 test-cluster-2: export PYTHONDONTWRITEBYTECODE =
+test-cluster-1 test-cluster-2: test-cluster-%: $(STAMP)
+	$(BIN)/python -m pytest -q -p no:xdist -m 'cluster(half=$*)' tests/acceptance tests/integration tests/chaos
 
 test-others: export PYTHONDONTWRITEBYTECODE =
 test-others: $(STAMP) $(THIRD_PARTY_STAMP) ## All others

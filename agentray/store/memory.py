@@ -427,7 +427,8 @@ class MemoryStore(
 
     def _assign(self, lease: SlotLease) -> SlotLease:
         known = self._leases.get((lease.pool, lease.slot))
-        assigned = replace(lease, epoch=known.epoch + 1 if known else 1)
+        epoch = known.epoch + 1 if known else 1
+        assigned = SlotLease(lease.pool, lease.slot, lease.host, epoch)
         self._leases[lease.pool, lease.slot] = assigned
         return assigned
 

@@ -33,7 +33,7 @@ COUNTERS = 6
 
 _TOKENS = 50
 _MANY_ATTEMPTS = 100
-_PAUSE_S = 0.05
+_PAUSE_S = 0.1
 
 _NOT_NOW = (
     StoreUnavailable,

@@ -36,6 +36,7 @@ RIVER = (
     "The flood barrier was still a drawing in a drawer."
 )
 
+_ON_CLUSTERS = ("acceptance", "integration", "chaos")
 _PATIENCE_S = 300.0
 _LOG_ENDS = (".log", ".out", ".err", ".txt")
 _NOT_PASSED_ON = ("AGENTRAY_", "RAY_", "FORCE_COLOR", "CLICOLOR", "PYTEST_")
@@ -132,10 +133,18 @@ def agentray_command(
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks at what `-m` asks for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the session's cluster: they wait most of the time, the others compute."""
+    """Mark the tests of the session's cluster, in two halves that take about the same time.
+
+    They wait most of the time, so two sessions, with a cluster each, can go on beside the others.
+    (Not two workers of one: xdist 3.8 does not heed groups of tests with pytest 9.2.)
+    """
     for item in items:
-        if isinstance(item, pytest.Function) and "cluster" in item.fixturenames:
-            item.add_marker(pytest.mark.cluster)
+        folder = item.path.parent.name
+        if folder not in _ON_CLUSTERS or not isinstance(item, pytest.Function):
+            continue  # a fixture of that name is another one elsewhere
+        if "cluster" in item.fixturenames:
+            first = folder == "integration" and item.path.name < "test_s"
+            item.add_marker(pytest.mark.cluster(half=1 if first else 2))
 
 
 # Processes

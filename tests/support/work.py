@@ -1,4 +1,4 @@
-"""Calls and prompts without a pause, to see whether something is lost or done twice meanwhile."""
+"""Calls and prompts all the time, to see whether something is lost or done twice meanwhile."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from agentray import Handle, ManagerClient, RunStatus
 from tests.support.cluster import Cluster
 
 _PAIRS = 4
+_PAUSE_S = 0.01
+"""Of each of them: hundreds in a second see as much as thousands, and leave others some time."""
 
 
 class Work:
-    """Calls and prompts without a pause; what goes wrong is noted.
+    """Calls and prompts all the time; what goes wrong is noted.
 
     Attributes:
         done: how many.
@@ -63,6 +65,7 @@ class Work:
             if (told := await ledger.add(1)) != total:
                 self.problems.append(f"{number}: {told} instead of {total}")
             self.done += 1
+            await asyncio.sleep(_PAUSE_S)
 
     async def _ask(self) -> None:
         text, agent = self._prompt
@@ -72,6 +75,7 @@ class Work:
                 self.problems.append(f"{run.id}: {run.status}, attempt {run.attempt}, {run.error}")
                 self._repeated.append(run.id)
             self.done += 1
+            await asyncio.sleep(_PAUSE_S)
 
     async def why(self, cluster: Cluster) -> list[list[str]]:
         """Return the events of the runs that were tried again: they tell the reason."""
