@@ -400,7 +400,9 @@ def _let_others_through(path: Path) -> None:
 
 
 def _socket_fits(socket_dir: Path) -> bool:
-    return len(os.fsencode(socket_dir / f".s.PGSQL.{_PORT}")) <= _SOCKET_PATH_MAX_BYTES
+    path = os.fsencode(socket_dir / f".s.PGSQL.{_PORT}")
+    # At a comma, the next host of an address would begin.
+    return len(path) <= _SOCKET_PATH_MAX_BYTES and b"," not in path
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -19,6 +20,13 @@ import pytest
 
 from agentray.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from tests.support.eventually import eventually
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory, not in pytest's own: each session of pytest closes that to the server's user."""
+    with TemporaryDirectory(prefix="agentray-") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture
