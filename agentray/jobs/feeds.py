@@ -106,6 +106,8 @@ class Feed:
     async def read(self, offset: int) -> tuple[int, bytes]:
         """Return bytes from an offset on, and where they begin: later, if some were not kept.
 
+        They are `BLOCK` many; fewer where the log ends as it is now, or where some were not kept.
+
         Raises:
             LogGone: they cannot be read now.
             StoreUnavailable: likewise.
@@ -132,11 +134,24 @@ class Feed:
             if data or end <= offset:
                 return offset, data
             raise LogGone("it is shorter than it was")
-        found = await self._store.read_job_log(self.job.job_id, offset)
-        if found is None or found[0] >= self.size:
-            return self.size, b""
-        begin, data = found
-        return begin, data[: self.size - begin]
+        return await self._fetch_kept(offset, end)
+
+    async def _fetch_kept(self, offset: int, end: int) -> tuple[int, bytes]:
+        """Read what is kept in the Store: several parts, up to where one is missing."""
+        begin, at = offset, offset
+        parts: list[bytes] = []
+        while at < end:
+            found = await self._store.read_job_log(self.job.job_id, at)
+            if found is None or found[0] >= self.size:
+                break
+            if found[0] > at:
+                if parts:
+                    break
+                begin = at = found[0]
+                end = min(self.size, begin + BLOCK)
+            parts.append(found[1][: end - at])
+            at += len(parts[-1])
+        return (begin, b"".join(parts)) if parts else (self.size, b"")
 
     def cut(self, data: bytes, offset: int, form: Form, size: int, *, final: bool) -> list[Frame]:
         """Cut what was read into frames; the same is cut once for all."""

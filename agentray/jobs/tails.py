@@ -244,14 +244,17 @@ class _Follower:
         """Return frames of what follows; none: there is no whole line yet."""
         # Of a line that is not finished the plain forms tell nothing: they could not go on in it.
         stale = self._tail.form.exact and self._now() - self._moved_at >= _PARTIAL_S
+        size = self._feed.size
         try:
             begin, data = await self._feed.read(self._position)
         except LogGone as error:
             return await self._gone(error, final=final)
         self._gone_at = None
         told = self._words.gap(self._position, begin) if begin > self._position else []
+        cut_off = len(data) < min(BLOCK, size - begin)  # nobody has what follows
         data = data[: max(0, most - begin)]
-        frames = self._cut(data, begin, last=(final or stale) and begin + len(data) >= most)
+        complete = cut_off or ((final or stale) and begin + len(data) >= most)
+        frames = self._cut(data, begin, last=complete)
         after = frames[-1].next if frames else begin
         if after > self._position:
             self._moved_at = self._now()

@@ -251,6 +251,44 @@ async def test_what_was_kept_is_told_and_so_is_what_was_not(gateway: Gateway, ht
     assert frames[6]["reason"] == "complete"
 
 
+async def test_a_line_that_was_kept_in_parts_comes_whole(
+    gateway: Gateway, http: Http, protocol: str
+) -> None:
+    job = await make(gateway)
+    gateway.runner.alive = set()
+    log = b"x" * 140_000 + b"\nend"
+    for begin in range(0, len(log), 7_000):
+        await gateway.store.append_job_log("a", begin, log[begin : begin + 7_000])
+    await end(gateway, job)
+    await gateway.store.job_log_read("a", len(log), whole=True, lost=False)
+    rebuilt = await tail(http, protocol, follow="false")
+    assert (rebuilt.data, rebuilt.reason) == (log, "complete")
+
+
+@pytest.mark.parametrize("form", ["frames", "blocks", "plain"])
+async def test_half_a_line_before_what_was_not_kept_is_told(
+    gateway: Gateway, http: Http, form: str
+) -> None:
+    job = await make(gateway)
+    gateway.runner.alive = set()
+    await gateway.store.append_job_log("a", 0, b"begin\nhalf a l")
+    await gateway.store.append_job_log("a", 100, b"another\nend\n")
+    await end(gateway, job)
+    await gateway.store.job_log_read("a", 112, whole=True, lost=False)
+    url = f"{http.url}/v1/jobs/a/logs/stream"
+    async with http.session.get(url, params={"format": form}, headers=HEADERS) as answer:
+        lines = (await answer.text()).splitlines()
+    if form == "plain":
+        assert [line for line in lines if "[agentray]" not in line] == [
+            "begin", "half a l", "another", "end"
+        ]  # fmt: skip
+        return
+    frames = [json.loads(line) for line in lines]
+    (gap,) = (frame for frame in frames if frame["type"] == "gap")
+    assert (gap["offset"], gap["next"]) == (14, 100)
+    assert frames[-1]["reason"] == "complete"
+
+
 async def test_a_pending_job_is_waited_for(gateway: Gateway, http: Http, protocol: str) -> None:
     job = await make(gateway, status=JobStatus.PENDING, driver_node_id=None)
     rebuilt = Rebuilt()
