@@ -7,24 +7,22 @@ has died stays dead, since a run ends once: it is tried again as a run of its ow
 
 from __future__ import annotations
 
-import logging
 from base64 import b64encode
 from datetime import UTC, datetime
 from typing import Any
 
 from agentray.core.lifecycle import TERMINAL
-from agentray.errors import AgentrayError, NotRetryable, UnknownDeadLetter
+from agentray.errors import NotRetryable, UnknownDeadLetter
 from agentray.ids import AgentId, new_id, slot_of
 from agentray.protocol.event_runs import RETRY, RETRY_OF, RunOptions, is_root, root_of
 from agentray.protocol.letters import LetterKind, LetterReason
 from agentray.protocol.runs import Run, RunStatus
 from agentray.protocol.sessions import SESSION
+from agentray.runtime.handing_over import hand_over
 from agentray.runtime.ports import RunDispatcher
 from agentray.runtime.tasks import TaskSet
 from agentray.store.base import NewRun, Store
 from agentray.store.letters import StoredLetter
-
-logger = logging.getLogger(__name__)
 
 _DONE = frozenset({RunStatus.SUCCEEDED})
 
@@ -66,7 +64,7 @@ class LetterRetries:
             new = await self._new_run(stored)
             winner = await self._store.retry_dead_letter(letter_id, new, before)
             if winner == new.id:
-                self._tasks.spawn(self._begin(new), name=f"retry {letter_id}")
+                self._tasks.spawn(hand_over(self._dispatcher, new), name=f"retry {letter_id}")
                 found = await self._store.get_run(new.id)
                 if found is not None:
                     return found.run
@@ -116,14 +114,6 @@ class LetterRetries:
     ) -> NewRun:
         now = datetime.now(UTC)
         return NewRun(run_id, agent, pool, slot_of(agent), given, run_id, now, owner)
-
-    async def _begin(self, run: NewRun) -> None:
-        """Hand it to its host; where that fails, the manager does, as with every accepted run."""
-        try:
-            await self._dispatcher.run(run)
-        except (AgentrayError, LookupError) as error:
-            extra = {"action": "run_waits", "run": run.id}
-            logger.warning("run stays queued: %s", error, extra=extra)
 
     async def close(self) -> None:
         """Let go of what is under way: its hosts go on."""

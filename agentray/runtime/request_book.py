@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from agentray.errors import (
-    AgentrayError,
     ConfigurationError,
     IdempotencyConflict,
     UnknownRequestType,
@@ -22,12 +20,11 @@ from agentray.protocol.async_jobs import JobStatus
 from agentray.protocol.event_runs import OnError
 from agentray.protocol.requests import FRONT, REQUEST, TYPED
 from agentray.protocol.runs import Run
+from agentray.runtime.handing_over import hand_over
 from agentray.runtime.ports import RunDispatcher
 from agentray.runtime.tasks import TaskSet
 from agentray.runtime.typed_jobs import read_job, types_of_requests
 from agentray.store.base import NewRun, Store, run_input
-
-logger = logging.getLogger(__name__)
 
 
 class RequestBook:
@@ -94,7 +91,7 @@ class RequestBook:
         if admission.conflict:
             raise IdempotencyConflict(idempotency_key or "", admission.run.id)
         if admission.created:
-            self._tasks.spawn(self._begin(new), name=f"begin {run_id}")
+            self._tasks.spawn(hand_over(self._dispatcher, new), name=f"begin {run_id}")
         return admission.run
 
     def _whom(self, name: str, agent: tuple[str, str | None] | None) -> tuple[str, str | None]:
@@ -108,14 +105,6 @@ class RequestBook:
             answering = " or ".join(sorted(found.agents))
             raise ConfigurationError(f"Several agent types answer {name!r}: ask {answering}.")
         return next(iter(found.agents)), None
-
-    async def _begin(self, run: NewRun) -> None:
-        """Hand it to its host; where that fails, the manager does, as with every accepted run."""
-        try:
-            await self._dispatcher.run(run)
-        except (AgentrayError, LookupError) as error:
-            extra = {"action": "run_waits", "run": run.id}
-            logger.warning("run stays queued: %s", error, extra=extra)
 
     async def get(self, token: str) -> tuple[Run, JobStatus]:
         """Return a request's run, and it as a job.
