@@ -360,9 +360,10 @@ class Context:
         """
         told = event if topic is None else event.on_topic(topic)
         held = None if at_once else self.held
-        if isinstance(told, TerminateEvent):
+        terminates = isinstance(told, TerminateEvent)
+        if terminates:
             told = self.caused(told)  # what it says of its run is looked at once, as it leaves
-        if held is not None:
+        if held is not None and (terminates or not isinstance(told, Event)):
             check_event(told)
         if not is_unchangeable_model(told):
             told = snapshot_of(self.caused(told))  # with all that it leaves with: encoded once

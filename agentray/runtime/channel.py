@@ -340,6 +340,8 @@ class Channel:
         if targets is self._together[0]:  # the recipients of many events are the very same list
             return self._together[1]
         routes = self._routes
+        if len(targets) == 1:
+            return ((routes.get(targets[0]) or self._way_to(targets[0]), targets),)
         links = [routes.get(target) or self._way_to(target) for target in targets]
         first = links[0]
         if first is not None and len(targets) <= most and links.count(first) == len(links):

@@ -126,7 +126,7 @@ class Control:
             elif run is None:
                 turn.reply(ReplyKind.MOVED)  # the sender asks the agent's next host
             else:
-                turn.reply(kind, run.model_dump_json().encode())
+                turn.reply(kind, Run.__pydantic_serializer__.to_json(run))
 
         if isinstance(found, ActiveRun):
             found.on_end(answer)

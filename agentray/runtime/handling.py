@@ -40,7 +40,7 @@ from agentray.protocol.codec import (
     goes_as_it_is,
     text_of,
 )
-from agentray.protocol.envelope import Envelope, Failure, Kind, Large, ReplyKind
+from agentray.protocol.envelope import Envelope, Failure, Kind, Large, ReplyKind, Shared
 from agentray.protocol.event_runs import STEPS, Recording
 from agentray.runtime import passage
 from agentray.runtime.dead_letters import read_payload
@@ -55,7 +55,6 @@ from agentray.runtime.turn import Turn
 if TYPE_CHECKING:
     from agentray.runtime.active_run import ActiveRun
     from agentray.runtime.incarnation import Incarnation
-    from agentray.runtime.local_event import LocalEvent
     from agentray.runtime.step_turn import StepTurn
 
 # Members of an enum are looked up through its class, which shows at this rate.
@@ -74,7 +73,7 @@ async def handle(  # noqa: C901, PLR0912, PLR0915 - in one piece: at this rate e
     """
     envelope, host = turn.envelope, agent.host
     context = Context(agent.id, host, envelope, turn.deadline)
-    if turn.is_local and cast("LocalEvent", turn).answers:
+    if turn.answers:
         context.local = turn
     started: datetime | None = None
     if envelope.root is not None:
@@ -323,7 +322,9 @@ async def _handle_event(  # noqa: C901, PLR0912 - in one piece: at this rate eac
         turn.reply(ReplyKind.CANCELLED)
         return
     if isinstance(event, bytes):
-        event = decode(event)
+        # Most have been read for another agent of this host.
+        read = event.value if type(event) is Shared else None
+        event = decode(event) if read is None else read
     context.event = event
     handler = kind.handlers.get(envelope.name)
     if handler is None or handler.access is not None:

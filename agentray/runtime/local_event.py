@@ -37,7 +37,6 @@ class LocalEvent(Turn):
 
     __slots__ = ("_event", "_undelivered", "answers", "link", "parent", "under")
 
-    is_local = True
     copies = 1
 
     def __init__(

@@ -98,7 +98,7 @@ class Publisher:
         if step:
             emit(self._host, published, context, sender, targets, answer)
         elif targets:
-            self._send(published, payload, context, sender, targets, run, own=own)
+            self._send(published, payload, context, scope, sender, targets, run, own=own)
         for misrouted in failed:
             _fail(published, misrouted, context)
         wanted = bool(targets or failed or terminates)
@@ -113,6 +113,7 @@ class Publisher:
         published: Event,
         payload: Event | None,
         context: Context,
+        scope: Scope,
         sender: AgentId | None,
         targets: list[AgentId],
         run: str | None,
@@ -121,8 +122,7 @@ class Publisher:
     ) -> None:
         """Send an event to agents."""
         host, envelope = self._host, context.envelope
-        scope = _hears(context)
-        under = context.local if context.scope is None else None
+        under = context.local if scope is not context.scope else None
         trace_context = envelope.trace_context
         # No turn waits for an event, nor does a caller: neither chain nor deadline.
         about = (

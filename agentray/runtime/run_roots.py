@@ -47,6 +47,7 @@ class RunRoots:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._snapshot: Snapshot | None = None
+        self._looked_at: tuple[Snapshot | None, bool] = (None, False)
         self._wanted: set[tuple[str, ...]] = set()  # classes of events, by it
 
     # Taking in
@@ -167,10 +168,19 @@ class RunRoots:
         published = with_fields(event, {"correlation_id": active.conversation})
         sender = None if active.options.sender is None else AgentId.parse(active.options.sender)
         # A run that was accepted before goes on also where an app was stopped meanwhile.
-        only = self._takes_new_runs if active.run.attempt == 1 else None
+        only = self._takes_new_runs if self._some_stopped and active.run.attempt == 1 else None
         if not self._host.publisher.route(published, context, sender, only, to):
             missing = NoHandler("", event.event_type)
             active.scope.fail(Failure("NoHandler", str(missing), "", ()))
+
+    @property
+    def _some_stopped(self) -> bool:
+        """Whether an app is stopped; it is looked up once for each snapshot."""
+        snapshot = self._host.channel.snapshot
+        if snapshot is not self._looked_at[0]:
+            stopped = any(view.stopped for view in snapshot.types.values())
+            self._looked_at = (snapshot, stopped)
+        return self._looked_at[1]
 
     def _takes_new_runs(self, agent: AgentId) -> bool:
         view = self._host.channel.snapshot.types.get(agent.type)

@@ -70,8 +70,8 @@ class Turn:
     is_step = False
     """Whether it is a message of a run that is durable per step; a class says so for all."""
 
-    is_local = False
-    """Whether it is a `LocalEvent`; a class says so for all."""
+    answers = False
+    """Whether the scope that sent it hears of what its handler sends, too: in a `LocalEvent`."""
 
     __slots__ = (
         "cancelled",
