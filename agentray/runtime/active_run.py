@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 _INFRASTRUCTURE = frozenset({"HostDied", "ChannelClosed", "StoreUnavailable"})
 """Errors that say nothing about the run: it is tried again."""
 
+_MOMENT_S = 0.001
+"""After which it is looked at again whether a budget of time is used up."""
+
 CONSEQUENCES = frozenset({"Incomplete"})
 """Errors of those who waited for what such an error took: with one, they say nothing either."""
 
@@ -191,8 +194,20 @@ class ActiveRun:
         """It is worked on from now on: that counts against its budget."""
         now = asyncio.get_running_loop().time()
         self.account.begin(now)
-        if self.account.budget is not None and (left_s := self.account.left_s(now)) is not None:
-            self._after(left_s, self._check_budget)
+        if self.account.budget is not None:
+            self._await_end_of_time(now)
+
+    def _await_end_of_time(self, now: float) -> None:
+        if (left_s := self.account.left_s(now)) is not None:
+            self._after(max(left_s, _MOMENT_S), self._check_time)
+
+    def _check_time(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self.account.left_s(now):
+            # Timers are rounded, on uvloop to milliseconds: this one rang a moment too early.
+            self._await_end_of_time(now)
+        else:
+            self._check_budget()
 
     def spend(self, spent: Usage) -> None:
         """Count what a handler of it has used, wherever that was."""

@@ -202,6 +202,8 @@ async def _commit(agent: Incarnation, turn: Turn, context: Context) -> None:
     if scope is not None and scope.step is not None:
         await agent.host.steps.commit_call(agent, turn, scope)
     elif agent.type.keeps_state:
+        if turn.cancelled:
+            await asyncio.sleep(0)  # as for events
         await agent.commit_state(turn)
 
 
@@ -344,6 +346,8 @@ async def _handle_event(  # noqa: C901, PLR0912 - in one piece: at this rate eac
         context.publish(emitted)
     elif emitted is not None:
         await _emit_all(agent, emitted, context)
+    if turn.cancelled and not turn.is_step:
+        await asyncio.sleep(0)  # what it did last gave it up: that comes out here, not in a commit
     if started is not None:
         _trace(agent, turn, context, started, None)
     scope: Scope | None = context.scope

@@ -21,6 +21,7 @@ from agentray.runtime.handling import handle
 from agentray.runtime.savepoints import Savepoint, Savepoints
 from agentray.runtime.tasks import being_cancelled
 from agentray.runtime.turn import Turn
+from agentray.runtime.turn_tasks import let_out_cancellation
 from agentray.store.base import CommitOutcome, Effects, StateWrite
 from agentray.store.steps import StepCommitted
 
@@ -296,8 +297,7 @@ class Incarnation:
                     # is left of it: a handler may have kept its cancellation to itself.
                     turn.task = None
                     if turn.cancelled:
-                        while task.uncancel():
-                            pass
+                        await let_out_cancellation(task)
                 turn = None if reentrant else self._mailbox.finished()
                 handled += 1
                 if handled % _TURNS_BEFORE_YIELD == 0:

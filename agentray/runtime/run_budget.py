@@ -73,9 +73,11 @@ class Account:
         return None if self.budget is None or usage is None else exceeded(self.budget, usage)
 
     def left_s(self, now: float) -> float | None:
-        """Return how many seconds of work are left; None: as many as it takes."""
+        """Return how many seconds of work are left; None: as many as it takes, or it is done."""
         usage = self.usage(now)
         if self.budget is None or self.budget.wall_s is None or usage is None:
+            return None
+        if self._ended is not None:
             return None
         return max(0.0, self.budget.wall_s - usage.wall_s)
 

@@ -66,11 +66,13 @@ class TurnTasks:
 
     def _call(self) -> None:
         """Let a task look at what is ready."""
-        if self._idle:
-            self._idle.pop().set_result(None)
-        else:
-            task = self._context.copy().run(self._loop.create_task, self._work())
-            self._tasks[task] = None
+        while self._idle:
+            called = self._idle.pop()
+            if not called.done():  # else somebody has cancelled a task that was no longer theirs
+                called.set_result(None)
+                return
+        task = self._context.copy().run(self._loop.create_task, self._work())
+        self._tasks[task] = None
 
     async def _work(self) -> None:
         task = cast("asyncio.Task[Any]", asyncio.current_task(self._loop))
@@ -182,3 +184,20 @@ class TurnTasks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def let_out_cancellation(task: asyncio.Task[Any]) -> None:
+    """Let a task be as it was before somebody cancelled a message that it was handling.
+
+    Args:
+        task: the current one. What cancels it itself meanwhile still does.
+    """
+    while task.uncancel():
+        pass
+    # `uncancel` only counts: where the handler has waited for nothing since it was cancelled, the
+    # error is still to come, and must not hit the next message, or the task while it is idle.
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        if task.cancelling():
+            raise

@@ -29,6 +29,7 @@ from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.runs import Run, RunStatus
 from agentray.runtime.run_budget import Account
 from agentray.testing import LocalRuntime
+from agentray.testing import run as run_in_virtual_time
 from tests.support.eventually import eventually_async
 
 story: list[str] = []
@@ -77,6 +78,15 @@ class Worker(Agent):
         return "done"
 
 
+class Hasty(Agent):
+    """Waits for nothing after it has spent."""
+
+    @on(Prompt)
+    async def spend(self, prompt: Prompt) -> str:
+        self.context.spend(tokens=int(prompt.text))
+        return "done"
+
+
 class Asker(Agent):
     @on(Prompt)
     async def ask(self, prompt: Prompt) -> Ask:
@@ -116,7 +126,7 @@ class Tool(Agent):
         self.context.spend(tokens=1, tool_calls=1)
 
 
-APP = App("spending", [Spender, Thrifty, Worker, Asker, Sharer, Part, Tool])
+APP = App("spending", [Spender, Thrifty, Worker, Hasty, Asker, Sharer, Part, Tool])
 
 
 def why(run: Run) -> str:
@@ -182,6 +192,45 @@ async def test_time_of_work_is_a_budget(durability: PromptDurability):
         assert "0.2 s of work is used up" in why(run)
         assert run.usage is not None
         assert run.usage.wall_s >= 0.2
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.7, 3.3, 5.0, 17.9])
+def test_time_of_work_ends_also_where_a_timer_rings_a_moment_too_early(
+    durability: PromptDurability, seconds: float
+):
+    async def scenario() -> None:
+        async with LocalRuntime() as manager:
+            await manager.deploy(APP)
+            for _ in range(5):  # each at another time, which is rounded in another way
+                run = await manager.prompt(
+                    "1000", agent="worker/x", budget=Budget(wall_s=seconds), durability=durability
+                )
+                assert "of work is used up" in why(run)
+                assert run.usage is not None
+                assert seconds <= run.usage.wall_s < seconds + 1
+
+    run_in_virtual_time(scenario())
+
+
+async def test_a_handler_that_waits_for_nothing_after_it_spent_too_much_leaves_its_host_well(
+    durability: PromptDurability,
+):
+    async with LocalRuntime(hosts=1) as manager:
+        await manager.deploy(APP)
+        budget = Budget(tokens=10)
+        runs = await asyncio.wait_for(
+            asyncio.gather(
+                *(
+                    manager.prompt(text, agent="hasty/x", budget=budget, durability=durability)
+                    for text in ("20", "1", "20", "2")
+                )
+            ),
+            30,
+        )
+        assert [run.status for run in runs[1::2]] == [RunStatus.SUCCEEDED] * 2
+        for number in range(8):
+            prompt = manager.prompt("0", agent=f"worker/{number}", durability=durability)
+            assert (await asyncio.wait_for(prompt, 30)).status is RunStatus.SUCCEEDED
 
 
 async def test_an_agent_type_has_a_budget_for_prompts_that_say_none(durability: PromptDurability):

@@ -44,6 +44,13 @@ class Neighbour(Agent):
         return 0
 
     @action
+    async def mine(self) -> None:
+        """Have somebody cancel its task when it is long over."""
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_later(0.01, task.cancel)
+
+    @action
     async def cancelling(self) -> int:
         await asyncio.sleep(0)
         task = asyncio.current_task()
@@ -99,6 +106,16 @@ async def test_a_cancelled_handler_leaves_its_task_as_it_was(manager: ManagerCli
     await asyncio.gather(*calls, return_exceptions=True)
     after = (manager.handle(Neighbour, f"after-{number}").cancelling() for number in range(40))
     assert await asyncio.gather(*after) == [0] * 40
+
+
+async def test_a_task_that_is_cancelled_while_it_has_nothing_to_do_holds_nobody_up(
+    manager: ManagerClient,
+) -> None:
+    await manager.handle(Neighbour, "careless").mine()
+    await asyncio.sleep(0.05)
+    for number in range(5):
+        asked = manager.handle(Neighbour, f"after-{number}").cancelling()
+        assert await asyncio.wait_for(asked, 30) == 0
 
 
 async def test_an_agent_that_is_shut_down_ends_its_own_turns_only(manager: ManagerClient) -> None:
