@@ -25,7 +25,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, cast, get_args
 
 from pydantic import BaseModel
 
@@ -92,6 +92,12 @@ class Member:
     kwargs: Mapping[str, Any] | None = None
     restart: MemberRestart = "permanent"
 
+    def __post_init__(self) -> None:
+        if self.restart not in get_args(MemberRestart):
+            raise ConfigurationError(
+                f"restart={self.restart!r}: write permanent, transient or temporary."
+            )
+
     @property
     def id(self) -> AgentId:
         """Who it is."""
@@ -124,6 +130,10 @@ class Group:
             raise ConfigurationError(
                 f"strategy={self.strategy!r}: write one_for_one, one_for_all or rest_for_one."
             )
+        if self.max_restarts < 0:
+            raise ConfigurationError(f"max_restarts={self.max_restarts}: write 0 or more.")
+        if not self.period_s > 0:
+            raise ConfigurationError(f"period_s={self.period_s}: write more than 0 seconds.")
 
 
 class GroupState(BaseModel):

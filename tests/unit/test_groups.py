@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -254,6 +254,25 @@ def test_a_failed_inner_group_is_restarted_by_the_outer_one():
 def test_two_members_that_are_the_same_agent_are_refused():
     with pytest.raises(ConfigurationError, match="same agent"):
         Group([Member(Part, "a"), Member(Part, "a")])
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"max_restarts": -1}, "max_restarts=-1"),
+        ({"period_s": 0.0}, "period_s=0.0"),
+        ({"period_s": float("nan")}, "period_s=nan"),
+        ({"strategy": "all"}, "strategy='all'"),
+    ],
+)
+def test_groups_that_nobody_can_mean_are_refused(said: dict[str, Any], told: str):
+    with pytest.raises(ConfigurationError, match=told):
+        Group([Member(Part, "a")], **said)
+
+
+def test_members_that_nobody_can_mean_are_refused():
+    with pytest.raises(ConfigurationError, match="restart='always'"):
+        Member(Part, "a", restart=cast("Any", "always"))
 
 
 # The decision itself
