@@ -14,6 +14,7 @@ from agentray.config import MAX_ATTEMPTS
 from agentray.core.lifecycle import TERMINAL
 from agentray.core.run_gate import RunGate
 from agentray.errors import Fenced, PayloadError, StoreUnavailable, UnknownEventType, UnknownRun
+from agentray.event_loop import time_of_day
 from agentray.events import Event
 from agentray.ids import AgentId, slot_of
 from agentray.protocol.budgets import Budget
@@ -571,7 +572,7 @@ def _time_left(stored: StoredRun, timeout_s: float) -> float:
     if stored.run.attempt == 1 and not stored.answers:
         return timeout_s
     run = stored.run
-    gone = datetime.now(UTC) - (run.not_before or run.created_at)
+    gone = time_of_day() - (run.not_before or run.created_at)
     return max(0.0, timeout_s - gone.total_seconds())
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from agentray.core.lifecycle import TERMINAL, UNFINISHED
 from agentray.errors import CallError, DeploymentStopped, UnknownAgentType, UnknownRun
+from agentray.event_loop import time_of_day
 from agentray.ids import AgentId
 from agentray.protocol.event_runs import RunOptions
 from agentray.protocol.runs import Run, RunStatus, why_stopped
@@ -55,7 +56,7 @@ class RunEnder:
         """
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + HOST_S
-        stored = await self._store.request_cancel(run_id, datetime.now(UTC))
+        stored = await self._store.request_cancel(run_id, time_of_day())
         while True:
             if stored is None:
                 raise UnknownRun(run_id)
@@ -85,7 +86,7 @@ class RunEnder:
 
     async def sweep(self) -> None:
         """End what has passed its deadline, or was to be cancelled, and has no host that does."""
-        now = datetime.now(UTC)
+        now = time_of_day()
         hosted = now - timedelta(seconds=HOST_S)
         queued = now - timedelta(seconds=_QUEUE_SLACK_S)
         idle = (RunStatus.QUEUED, RunStatus.WAITING)
@@ -100,7 +101,7 @@ class RunEnder:
     ) -> Sequence[Run]:
         if not runs:
             return ()
-        now = datetime.now(UTC)
+        now = time_of_day()
         ends = [
             UnworkedEnd(
                 stored.run.id,

@@ -244,7 +244,8 @@ class MemoryStore(
         for run_id, started_at in runs.items():
             row = self._runs.get(run_id)
             if row is not None and row.status is RunStatus.QUEUED:
-                row = replace(row, status=RunStatus.RUNNING, started_at=started_at, host=host)
+                began = row.started_at or started_at  # one with an answer goes on in its attempt
+                row = replace(row, status=RunStatus.RUNNING, started_at=began, host=host)
                 self._runs[run_id] = row
 
     async def retry_run(self, run_id: str) -> StoredRun | None:

@@ -83,6 +83,18 @@ async def test_an_answer_lets_it_go_on_in_the_same_attempt(store: Store):
     assert [event.kind for event in await store.run_events(run_id)][-1] == "answered"
     assert [each.run.id for each in await store.unfinished_runs(created_before=at(99))] == [run_id]
 
+    began = stored.run.started_at
+    assert began is not None
+    await store.mark_running({run_id: at(50)}, "h2")
+    resumed = await store.get_run(run_id)
+    assert resumed is not None
+    assert (resumed.run.status, resumed.run.started_at) == (RunStatus.RUNNING, began)
+    await store.retry_run(run_id)
+    await store.mark_running({run_id: at(60)}, "h2")
+    again = await store.get_run(run_id)
+    assert again is not None
+    assert (again.run.attempt, again.run.started_at) == (2, at(60))
+
 
 @pytest.mark.parametrize("offset", [1, 3])
 async def test_who_looked_at_another_moment_of_the_run_is_told_so(store: Store, offset: int):

@@ -12,7 +12,8 @@ from agentray import Agent, AgentId, Answered, App, Ask, Event, Prompt, Terminat
 from agentray.errors import AnswerInvalid, NotWaiting, RunFailed, UnknownRun
 from agentray.protocol.event_runs import PromptDurability
 from agentray.protocol.runs import Run, RunStatus
-from agentray.testing import LocalRuntime
+from agentray.testing import LocalRuntime, ManualClock
+from agentray.testing import run as run_in_virtual_time
 from tests.support.eventually import eventually_async
 
 story: list[str] = []
@@ -361,3 +362,23 @@ async def test_waiting_runs_are_listed_with_their_question():
         asked = await manager.prompt("tea", agent="buyer/a")
         await manager.prompt("nothing", agent="buyer/a")
         assert await runtime.store.list_runs(status=RunStatus.WAITING) == [asked]
+
+
+def test_a_deadline_passes_in_virtual_time_while_a_run_waits_for_an_answer(
+    durability: PromptDurability,
+):
+    async def scenario() -> None:
+        runtime = LocalRuntime()
+        async with runtime as manager:
+            await manager.deploy(APP)
+            await ManualClock().advance(600)  # far from the machine's clock
+            slow = await manager.prompt(
+                "tea", agent="buyer/ada", run_timeout_s=30, durability=durability
+            )
+            assert slow.status is RunStatus.WAITING
+            await ManualClock().advance(25)
+            assert await runtime.store.count_runs() == {RunStatus.WAITING: 1}
+            await ManualClock().advance(10)
+            assert await runtime.store.count_runs() == {RunStatus.TIMED_OUT: 1}
+
+    run_in_virtual_time(scenario())

@@ -112,14 +112,14 @@ UNION ALL
 SELECT status, count(*) FROM runs WHERE finished_at IS NULL GROUP BY status;
 
 -- name: mark_running
--- Move those of the runs that are queued to running.
+-- Move those of the runs that are queued to running. One with an answer goes on in its attempt.
 WITH queued AS (
     SELECT runs.id, started.at
     FROM unnest($1::text[], $2::timestamptz[]) AS started (id, at) JOIN runs USING (id)
     WHERE runs.status = 'queued'
     ORDER BY runs.id FOR UPDATE OF runs
 )
-UPDATE runs SET status = 'running', started_at = queued.at, host = $3
+UPDATE runs SET status = 'running', started_at = COALESCE(started_at, queued.at), host = $3
 FROM queued WHERE runs.id = queued.id;
 
 -- name: retry_run
