@@ -22,7 +22,7 @@
     │   ├── AgentNotVisible                 it is that of another tenant's session
     │   ├── UnknownRun
     │   ├── UnknownJob
-    │   ├── UnknownPart                     a node, task, actor or Serve application
+    │   ├── UnknownPart                     a host, pool, node, task, actor or Serve application
     │   ├── UnknownSchedule
     │   ├── UnknownSession
     │   ├── UnknownState
@@ -88,6 +88,7 @@ given, the first line of the class's docstring is the message: the two cannot dr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 _E = TypeVar("_E", bound="AgentrayError")
@@ -322,14 +323,17 @@ class UnknownJob(AddressError):
 class UnknownPart(AddressError):
     """The cluster has no such part."""
 
-    def __init__(self, kind: str, part_id: str) -> None:
+    def __init__(self, kind: str, part_id: str, known: Sequence[str] | None = None) -> None:
         """Make one.
 
         Args:
-            kind: what was looked for: a node, a task, an actor, a Serve application.
+            kind: what was looked for: a host, a pool, a node, a task, an actor, a Serve
+                application.
             part_id: its id or name.
+            known: those that there are; None: it is not said.
         """
-        super().__init__(f"There is no {kind} {part_id[:120]!r}.")
+        there = "" if known is None else f" There are: {', '.join(sorted(known)) or 'none'}."
+        super().__init__(f"There is no {kind} {part_id[:120]!r}.{there}")
         self.kind, self.part_id = kind, part_id
 
 

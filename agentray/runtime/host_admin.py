@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from agentray.core.reconcile import HostStatus
-from agentray.errors import ConfigurationError
+from agentray.errors import ConfigurationError, UnknownPart
 from agentray.ids import SLOTS
 from agentray.runtime.host_keeper import HostKeeper
 from agentray.runtime.order_book import OrderBook
@@ -63,7 +63,7 @@ class HostAdmin:
             `host`, whether it has `drained`, and what it is `waiting` for if not.
 
         Raises:
-            ConfigurationError: there is no such host.
+            UnknownPart: there is no such host.
         """
         self._host(host)
         await self._orders.drain_host(host)
@@ -74,8 +74,7 @@ class HostAdmin:
     def _host(self, host: str) -> HostKeeper:
         keeper = self._hosts.get(host)
         if keeper is None:
-            known = ", ".join(sorted(self._hosts)) or "none"
-            raise ConfigurationError(f"There is no host {host!r}. There are: {known}.")
+            raise UnknownPart("host", host, tuple(self._hosts))
         return keeper
 
     def _waiting(self, hosts: Collection[str]) -> str:
@@ -120,7 +119,7 @@ class HostAdmin:
             wait_s: the longest wait.
 
         Raises:
-            ConfigurationError: there is no such pool, or it is not resized so.
+            UnknownPart, ConfigurationError: there is no such pool, or it is not resized so.
         """
         spec = self._pool(name).spec
         if spec.isolated:
@@ -142,8 +141,7 @@ class HostAdmin:
 
     def _pool(self, name: str) -> Any:
         if name not in self._placements.pools:
-            known = ", ".join(sorted(self._placements.pools))
-            raise ConfigurationError(f"There is no pool {name!r}. There are: {known}.")
+            raise UnknownPart("pool", name, tuple(self._placements.pools))
         return self._placements.pools[name]
 
     async def move_slots(
@@ -179,7 +177,7 @@ class HostAdmin:
         """Spread a pool's slots evenly again; return how many had been given by hand.
 
         Raises:
-            ConfigurationError: there is no such pool.
+            UnknownPart: there is no such pool.
         """
         self._pool(name)
         forgotten = await self._orders.unpin(name)
@@ -217,15 +215,16 @@ class HostAdmin:
         """Return the id of a machine of which the beginning was given.
 
         Raises:
-            ConfigurationError: no machine's id begins so, or those of several.
+            UnknownPart, ConfigurationError: no machine's id begins so, or those of several.
         """
         known = {found.id for found in await self._factory.nodes()} | self._orders.nodes
         fitting = [each for each in known if node and each.startswith(node)]
         if len(fitting) == 1:
             return fitting[0]
-        there = ", ".join(sorted(known)) or "none"
-        what = "There is no node" if not fitting else "There are several nodes"
-        raise ConfigurationError(f"{what} {node!r}. There are: {there}.")
+        if not fitting:
+            raise UnknownPart("node", node, tuple(known))
+        there = ", ".join(sorted(known))
+        raise ConfigurationError(f"There are several nodes {node!r}. There are: {there}.")
 
     async def drain_node(self, node: str, wait_s: float) -> dict[str, Any]:
         """Let all hosts of a machine leave, and none come; wait for that, at most `wait_s`.
@@ -234,7 +233,7 @@ class HostAdmin:
             The `node`, whether it has `drained`, its `hosts`, and what these are `waiting` for.
 
         Raises:
-            ConfigurationError: there is no such machine.
+            UnknownPart: there is no such machine.
         """
         node = await self._node(node)
         await self._orders.drain_node(node)
@@ -248,7 +247,7 @@ class HostAdmin:
         """Let hosts be placed on a machine again.
 
         Raises:
-            ConfigurationError: there is no such machine.
+            UnknownPart: there is no such machine.
         """
         await self._orders.undrain_node(await self._node(node))
         self._wake()

@@ -32,7 +32,7 @@ class MovesClient:
             `host`, whether it has `drained`, and what it is `waiting` for if not.
 
         Raises:
-            ConfigurationError: there is no such host.
+            UnknownPart: there is no such host.
         """
         return await self._manager.call("drain_host", host, timeout)
 
@@ -50,7 +50,8 @@ class MovesClient:
             The pool, as in `pools()`.
 
         Raises:
-            ConfigurationError: there is no such pool, it is an isolated one, or hosts is below 1.
+            UnknownPart: there is no such pool.
+            ConfigurationError: it is an isolated one, or hosts is below 1.
         """
         return await self._manager.call("scale_pool", name, hosts, timeout)
 
@@ -69,7 +70,8 @@ class MovesClient:
             `pool`, `host`, and the slots that are `waiting`, since agents in them have to finish.
 
         Raises:
-            ConfigurationError: there is no such pool, slot or host, or it takes no slots.
+            UnknownPart: there is no such pool or host.
+            ConfigurationError: there is no such slot, or the host takes none.
         """
         return await self._manager.call("move_slots", pool, list(slots), host, timeout)
 
@@ -96,7 +98,7 @@ class MovesClient:
         """Spread the slots of a pool evenly again; return how many had been moved by hand.
 
         Raises:
-            ConfigurationError: there is no such pool.
+            UnknownPart: there is no such pool.
         """
         return await self._manager.call("balance_pool", name)
 
@@ -119,7 +121,7 @@ class MovesClient:
             The `node`, whether it has `drained`, its `hosts`, and what these are `waiting` for.
 
         Raises:
-            ConfigurationError: there is no such machine.
+            UnknownPart: there is no such machine.
         """
         return await self._manager.call("drain_node", node, timeout)
 
@@ -127,6 +129,6 @@ class MovesClient:
         """Let hosts be placed on a machine again.
 
         Raises:
-            ConfigurationError: there is no such machine.
+            UnknownPart: there is no such machine.
         """
         await self._manager.call("undrain_node", node)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentray.core.reconcile import HostStatus
-from agentray.errors import ConfigurationError, PoolPending, StartFailed
+from agentray.errors import ConfigurationError, PoolPending, StartFailed, UnknownPart
 from agentray.ids import SLOTS
 from agentray.protocol.deployment import PoolSpec
 from agentray.runtime.catalog import Catalog, check_isolation
@@ -78,7 +78,7 @@ class PoolAdmin:
 
         Raises:
             StartFailed: its hosts do not come up; nothing has changed.
-            ConfigurationError: there is no such pool, or it cannot change so.
+            UnknownPart, ConfigurationError: there is no such pool, or it cannot change so.
         """
         async with self._changing:
             self._check_known(name)
@@ -109,7 +109,8 @@ class PoolAdmin:
         """Let agent types that name no pool live in this one.
 
         Raises:
-            ConfigurationError: there is no such pool, or its hosts cannot run the agents' code.
+            UnknownPart: there is no such pool.
+            ConfigurationError: its hosts cannot run the agents' code.
             StartFailed, PoolPending: it has no hosts to take them.
         """
         async with self._changing:
@@ -130,7 +131,8 @@ class PoolAdmin:
             successor: where its agents live from now on; "": there are none.
 
         Raises:
-            ConfigurationError: there is no such pool, or agents live there and have no successor.
+            UnknownPart: there is no such pool.
+            ConfigurationError: agents live there and have no successor.
             StartFailed, PoolPending: the successor has no hosts to take them.
         """
         async with self._changing:
@@ -153,8 +155,7 @@ class PoolAdmin:
 
     def _check_known(self, name: str) -> None:
         if name not in self._placements.pools:
-            known = ", ".join(sorted(self._placements.pools))
-            raise ConfigurationError(f"There is no pool {name!r}. There are: {known}.")
+            raise UnknownPart("pool", name, tuple(self._placements.pools))
 
     def _check_unused(self, name: str) -> None:
         if name == self._book.resolve(DEFAULT):

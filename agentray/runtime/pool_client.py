@@ -57,7 +57,7 @@ class PoolClient:
             It, as `add_pool` does.
 
         Raises:
-            ConfigurationError: there is no such pool, or a setting is wrong.
+            UnknownPart, ConfigurationError: there is no such pool, or a setting is wrong.
             StartFailed: its hosts do not come up; nothing has changed.
         """
         if not settings:
@@ -71,7 +71,8 @@ class PoolClient:
         """Let agents whose type names no pool live in this one; those that run move there.
 
         Raises:
-            ConfigurationError: there is no such pool, or its hosts cannot import the agents.
+            UnknownPart: there is no such pool.
+            ConfigurationError: its hosts cannot import the agents.
             PoolPending, StartFailed: it has no hosts; nothing has changed.
         """
         self._channel.update(await self._manager.call("set_default_pool", name))
@@ -84,7 +85,8 @@ class PoolClient:
             successor: the pool that takes over its agents.
 
         Raises:
-            ConfigurationError: there is no such pool; or agents of running apps live there, and no
+            UnknownPart: there is no such pool.
+            ConfigurationError: agents of running apps live there, and no
                 successor is given.
             PoolPending, StartFailed: the successor has no hosts; nothing has changed.
         """

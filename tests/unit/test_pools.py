@@ -28,8 +28,10 @@ from agentray import (
     action,
     on,
 )
+from agentray.cli.exits import ExitCode, exit_code_of
 from agentray.cli.pools import check_new
 from agentray.core import scaling
+from agentray.errors import UnknownPart
 from agentray.protocol.deployment import PoolSpec
 from agentray.runtime.pool_packing import pack_pool
 from agentray.store.memory import MemoryStore
@@ -99,8 +101,21 @@ async def test_an_added_pool_runs_the_agents_that_name_it_and_is_removed_with_it
         await manager.remove_pool("gpu")
         assert [row["name"] for row in await manager.pools()] == ["default"]
         assert host not in runtime.hosts
-        with pytest.raises(ConfigurationError, match=r"There is no pool 'gpu'. There are: default"):
+        with pytest.raises(UnknownPart, match=r"There is no pool 'gpu'. There are: default"):
             await manager.remove_pool("gpu")
+
+
+async def test_what_is_not_there_is_told_with_what_is():
+    async with LocalRuntime() as manager:
+        await manager.deploy(App("shared", [Plain]))
+        (host, *_) = [row["id"] for row in (await manager.status())["hosts"]]
+        with pytest.raises(UnknownPart, match=rf"no host 'nope'. There are: .*{host}") as unknown:
+            await manager.drain_host("nope")
+        assert exit_code_of(unknown.value) is ExitCode.NOT_FOUND
+        with pytest.raises(UnknownPart, match="no node 'nope'"):
+            await manager.drain_node("nope")
+        with pytest.raises(UnknownPart, match=r"no pool 'nope'. There are: default"):
+            await manager.scale_pool("nope", 2)
 
 
 async def test_what_a_removed_pools_agents_do_ends_first() -> None:
@@ -224,7 +239,7 @@ async def test_a_pool_that_takes_over_runs_the_agents_of_a_removed_one() -> None
             runtime, await manager.status(), "default"
         )
         assert (await pool(manager, "default"))["agents"] == ["on_gpu", "plain"]
-        with pytest.raises(ConfigurationError, match="There is no pool 'gpu'"):
+        with pytest.raises(UnknownPart, match="There is no pool 'gpu'"):
             await manager.set_default_pool("gpu")
 
         # Added again, it has its agents back.
@@ -663,7 +678,7 @@ async def test_a_pool_that_an_app_declares_can_be_changed() -> None:
 async def test_a_pool_is_not_changed_by_mistake() -> None:
     async with LocalRuntime() as manager:
         await manager.deploy(App("plain", [Plain]))
-        with pytest.raises(ConfigurationError, match="no pool 'nope'"):
+        with pytest.raises(UnknownPart, match="no pool 'nope'"):
             await manager.update_pool("nope", hosts=2)
         with pytest.raises(ConfigurationError, match="what is to change"):
             await manager.update_pool("default")
