@@ -6,7 +6,8 @@ Rules:
 2. A message whose call chain already holds this agent runs at once: its outer turn waits for it,
    and would wait for ever otherwise.
 3. At most `limit` messages wait; the next one is refused. Nothing waits unbounded. An agent's own
-   turns, of which each of its loops and timers has one at most, wait beyond that.
+   turns, of which each of its loops and timers has one at most, wait beyond that, as do prompts:
+   their runs are kept, and were bounded where they were accepted.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Mailbox(Generic[M]):
             message: whatever the caller keeps for a message.
             reentrant: its call chain holds this agent; it takes no turn (rule 2). Do not call
                 `finished` for it.
-            own: the agent sends it to itself; it is not refused (rule 3).
+            own: it is not refused (rule 3).
         """
         if reentrant or self._room is None:
             return Offer.RUN

@@ -567,7 +567,9 @@ class Channel:
         else:
             host = getattr(message.link, "host", None)
             host_id = host.id if isinstance(host, HostRef) else "?"
-            self._fail(message, HostDied(str(message.target), host_id, reason, _action(message)))
+            # The manager knows best: whom it declared lost it kills, and that is all that Ray sees.
+            why = self.snapshot.deaths.get(host_id) or reason
+            self._fail(message, HostDied(str(message.target), host_id, why, _action(message)))
 
     def _idempotent(self, message: Message) -> bool:
         """Whether a message may run twice; a stream may not once a part of it has come."""

@@ -225,6 +225,8 @@ class Incarnation:
             return
         reentrant = bool(chain) and self.id in chain
         offer = self._mailbox.offer(turn, reentrant)
+        if offer is _REFUSED and turn.run is not None:  # it was accepted, and its run is kept
+            offer = self._mailbox.offer(turn, own=True)
         if offer is _REFUSED:
             turn.fail(Overloaded(str(self.id)))
             return
@@ -251,7 +253,9 @@ class Incarnation:
         room = options.mailbox + (options.concurrency or 0)
         if self.refusal is not None:
             turn.fail(self.refusal)
-        elif self._early is None or (len(self._early) >= room and turn.envelope.kind):
+        elif self._early is None or (
+            len(self._early) >= room and turn.envelope.kind and turn.run is None
+        ):
             turn.fail(Overloaded(str(self.id)))
         elif not turn.envelope.chain or self.host.residents.starts.admits(self, turn):
             self._early.append(turn)

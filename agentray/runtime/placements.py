@@ -232,12 +232,18 @@ class Placements:
     # Waiting for room
 
     def shortage(self, name: str) -> Shortage | None:
-        """Return what the hosts of a pool that are being started wait for."""
+        """Return what the hosts of a pool that are being started wait for.
+
+        Not those that began when the pool was another one: they go, and need what it did then.
+        """
+        generation = self.pools[name].generation if name in self.pools else 0
         return next(
             (
                 keeper.shortage
                 for keeper in self._hosts.values()
-                if keeper.pool == name and keeper.shortage is not None
+                if keeper.pool == name
+                and keeper.generation == generation
+                and keeper.shortage is not None
             ),
             None,
         )

@@ -94,11 +94,13 @@ class StepSearch:
 
     def look(self, delay_s: float = 0.0) -> None:
         """Look for messages that nobody works on."""
-        self._again = True
         if delay_s:
+            # Nor does a look that is under way go on before: who had no room has none yet.
             if self._timer is None:
                 self._timer = self._host.loop.call_later(delay_s, self._timed)
-        elif self._looking is None or self._looking.done():
+            return
+        self._again = True
+        if self._looking is None or self._looking.done():
             self._looking = self._host.tasks.spawn(self._look(), name="look for messages")
 
     def _timed(self) -> None:

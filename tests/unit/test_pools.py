@@ -494,6 +494,16 @@ async def test_an_app_on_a_pending_pool_says_so_at_once_and_runs_when_there_is_r
         assert (await pool(manager, "gpu"))["status"] == "live"
 
 
+async def test_a_pool_that_asks_for_less_is_not_pending_for_what_it_asked_before() -> None:
+    async with LocalRuntime(resources={"CPU": 4}) as manager:
+        app = App("own", [OnGpu], pools=[Pool("gpu", hosts=1, num_gpus=1)])
+        with pytest.raises(PoolPending):
+            await manager.deploy(app, pending_timeout=0.1)
+        added = await manager.add_pool("gpu", hosts=1)
+        assert (added["status"], added["pending"]) == ("live", "")
+        assert await manager.handle(OnGpu, "a").work() == "worked"
+
+
 async def test_a_stopped_app_no_longer_asks_for_room() -> None:
     async with LocalRuntime(resources={"CPU": 4}) as manager:
         app = App("own", [OnGpu], pools=[Pool("gpu", hosts=2, num_gpus=1)])

@@ -22,6 +22,7 @@ from agentray import (
 )
 from agentray.core.run_gate import RunGate
 from agentray.event_run import DurabilityName
+from agentray.protocol.event_runs import PromptDurability
 from agentray.testing import LocalRuntime
 from tests.support.eventually import eventually_async
 
@@ -92,6 +93,38 @@ class GateMachine(RuleBasedStateMachine):
 
 GateMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestGateAgainstItsModel: Any = GateMachine.TestCase
+
+
+class OneByOne(Agent):
+    """Handles one prompt at a time, and has room for two more."""
+
+    options = AgentOptions(concurrency=1, mailbox=2)
+    opened: asyncio.Event
+
+    @on(Prompt)
+    async def handle(self, prompt: Prompt) -> str:
+        await type(self).opened.wait()
+        return prompt.text
+
+
+@pytest.mark.parametrize("durability", ["run", "step"])
+async def test_an_accepted_prompt_never_fails_for_want_of_room(durability: PromptDurability):
+    """Who prompted was told that it is kept: it waits, however full the mailbox is."""
+    OneByOne.opened = asyncio.Event()
+    async with LocalRuntime(hosts=1) as manager, asyncio.TaskGroup() as group:
+        await manager.deploy(App("one", [OneByOne]))
+        texts = [f"prompt {number}" for number in range(20)]
+        runs = [
+            group.create_task(manager.prompt(text, agent="one_by_one/a", durability=durability))
+            for text in texts
+        ]
+        await asyncio.sleep(1)  # of virtual time
+        OneByOne.opened.set()
+        ended = await asyncio.gather(*runs)
+    assert [(run.status, run.result) for run in ended] == [
+        (RunStatus.SUCCEEDED, text) for text in texts
+    ]
+    assert {run.attempt for run in ended} == {1}
 
 
 class Counter(Agent):
