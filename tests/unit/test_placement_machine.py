@@ -30,7 +30,7 @@ from agentray import (
     action,
 )
 from agentray.core.placement import plan_slots
-from agentray.errors import StartFailed
+from agentray.errors import StartFailed, UnknownPart
 from agentray.store.orders import Order, OrderKind
 from agentray.testing import LocalRuntime
 from tests.support.virtual_time import VirtualTimeLoop
@@ -87,7 +87,7 @@ class PlacementMachine(RuleBasedStateMachine):
         """Do what may be refused for a reason that is told."""
         try:
             self.run(work)
-        except (ConfigurationError, PoolPending, StartFailed):
+        except (ConfigurationError, UnknownPart, PoolPending, StartFailed):
             return
 
     @initialize(hosts=st.integers(1, 3), side=st.integers(1, 3))
@@ -117,7 +117,7 @@ class PlacementMachine(RuleBasedStateMachine):
         host = data.draw(st.sampled_from(self.runtime.hosts))
         try:
             told = self.run(self.manager.drain_host(host, timeout=wait_s))
-        except ConfigurationError:
+        except UnknownPart:
             return  # the manager does not know it any more
         self.drained.add(host)
         assert told["drained"] == (host not in self.runtime.hosts) or not told["drained"]
