@@ -102,7 +102,7 @@ class OneByOne(Agent):
     opened: asyncio.Event
 
     @on(Prompt)
-    async def handle(self, prompt: Prompt) -> str:
+    async def prompted(self, prompt: Prompt) -> str:
         await type(self).opened.wait()
         return prompt.text
 
