@@ -548,6 +548,8 @@ def process_caller() -> Caller:
         ConfigurationError: nothing is connected here.
     """
     bound = _process.bound
+    while bound and bound[-1].loop.is_closed():  # it ended without releasing it
+        bound.pop()
     if bound:
         return bound[-1]
     caller = None if _process.otherwise is None else _process.otherwise()

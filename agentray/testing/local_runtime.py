@@ -468,8 +468,8 @@ class LocalRuntime(SyncContext):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        release_process(self._channel)  # before anything that may fail, or later ones would use it
         await self._client.close()
-        release_process(self._channel)
         await self._watcher.close()
         await self._channel.close()
         await self.manager.stop(grace_s=1.0)

@@ -256,6 +256,19 @@ async def test_closing_one_connection_leaves_the_others_bound():
         assert await unbound.size([1]) == 1
 
 
+async def test_a_caller_whose_event_loop_has_ended_is_not_used() -> None:
+    """As that of a program which was interrupted before it could release it."""
+
+    def interrupted() -> None:
+        with asyncio.Runner() as runner:
+            runtime = LocalRuntime()
+            runner.run(runtime.__aenter__())
+
+    await asyncio.to_thread(interrupted)
+    with pytest.raises(ConfigurationError):
+        process_caller()
+
+
 def test_callers_may_be_released_in_any_order(connection: BackgroundConnection):
     first, second = connection.caller(), BackgroundConnection(Connections().connect)
     other = second.caller()
