@@ -161,7 +161,11 @@ async def _lines_per_s(parts: Parts, lines: int) -> float:
 
 
 async def _running(ours: _Ours, rays: _Rays, lines: int, rounds: int) -> Row:
-    """Follow jobs that print as fast as they can: one for each reader, so that neither waits."""
+    """Follow jobs that print as fast as they can: one for each reader, so that neither waits.
+
+    Without a target: the job's own printing bounds it, at about a line in 5 us where Python writes
+    each line by itself.
+    """
 
     async def measure(read: Callable[[str], Parts]) -> float:
         async with ours.job(_AT_ONCE.format(lines=lines)) as job_id:
@@ -171,7 +175,7 @@ async def _running(ours: _Ours, rays: _Rays, lines: int, rounds: int) -> Row:
         lambda: measure(ours.lines), lambda: measure(rays.lines), rounds
     )
     what = "ray job logs --follow, on such a job"
-    return Row("log_tail_printing_lines_per_s", value, "lines/s", what, baseline, at_least(5))
+    return Row("log_tail_printing_lines_per_s", value, "lines/s", what, baseline)
 
 
 async def _lines_per_s_since_print(parts: Parts, lines: int) -> float:
