@@ -500,6 +500,7 @@ class Agent:
 
 def bind(agent: Agent, agent_id: AgentId, caller: contexts.Caller) -> None:
     """Tell an agent who it is and through what it calls others; its host does, at its start."""
+    # Its own module sets them: a subclass may have an `__init__` of its own, which knows nothing.
     agent._id = agent_id  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     agent._caller = caller  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 

@@ -494,7 +494,7 @@ class Incarnation:
         if not self._busy:
             return
         # What is cancelled before it began answers nobody; a few turns of the loop, and it has.
-        while self.host.turns.waits(self):  # noqa: ASYNC110
+        while self.host.turns.waits(self):  # noqa: ASYNC110 - some turns, no event
             await asyncio.sleep(0)
         try:
             await asyncio.wait_for(self.until_quiet(), grace_s)

@@ -110,6 +110,7 @@ class Watchdog:
 
     def _who(self) -> tuple[AgentId, str] | None:
         """Find the agent on the stack of the loop's thread, and what it is doing."""
+        # Python offers no other way to another thread's stack.
         frames_now = sys._current_frames()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         innermost = frames_now.get(self._loop_thread)
         if innermost is None:
