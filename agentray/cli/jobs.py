@@ -127,6 +127,8 @@ def submit(  # noqa: PLR0913 - the options are read from the signature
 
     With --follow it exits with 6 when the job does not succeed. Ctrl-C leaves the job alone.
     """
+    if command[0].startswith("-"):  # no program: a misspelt option would become the job's command
+        raise typer.BadParameter(f"There is no option {command[0]}.")
     options: SubmitOptions = {
         "submission_id": job_id,
         "runtime_env": read_environment(runtime_env, env, pip) or None,

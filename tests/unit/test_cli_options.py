@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from agentray.cli.jobs import group
 from agentray.cli.options import read_amounts, read_object, read_pairs
 from agentray.errors import ConfigurationError
 
@@ -40,3 +42,10 @@ def test_objects_are_json_or_in_a_file(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError, match=told):
             read_object("--metadata", wrong)
+
+
+def test_a_misspelt_option_does_not_become_a_jobs_command() -> None:
+    asked = ["submit", "--url", "http://127.0.0.1:1", "--key", "k"]
+    done = CliRunner().invoke(group, [*asked, "--submission-id", "one", "--", "python", "a.py"])
+    assert done.exit_code == 2
+    assert "There is no option --submission-id." in done.output
