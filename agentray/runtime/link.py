@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol, cast
 
 from agentray.config import BATCH, BatchLimits
+from agentray.core.deaths import DeathCause
 from agentray.ids import new_id
 from agentray.protocol.envelope import Frame, Kind, Packet, Reply, ReplyKind, numbers_of
 from agentray.protocol.snapshot import HostRef
@@ -48,6 +49,9 @@ _URGENT = frozenset({int(Kind.PING), int(Kind.INSPECT)})
 """Kinds that do not wait behind the messages of agents."""
 
 _RETRY_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+_MANAGERS_WORD_S = 2.0
+"""How long the manager's word may take that travels beside Ray's; usually milliseconds."""
 
 
 class AnyLink(Protocol):
@@ -111,6 +115,7 @@ class Link:
         self._batch = batch
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
         self._name = new_id("link")
         self._next_id = 0
         self._next_batch = 0
@@ -273,6 +278,7 @@ class Link:
                 await asyncio.sleep(_RETRY_S[min(attempt, len(_RETRY_S) - 1)])
                 attempt += 1
             except HostGone as error:
+                await self._managers_word(error)
                 self.close(str(error))
             else:
                 if sequence < 0:
@@ -281,6 +287,15 @@ class Link:
                     self._acks.append(sequence)
                 return replies
         return []
+
+    async def _managers_word(self, error: HostGone) -> None:
+        """Wait for the reason of a kill: the manager kills whom it declares lost, Ray sees no more.
+
+        The new snapshot closes the link with the reason. Nothing is held up by that: what may be
+        sent again needs the snapshot as well, to find its next host.
+        """
+        if error.death is not None and error.death.cause is DeathCause.KILLED:
+            await asyncio.wait((self._closed,), timeout=_MANAGERS_WORD_S)
 
     def _take(self, replies: Sequence[tuple[Any, ...] | int]) -> None:
         open_messages = self._open
@@ -374,6 +389,7 @@ class Link:
         if self.gone:
             return
         self.gone = self.blocked = True
+        self._closed.set_result(None)
         self._port.close()
         self._queue.clear()
         lost, self._open = self._open, {}

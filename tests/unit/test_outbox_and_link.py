@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from agentray import Agent, AgentId, AgentOptions, App, action
 from agentray.config import BATCH, BatchLimits
+from agentray.core.deaths import Death, DeathCause
 from agentray.ids import SLOTS
 from agentray.protocol.codec import decode, encode, encode_arguments, error_of
 from agentray.protocol.envelope import Envelope, Frame, Kind, Packet, Reply, ReplyKind
@@ -372,6 +373,7 @@ class Sent:
     def __init__(self) -> None:
         self.replies: dict[int, list[Reply]] = {}
         self.gone: dict[int, list[bool]] = {}
+        self.reasons: set[str] = set()  # of those that are gone
         self.numbers: list[int] = []
         self.changed = asyncio.Event()
 
@@ -387,6 +389,7 @@ class Sent:
         assert reason
         assert isinstance(message, Probe)
         self.gone[message.number].append(may_have_run)
+        self.reasons.add(reason)
         self.changed.set()
 
     @property
@@ -740,6 +743,35 @@ def test_batches_keep_their_limits_and_the_order_of_the_messages(
             assert sum(len(e.payload) for e in envelopes[:-1]) < batch.bytes
 
     on_a_bench(scenario, batch)
+
+
+BY_RAY = Death(DeathCause.KILLED, "killed on purpose, by ray.kill")
+CRASHED = Death(DeathCause.CRASHED, "crashed: Segmentation fault (SIGSEGV)", "SIGSEGV")
+
+
+@pytest.mark.parametrize(
+    ("death", "manager_s", "told"),
+    [
+        (BY_RAY, 0.3, "its node was lost"),  # the manager killed what it had declared lost
+        (BY_RAY, 60.0, BY_RAY.reason),  # nobody says more: somebody else has killed it
+        (CRASHED, 0.3, CRASHED.reason),  # it says enough itself, at once
+    ],
+)
+def test_of_a_host_that_was_killed_the_managers_reason_counts(
+    death: Death, manager_s: float, told: str
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.send(1)
+        await bench.settle()
+        loop = asyncio.get_running_loop()
+        word = loop.call_later(manager_s, bench.link.close, "its node was lost")
+        bench.wire.fail(HostGone(death.reason, death))
+        async with asyncio.timeout(10.0):
+            await bench.sent.all_ended()
+        word.cancel()
+        assert bench.sent.reasons == {told}
+
+    on_a_bench(scenario)
 
 
 def test_a_batch_is_repeated_with_the_same_number_until_it_arrives() -> None:
