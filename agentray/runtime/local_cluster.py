@@ -58,10 +58,13 @@ _SOCKET_PATH_MAX_BYTES = 107
 
 # A replica that ends stays reachable for a while, for load balancers that hear of it late; the one
 # here is told by Serve itself. The half minute that is the default would be added to every stop.
+# An ingress that is not ready three times within its time is killed, and the start with it: on a
+# busy machine its process alone may take longer than the 15 seconds that this is by default.
 _SERVE = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20",
 }
 
 
