@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from agentray.app import App, load_app
-from agentray.errors import PoolPending
+from agentray.errors import ManagerUnavailable, PoolPending, StartFailed
 from agentray.runtime.active_run import CANCEL_GRACE_S
 from agentray.runtime.channel import Channel
 from agentray.runtime.packing import pack_app
@@ -45,7 +46,12 @@ class AppClient(SupervisionClient):
         """
         loaded, name = (load_app(app), app) if isinstance(app, str) else (app, "")
         spec = pack_app(loaded, name) if name else pack_app(loaded)
-        done, snapshot = await self._manager.call("deploy", spec)
+        try:
+            done, snapshot = await self._manager.call("deploy", spec)
+        except StartFailed:
+            with suppress(ManagerUnavailable):  # then it comes as every other does
+                self._channel.update(await self._manager.call("watch", -1))  # it was taken back
+            raise
         self._channel.update(snapshot)
         await self._until_placed(spec.name, pending_timeout)
         await self._start_groups(loaded)

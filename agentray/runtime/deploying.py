@@ -87,6 +87,7 @@ class Deploying:
             self._wake()
             if before is not None:
                 await self.try_out.until_back(pools)
+            await self._placements.announce()  # the slots may have been back before the app was
             raise
         moved = await resettle(
             spec.name, self._catalog, self._placements, self._redriver, self._reconciling
