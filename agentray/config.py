@@ -206,6 +206,11 @@ class Settings(BaseSettings):
     max_state_bytes: PositiveInt = Field(
         default=MAX_STATE_BYTES, description="Largest state of one agent, in bytes of JSON."
     )
+    max_noted_bytes: PositiveInt = Field(
+        default=MAX_STATE_BYTES,
+        description="Bytes of the states of one agent's past responses, from which others may "
+        "branch: the newest ones.",
+    )
     max_wait_s: PositiveFloat = Field(
         default=60.0, description="Longest time that a prompt request waits for its run's end."
     )

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from agentray.errors import AgentrayError, ChannelClosed, Overloaded
@@ -119,7 +119,7 @@ class Admissions:
             if not admission.created or run.not_before is not None:
                 self._ended(run)  # it is driven already, or the manager begins it later
             else:
-                driving = self._drive(run, held=admission.held)
+                driving = self._drive(_placed(run, admission), held=admission.held)
                 task = asyncio.create_task(driving, name=f"drive {run.id}")
                 self._driving[run.id] = task
                 task.add_done_callback(partial(self._forget, run))
@@ -147,3 +147,11 @@ class Admissions:
         self._under_way[run.owner] -= 1
         if not self._under_way[run.owner]:
             del self._under_way[run.owner]
+
+
+def _placed(run: NewRun, admission: Admission) -> NewRun:
+    """Return a run with the agent that it has: one that goes on with another may be a branch."""
+    former = run.goes_on
+    if former is None or former.branch is None or admission.run.agent != str(former.branch):
+        return run
+    return replace(run, agent=former.branch, slot=former.branch_slot)

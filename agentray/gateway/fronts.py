@@ -16,7 +16,7 @@ from fastapi import Request
 
 from agentray import telemetry
 from agentray.core.lifecycle import is_settled
-from agentray.errors import IdempotencyConflict, UnknownRun
+from agentray.errors import IdempotencyConflict, UnknownRun, UnknownState
 from agentray.event_loop import time_of_day
 from agentray.gateway.admission import Admissions, Admitted
 from agentray.gateway.auth import Caller, caller
@@ -25,11 +25,12 @@ from agentray.gateway.run_actions import RunEnds
 from agentray.gateway.runs import RunReader
 from agentray.gateway.services import Services
 from agentray.gateway.streaming import RunStreams
-from agentray.ids import AgentId, check_traceparent, new_id
+from agentray.ids import AgentId, check_traceparent, new_id, slot_of
 from agentray.protocol.runs import Run
 from agentray.protocol.sessions import ACCESS, SESSION
 from agentray.runtime.session_book import SessionBook, refusal
 from agentray.store.base import NewRun, StoredRun, run_input
+from agentray.store.continuations import Continuation
 from agentray.store.sessions import Refusal
 
 
@@ -46,6 +47,9 @@ class Order:
         options: how the run is treated: see `run_input`.
         prompted: it is a prompt; else a request that the agent type is known to take.
         session: in which it is given, instead of to an agent; None: in none.
+        goes_on: the run of the agent that it goes on with; None: with none.
+        may_branch: where another run has gone on with that one, an agent of its own with the state
+            from then takes it; else the agent as it is now.
     """
 
     agent_type: str | None
@@ -56,6 +60,8 @@ class Order:
     options: Mapping[str, Any]
     prompted: bool = True
     session: str | None = None
+    goes_on: str | None = None
+    may_branch: bool = True
 
 
 class FrontDesk:
@@ -85,6 +91,8 @@ class FrontDesk:
             HttpProblem: the key is malformed.
             UnknownAgentType, NoHandler: nobody takes it.
             UnknownSession: there is no such session.
+            UnknownRun: what it goes on with is not kept any more.
+            UnknownState: what its branch would begin with is not kept any more.
             IdempotencyConflict: its key was used for something else.
             DeploymentStopped, StoreUnavailable, Overloaded, ChannelClosed: not now.
         """
@@ -117,16 +125,32 @@ class FrontDesk:
             owner=asks.owner,
             idempotency_key=key,
             digest="" if key is None else hashlib.sha256(order.asked.encode()).hexdigest(),
+            goes_on=self._continuation(order, place.agent, run_id),
         )
         admitted = await self._admissions.admit(new)
         refused = admitted.admission.refused
         if refused is Refusal.CHANGED:
             return await self.admit(order, request)  # the session says something else by now
+        if refused is Refusal.GONE:
+            raise UnknownRun(order.goes_on or "")
+        if refused is Refusal.DROPPED:
+            raise UnknownState(str(place.agent))
         if refused is not None:
             raise refusal(order.session or "", admitted.admission)
         if admitted.admission.conflict:
             raise IdempotencyConflict(key or "", admitted.admission.run.id)
         return admitted
+
+    def _continuation(self, order: Order, agent: AgentId, run_id: str) -> Continuation | None:
+        if order.goes_on is None:
+            return None
+        branch = AgentId(agent.type, run_id)
+        return Continuation(
+            of=order.goes_on,
+            branch=branch if order.may_branch else None,
+            branch_slot=slot_of(branch),
+            max_bytes=self.settings.max_noted_bytes,
+        )
 
     async def wait(self, admitted: Admitted, wait_s: float) -> Run:
         """Return a run when it has ended or waits for an answer, or as it is after `wait_s`."""

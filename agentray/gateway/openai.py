@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -29,6 +30,7 @@ from agentray.errors import (
     NoHandler,
     UnknownAgentType,
     UnknownRun,
+    UnknownState,
 )
 from agentray.gateway.auth import INVOKE, READ, Caller, KeyRing, RequireScope, caller
 from agentray.gateway.bodies import read_body
@@ -158,7 +160,7 @@ class OpenAi:
         try:
             params = parse_response(body)
             order = await self._response_order(params, request)
-            with _of_model(params.model):
+            with _of_model(params.model), _of_previous(params.previous_response_id or ""):
                 admitted = await self._desk.admit(order, request)
         except RequestRefused as error:
             return _refused(error)
@@ -174,23 +176,19 @@ class OpenAi:
     async def _response_order(self, params: ResponsesParams, request: Request) -> Order:
         """Return the order of a response, which may go on with another one."""
         before: tuple[ChatMessage, ...] = ()
-        key: str | None = None
+        previous: StoredRun | None = None
         if params.previous_response_id is not None:
             previous = await self._previous(params.previous_response_id, request)
             before = answers.said_before(previous.run, previous.input)
-            if previous.agent.type == params.address()[0]:
-                key = previous.agent.key  # the conversation stays with the agent that it began with
         front: dict[str, Any] = {"api": answers.RESPONSES, "store": params.stored}
         front |= {"own": len(params.messages()), "echo": params.echo()}
-        return self._order(params, params.chat(before), _RESPONSE_NAMES, front, key)
+        order = self._order(params, params.chat(before), _RESPONSE_NAMES, front)
+        return order if previous is None else _going_on(order, previous)
 
     async def _previous(self, response_id: str, request: Request) -> StoredRun:
         found = await self._find(response_id, request)
         if found is None:
-            raise RequestRefused(
-                f"Previous response with id '{response_id}' not found.",
-                param="previous_response_id", code="previous_response_not_found",
-            )  # fmt: skip
+            raise _no_previous(response_id)
         if found.run.status not in TERMINAL:
             raise invalid_value(
                 "previous_response_id", f"The response '{response_id}' has not ended yet."
@@ -268,7 +266,6 @@ class OpenAi:
         chat: Chat,
         names: Mapping[str, str],
         front: Mapping[str, Any],
-        key: str | None = None,
     ) -> Order:
         view = self._view(params.address()[0], params.model)
         check_accepted(chat, view.accepts, params.model, names=names)
@@ -286,7 +283,7 @@ class OpenAi:
             raise _unknown_model(params.model)
         asked = params.model_dump_json(exclude={"stream", "stream_options", "background"})
         more = {CHAT: told, FRONT: dict(front)}
-        return Order(agent_type, own_key or key, chat.text, more, asked, {})
+        return Order(agent_type, own_key, chat.text, more, asked, {})
 
     def _view(self, agent_type: str, model: str) -> TypeView:
         view = self._dispatcher.agent_types().get(agent_type)
@@ -328,6 +325,41 @@ def _of_model(model: str) -> Generator[None]:
         yield
     except (UnknownAgentType, NoHandler, AgentNotVisible):
         raise _unknown_model(model) from None
+
+
+@contextmanager
+def _of_previous(response_id: str) -> Generator[None]:
+    """Say in their words that nobody can go on with a response."""
+    try:
+        yield
+    except UnknownRun:
+        raise _no_previous(response_id) from None
+    except UnknownState:
+        raise RequestRefused(
+            f"Others have gone on with '{response_id[:200]}', and its agent's state then is not "
+            "kept any more: go on with a newer response, or send the messages as 'input'.",
+            param="previous_response_id", code="previous_response_dropped",
+        ) from None  # fmt: skip
+
+
+def _going_on(order: Order, previous: StoredRun) -> Order:
+    """Return an order that goes on with a response.
+
+    A conversation stays with the agent that it began with, and its branches are agents of their
+    own; one that names its agent is with that one. Another agent type begins anew.
+    """
+    agent = previous.agent
+    if order.agent_type != agent.type or order.key not in {None, agent.key}:
+        return order
+    named = order.key is not None
+    return replace(order, key=agent.key, goes_on=previous.run.id, may_branch=not named)
+
+
+def _no_previous(response_id: str) -> RequestRefused:
+    return RequestRefused(
+        f"Previous response with id '{response_id[:200]}' not found.",
+        param="previous_response_id", code="previous_response_not_found",
+    )  # fmt: skip
 
 
 def _is_agent(model: str) -> bool:

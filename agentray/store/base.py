@@ -27,6 +27,7 @@ from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
 from agentray.protocol.sessions import ACCESS, SESSION, SessionPolicy
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
+from agentray.store.continuations import Continuation
 from agentray.store.jobs import JobStore
 from agentray.store.keys import KeyStore
 from agentray.store.leadership import LeadershipStore
@@ -60,6 +61,7 @@ class NewRun:
     schedule: str | None = None  # whose firing it is
     in_turn: bool = False  # it begins after the earlier runs of its schedule have ended
     policy: SessionPolicy = SessionPolicy.ENQUEUE  # while its session has a run under way
+    goes_on: Continuation | None = None  # where another run has ended
 
     @property
     def session(self) -> str | None:
@@ -120,7 +122,7 @@ class Admission:
     created: bool
     conflict: bool = False  # the key is known with another digest; `run` is the earlier run
     held: bool = False  # its session says when it begins
-    refused: Refusal | None = None  # by its session; `run` is the one in its way, if one is
+    refused: Refusal | None = None  # `run` is the one in its way, if one is
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ from agentray.store.codec import (
     touch_of,
     touches,
 )
+from agentray.store.memory_continuations import MemoryContinuations
 from agentray.store.memory_jobs import MemoryJobs
 from agentray.store.memory_keys import MemoryKeys
 from agentray.store.memory_launched import MemoryLaunched
@@ -136,6 +137,7 @@ class RunRow:
 class MemoryStore(
     MemoryLaunched,
     MemoryTraces,
+    MemoryContinuations,
     MemoryJobs,
     MemoryKeys,
     MemorySteps,
@@ -192,6 +194,8 @@ class MemoryStore(
         held, refusal = False, None
         if run.session is not None:
             held, refusal = self._turn_in_session(run, run.session)
+        if run.goes_on is not None:
+            run, refusal = self._go_on(run, run.goes_on)
         if refusal is not None:
             return refusal
         if run.idempotency_key is not None:
@@ -477,6 +481,7 @@ class MemoryStore(
         _forget_types(self._permanent, agent_types)
         if states:
             _forget_types(self._states, agent_types)
+            self._drop_noted(agent_types)
         gone = [s.id for s in self._subscriptions.values() if s.agent_type in agent_types]
         for subscription in gone:
             del self._subscriptions[subscription]

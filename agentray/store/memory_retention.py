@@ -22,6 +22,9 @@ class MemoryRetention:
     @abstractmethod
     def _forget_history(self, run_ids: Sequence[str]) -> None: ...
 
+    @abstractmethod
+    def _forget_noted(self, run_id: str) -> None: ...
+
     async def prune_runs(self, query: PruneQuery, *, limit: int) -> int:
         """Forget ended runs, with their events and traces; unfinished ones never."""
         pruned = self._prunable(query)[:limit]
@@ -42,6 +45,7 @@ class MemoryRetention:
     def _forget_one(self, run_id: str) -> None:
         new = self._runs.pop(run_id).new
         self._traces.pop(run_id, None)
+        self._forget_noted(run_id)
         if new.idempotency_key is not None:
             key = (new.owner, new.idempotency_key)
             if self._keys.get(key) == run_id:

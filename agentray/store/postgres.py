@@ -51,6 +51,7 @@ from agentray.store.codec import (
     queued_run,
 )
 from agentray.store.database import Database, Row, error_of_commit
+from agentray.store.postgres_continuations import PostgresContinuations
 from agentray.store.postgres_jobs import PostgresJobs
 from agentray.store.postgres_keys import PostgresKeys
 from agentray.store.postgres_leadership import PostgresLeadership
@@ -67,6 +68,7 @@ from agentray.store.postgres_webhooks import PostgresWebhooks
 
 
 class PostgresStore(
+    PostgresContinuations,
     PostgresJobs,
     PostgresKeys,
     PostgresLeadership,
@@ -132,10 +134,15 @@ class PostgresStore(
 
     async def _insert(self, runs: Mapping[int, NewRun]) -> dict[int, Admission]:
         in_sessions = {n: run for n, run in runs.items() if run.session is not None}
-        if not in_sessions:
+        going_on = {n: (run, run.goes_on) for n, run in runs.items() if run.goes_on is not None}
+        if not in_sessions and not going_on:
             return await self._insert_plain(runs)
-        created = await self._admit_in_sessions(in_sessions)
-        if plain := {n: run for n, run in runs.items() if n not in in_sessions}:
+        created: dict[int, Admission] = {}
+        if in_sessions:
+            created |= await self._admit_in_sessions(in_sessions)
+        if going_on:
+            created |= await self._admit_continuations(going_on)
+        if plain := {n: r for n, r in runs.items() if n not in in_sessions and n not in going_on}:
             created |= await self._insert_plain(plain)
         return created
 

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 
 class Refusal(StrEnum):
-    """Why a prompt was not admitted to its session."""
+    """Why a prompt was not admitted: by its session, or as it cannot go on with another run."""
 
     UNKNOWN = "unknown"  # there is no such session, or not any more
     BUSY = "busy"  # a run is under way, and the prompt does not want to wait
     CHANGED = "changed"  # its agent or access level is another one: read it again
+    GONE = "gone"  # the run that it goes on with has not ended, or is not kept any more
+    DROPPED = "dropped"  # the state in which that run has left its agent is not kept any more
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,8 +138,8 @@ OLD_LETTER = {
 CHANGED = {("dead_letters", "reason"), ("runs", "trace")}
 """Columns whose contents a migration changes on purpose."""
 
-REFERRING = {"job_logs"}
-"""Tables whose rows refer to those of others."""
+REFERRING: dict[str, dict[str, Any]] = {"job_logs": {}, "noted_states": {"run_id": "run_done"}}
+"""Tables whose rows refer to those of others, and how."""
 
 SAMPLES: dict[str, Any] = {
     "text": "x",
@@ -213,7 +213,7 @@ async def make(dsn: str, revision: str) -> dict[str, Any]:
     others = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = $1", SCHEMA)
     left = {row["tablename"] for row in others} - filled
     for table in sorted(left, key=lambda name: (name in REFERRING, name)):
-        await put(connection, table, {})
+        await put(connection, table, REFERRING.get(table, {}))
     before = await contents(connection)
     await connection.close()
     return before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,110 @@ async def test_a_conversation_stays_with_the_agent_that_it_began_with(client: As
     )
     fresh = await client.responses.create(model="counter", input="x")
     assert [r.output_text for r in (first, second, fresh)] == ["1", "2", "1"]
+
+
+async def count(client: AsyncOpenAI, after: Any = None, **more: Any) -> Any:
+    """Ask a counter, which begins anew, or goes on after another response."""
+    previous = None if after is None else after.id
+    said: dict[str, Any] = {"model": "counter", "input": "x", "previous_response_id": previous}
+    create: Any = client.responses.create
+    return await create(**{**said, **more})
+
+
+async def test_each_of_two_follow_ups_goes_on_from_where_their_response_ended(client: AsyncOpenAI):
+    first = await count(client)
+    main = await count(client, first)
+    branch = await count(client, first)
+    assert [r.output_text for r in (first, main, branch)] == ["1", "2", "2"]
+    # Each has a main line, and branches, of its own.
+    on_main, on_branch = await count(client, main), await count(client, branch)
+    further = await count(client, on_main)
+    again = [await count(client, each) for each in (first, main, branch, on_main)]
+    assert [r.output_text for r in (on_main, on_branch, further)] == ["3", "3", "4"]
+    assert [r.output_text for r in again] == ["2", "3", "3", "4"]
+
+
+async def test_follow_ups_that_are_asked_at_once_do_not_meet(client: AsyncOpenAI):
+    first = await count(client)
+    both = await asyncio.gather(*(count(client, first) for _ in range(8)))
+    assert [r.output_text for r in both] == ["2"] * 8
+    streams = await asyncio.gather(*(count(client, first, stream=True) for _ in range(2)))
+    last: list[Any] = [[event async for event in stream][-1] for stream in streams]
+    assert [event.response.output_text for event in last] == ["2", "2"]
+
+
+async def test_a_branch_waits_for_nothing_of_the_line_that_goes_on(tmp_path: Path):
+    async with local_gateways(chat_app(), home=tmp_path) as local:
+        url = f"{local.replicas[0].url}/v1"
+        async with AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
+            first = await count(client)
+            main = await count(client, first, input="wait", background=True)
+            branch = await count(client, first)
+            assert branch.output_text == "2"
+            assert (await client.responses.retrieve(main.id)).status in {"queued", "in_progress"}
+            Waiter.gate.set()
+
+            async def ended() -> Any:
+                now = await client.responses.retrieve(main.id)
+                return now if now.status == "completed" else None
+
+            assert (await eventually_async(ended, 20)).output_text == "2"
+            assert (await count(client, main)).output_text == "3"
+
+
+async def test_a_follow_up_that_is_not_stored_takes_nothing_from_the_others(client: AsyncOpenAI):
+    first = await count(client)
+    unstored = await count(client, first, store=False)
+    assert (unstored.output_text, (await count(client, first)).output_text) == ("2", "2")
+    with pytest.raises(openai.BadRequestError):
+        await count(client, unstored)
+
+
+async def test_a_follow_up_of_a_deleted_response_is_refused_and_those_before_go_on(
+    client: AsyncOpenAI,
+):
+    first = await count(client)
+    main, branch = await count(client, first), await count(client, first)
+    await client.responses.delete(first.id)
+    with pytest.raises(openai.BadRequestError) as refused:
+        await count(client, first)
+    assert refused.value.code == "previous_response_not_found"
+    assert [(await count(client, each)).output_text for each in (main, branch)] == ["3", "3"]
+
+
+async def test_a_repeated_follow_up_is_the_first_one(client: AsyncOpenAI):
+    first = await count(client)
+    key = {"Idempotency-Key": f"again-{first.id}"}
+    main, again = [await count(client, first, extra_headers=key) for _ in range(2)]
+    assert (main.id, main.output_text) == (again.id, again.output_text)
+    assert (await count(client, main)).output_text == "3"
+
+
+async def test_who_names_the_agent_is_answered_by_it_as_it_is(client: AsyncOpenAI):
+    first = await count(client, model="counter/ada-itself")
+    said = [await count(client, first, model="counter/ada-itself") for _ in range(2)]
+    assert [r.output_text for r in said] == ["2", "3"]
+    # A branch of that conversation is nobody that has a name.
+    assert (await count(client, first)).output_text == "2"
+    # Its conversation goes on with it, also where it is not named again.
+    assert (await count(client, said[1])).output_text == "4"
+    # Another agent begins anew, whatever was said before.
+    assert (await count(client, first, model="counter/eve-itself")).output_text == "1"
+
+
+async def test_branches_begin_from_the_newest_states_where_they_grow_too_many(tmp_path: Path):
+    async with local_gateways(chat_app(), home=tmp_path, max_noted_bytes=40) as local:
+        url = f"{local.replicas[0].url}/v1"
+        async with AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0) as client:
+            line = [await count(client)]
+            for _ in range(5):
+                line.append(await count(client, line[-1]))
+            with pytest.raises(openai.BadRequestError) as refused:
+                await count(client, line[0])
+            assert refused.value.code == "previous_response_dropped"
+            assert refused.value.param == "previous_response_id"
+            assert (await count(client, line[-2])).output_text == "6"
+            assert (await count(client, line[-1])).output_text == "7"
 
 
 async def test_tools_are_asked_for_and_their_results_go_on(client: AsyncOpenAI):

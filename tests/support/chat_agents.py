@@ -37,13 +37,15 @@ class Counting(BaseModel):
 
 
 class Counter(Agent):
-    """Counts what it is asked, in its state."""
+    """Counts what it is asked, in its state; asked to wait, it waits as a `Waiter` does."""
 
     state: Counting
 
     @on(Prompt)
-    async def answer(self, _: Prompt) -> str:
+    async def answer(self, prompt: Prompt) -> str:
         self.state.asked += 1
+        if prompt.text == "wait":
+            await Waiter.gate.wait()
         return f"{self.state.asked}"
 
 

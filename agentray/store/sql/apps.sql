@@ -18,6 +18,9 @@ WITH launched AS (
     DELETE FROM subscriptions WHERE agent_type = ANY ($2::text[])
 ), states AS (
     DELETE FROM agent_states WHERE $3 AND agent_type = ANY ($2::text[])
+), noted AS (
+    UPDATE noted_states SET state = NULL, size = 0, dropped = true
+    WHERE $3 AND agent_type = ANY ($2::text[]) AND state IS NOT NULL
 )
 DELETE FROM apps WHERE name = $1;
 
