@@ -61,12 +61,18 @@ class SnapshotWatcher:
             except ManagerUnavailable as error:
                 if not self.stale:
                     logger.warning("%s", error, extra={"action": "manager_unavailable"})
-                self.stale = True
-                await asyncio.sleep(_RETRY_S)
+            except Exception:
+                # Whatever goes wrong in a manager: without snapshots this process would never find
+                # the hosts that are there when all is well again.
+                if not self.stale:
+                    logger.exception("no snapshot", extra={"action": "snapshot_failed"})
             else:
                 self.stale = False
                 if snapshot is not None:
                     self._channel.update(snapshot)
+                continue
+            self.stale = True
+            await asyncio.sleep(_RETRY_S)
 
     async def close(self) -> None:
         """Stop watching."""

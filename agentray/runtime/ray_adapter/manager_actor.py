@@ -16,7 +16,7 @@ import ray
 
 from agentray import logs
 from agentray.core.leadership import Candidate
-from agentray.errors import ManagerSuperseded
+from agentray.errors import ManagerSuperseded, StartFailed, StoreUnavailable
 from agentray.ids import AgentId
 from agentray.protocol.codec import decode
 from agentray.protocol.deployment import AppSpec, PoolSpec
@@ -68,8 +68,7 @@ class ManagerActor:
             if self._yielded is not None:
                 raise self._yielded
             if self._manager is None:
-                if self._database is not None:
-                    await self._database.start()
+                await self._start_database()
                 store = PostgresStore(self._setup.database_url, limits=self._setup.database)
                 await store.open()
                 lead = await self._gain_lead(store)
@@ -99,6 +98,19 @@ class ManagerActor:
                 self._ending = asyncio.create_task(self._end_without_lead(lead), name="end")
         self._manager.check_leads()
         return self._manager
+
+    async def _start_database(self) -> None:
+        """Start the embedded database if there is one, unless it runs.
+
+        Raises:
+            StoreUnavailable: it did not start now, as when it is killed meanwhile. Whoever asks the
+                manager next has it tried again.
+        """
+        if self._database is not None:
+            try:
+                await self._database.start()
+            except StartFailed as error:
+                raise StoreUnavailable(str(error)) from error
 
     async def _gain_lead(self, store: PostgresStore) -> Leadership:
         context = ray.get_runtime_context()
