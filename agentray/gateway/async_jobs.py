@@ -32,6 +32,7 @@ from agentray.protocol.cursors import Cursor
 from agentray.protocol.event_runs import OnError
 from agentray.protocol.requests import FRONT, REQUEST, TYPED
 from agentray.protocol.runs import EventKind, RunEvent, RunStatus
+from agentray.runtime.newest import up_to_date
 from agentray.runtime.typed_jobs import (
     TypeOfRequests,
     job_status,
@@ -163,7 +164,11 @@ class AsyncJobs:
             body = StartBody.model_validate_json(data, strict=True)
         except ValidationError as error:
             raise from_validation(error.errors(), "body") from error
-        admitted = await self._desk.admit(self._order(type, body), request)
+        dispatcher, named = self._desk.services.dispatcher, _address(body.agent)[0]
+        if named is not None and named not in dispatcher.agent_types():
+            await dispatcher.newest()
+        order = await up_to_date(dispatcher, lambda: self._order(type, body))
+        admitted = await self._desk.admit(order, request)
         token = admitted.admission.run.id
         return Response(
             StartedJob(token=token).model_dump_json(),

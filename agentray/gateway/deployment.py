@@ -35,6 +35,7 @@ from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
 from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.manager_watch import ManagerWatch
+from agentray.runtime.newest import NewestSnapshot
 from agentray.runtime.ray_adapter import RayConnector, RayManager, RayManagerMaker, Setup
 from agentray.runtime.ray_adapter.dashboard import Dashboard
 from agentray.runtime.ray_adapter.ray_jobs import RayJobs
@@ -94,7 +95,7 @@ class Gateway:
         self._services = Services(
             settings=setup.settings,
             store=store,
-            dispatcher=ChannelDispatcher(channel),
+            dispatcher=ChannelDispatcher(channel, NewestSnapshot(manager, channel).wait),
             ready=Readiness(channel),
             cluster=_cluster(setup.settings),
             manager=ManagerClient(manager, channel),

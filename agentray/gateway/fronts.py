@@ -28,6 +28,7 @@ from agentray.gateway.streaming import RunStreams
 from agentray.ids import AgentId, check_traceparent, new_id, slot_of
 from agentray.protocol.runs import Run
 from agentray.protocol.sessions import ACCESS, SESSION
+from agentray.runtime.newest import up_to_date
 from agentray.runtime.session_book import SessionBook, refusal
 from agentray.store.base import NewRun, StoredRun, run_input
 from agentray.store.continuations import Continuation
@@ -105,7 +106,11 @@ class FrontDesk:
             session = await self.sessions.get(order.session, asks.tenant or None)
             address = AgentId.parse(session.agent)
             own = {SESSION: session.id, ACCESS: session.access_level.value}
-        place = self.services.dispatcher.place(*address, fresh_key=run_id, prompted=order.prompted)
+        dispatcher = self.services.dispatcher
+        place = await up_to_date(
+            dispatcher,
+            lambda: dispatcher.place(*address, fresh_key=run_id, prompted=order.prompted),
+        )
         if asks.tenant and order.key and order.session is None:
             await self.sessions.check_agent(place.agent, asks.tenant)
         given = run_input(

@@ -112,10 +112,13 @@ class OpenAi:
 
     async def get_model(self, model: str) -> Response:
         """Look at one of them."""
-        view = self._dispatcher.agent_types().get(model)
-        if view is None or not view.prompts or view.stopped:
-            return _refused(_unknown_model(model))
-        return JSONResponse(answers.model(view))
+        try:
+            view = await self._view(model, model)
+        except RequestRefused as error:
+            return _refused(error)
+        return (
+            _refused(_unknown_model(model)) if view.stopped else JSONResponse(answers.model(view))
+        )
 
     # Chat completions
 
@@ -125,7 +128,7 @@ class OpenAi:
         try:
             params = parse_chat(body)
             chat = params.chat()
-            order = self._order(params, chat, _CHAT_NAMES, {"api": answers.COMPLETIONS})
+            order = await self._order(params, chat, _CHAT_NAMES, {"api": answers.COMPLETIONS})
             with _of_model(params.model):
                 admitted = await self._desk.admit(order, request)
         except RequestRefused as error:
@@ -182,7 +185,7 @@ class OpenAi:
             before = answers.said_before(previous.run, previous.input)
         front: dict[str, Any] = {"api": answers.RESPONSES, "store": params.stored}
         front |= {"own": len(params.messages()), "echo": params.echo()}
-        order = self._order(params, params.chat(before), _RESPONSE_NAMES, front)
+        order = await self._order(params, params.chat(before), _RESPONSE_NAMES, front)
         return order if previous is None else _going_on(order, previous)
 
     async def _previous(self, response_id: str, request: Request) -> StoredRun:
@@ -260,14 +263,14 @@ class OpenAi:
 
     # Both
 
-    def _order(
+    async def _order(
         self,
         params: Common,
         chat: Chat,
         names: Mapping[str, str],
         front: Mapping[str, Any],
     ) -> Order:
-        view = self._view(params.address()[0], params.model)
+        view = await self._view(params.address()[0], params.model)
         check_accepted(chat, view.accepts, params.model, names=names)
         told = chat.model_dump(mode="json", exclude_none=True)
         check_storable(told, names["messages"])
@@ -285,7 +288,9 @@ class OpenAi:
         more = {CHAT: told, FRONT: dict(front)}
         return Order(agent_type, own_key, chat.text, more, asked, {})
 
-    def _view(self, agent_type: str, model: str) -> TypeView:
+    async def _view(self, agent_type: str, model: str) -> TypeView:
+        if agent_type not in self._dispatcher.agent_types():
+            await self._dispatcher.newest()
         view = self._dispatcher.agent_types().get(agent_type)
         if view is None or not view.prompts:
             raise _unknown_model(model)

@@ -45,6 +45,7 @@ from agentray.protocol.attachments import ATTACHMENTS, OUTPUT_SCHEMA
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.runs import Run
 from agentray.protocol.sessions import ACCESS, SESSION, Session
+from agentray.runtime.newest import up_to_date
 from agentray.runtime.session_book import SessionBook, refusal
 from agentray.store.base import NewRun, run_input
 from agentray.store.sessions import Refusal
@@ -168,7 +169,7 @@ class Prompts:
         while True:
             if prompt.session is not None:
                 session = await self._sessions.get(prompt.session, asks.tenant or None)
-            run = self._new_run(prompt, asks, request, session)
+            run = await self._new_run(prompt, asks, request, session)
             if asks.tenant and prompt.agent and "/" in prompt.agent:
                 await self._sessions.check_agent(run.agent, asks.tenant)
             admitted = await self._admissions.admit(run)
@@ -180,7 +181,7 @@ class Prompts:
             if admission.refused is not Refusal.CHANGED:
                 raise refusal(run.session or "", admission)
 
-    def _new_run(
+    async def _new_run(
         self, prompt: PromptBody, asks: Caller, request: Request, session: Session | None
     ) -> NewRun:
         idempotency_key = request.headers.get("idempotency-key")
@@ -188,7 +189,8 @@ class Prompts:
         run_id = new_id("run")
         # Before anything is stored: a prompt that nobody takes leaves no run behind.
         address = prompt.address() if session is None else AgentId.parse(session.agent)
-        place = self._services.dispatcher.place(*address, fresh_key=run_id)
+        dispatcher = self._services.dispatcher
+        place = await up_to_date(dispatcher, lambda: dispatcher.place(*address, fresh_key=run_id))
         now = time_of_day()
         given = run_input(
             prompt.prompt,

@@ -19,6 +19,7 @@ from agentray.gateway.problems import from_validation
 from agentray.protocol.requests import FRONT
 from agentray.protocol.sessions import SESSION, Session, SessionFields
 from agentray.protocol.snapshot import TypeView
+from agentray.runtime.newest import up_to_date
 from agentray.runtime.trace_reader import read_trace
 from agentray.runtime.typed_jobs import last_progress
 from agentray.store.base import StoredRun
@@ -144,14 +145,17 @@ class SynapseAgents:
         """Register an agent: an agent type that takes prompts. Nothing is kept of it."""
         body = await self._read(request, RegistrationBody)
         found = synapse.Registration(body.awsAgentId, body.awsAliasId or "")
-        return JSONResponse(found.told(self._view(found)))
+        return JSONResponse(found.told(await self._view(found)))
 
     async def registration(self, id: str) -> Response:
         """Look at a registration."""
         found = synapse.Registration.parse(id)
-        return JSONResponse(found.told(self._view(found)))
+        return JSONResponse(found.told(await self._view(found)))
 
-    def _view(self, registration: synapse.Registration) -> TypeView:
+    async def _view(self, registration: synapse.Registration) -> TypeView:
+        return await up_to_date(self._dispatcher, lambda: self._known(registration))
+
+    def _known(self, registration: synapse.Registration) -> TypeView:
         types = self._dispatcher.agent_types()
         view = types.get(registration.agent_type)
         if view is None or not view.prompts:
@@ -167,7 +171,8 @@ class SynapseAgents:
         metadata: dict[str, Any] = {}
         agent = None
         if body.agentRegistrationId is not None:
-            agent = self._view(synapse.Registration.parse(body.agentRegistrationId)).name
+            registered = await self._view(synapse.Registration.parse(body.agentRegistrationId))
+            agent = registered.name
             metadata[synapse.REGISTRATION] = body.agentRegistrationId
         level = synapse.LEVELS[body.agentAccessLevel]
         fields = SessionFields(access_level=level, metadata=metadata)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from agentray.errors import DeploymentStopped, NoHandler, UnknownAgentType
@@ -34,8 +34,17 @@ FRESH_RUN = ("id", "agent", "pool", "slot", "input", "correlation_id", "created_
 class ChannelDispatcher:
     """A `RunDispatcher` over a channel."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(
+        self, channel: Channel, newest: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Make it.
+
+        Args:
+            channel: to the hosts.
+            newest: returns when the channel has the newest snapshot; None: it always has.
+        """
         self._channel = channel
+        self._newest = newest
 
     def place(
         self, agent_type: str | None, key: str | None, fresh_key: str, *, prompted: bool = True
@@ -66,6 +75,11 @@ class ChannelDispatcher:
     def agent_types(self) -> Mapping[str, TypeView]:
         """Return what is known of all agent types; see `ports.RunDispatcher`."""
         return self._channel.snapshot.types
+
+    async def newest(self) -> None:
+        """Return when the newest agent types are known; see `ports.RunDispatcher`."""
+        if self._newest is not None:
+            await self._newest()
 
     def place_scheduled(self, spec: ScheduleSpec, run_id: str) -> Place:
         """Find out where a schedule's run goes; see `ports.RunDispatcher`."""

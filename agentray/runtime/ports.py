@@ -303,6 +303,13 @@ class RunDispatcher(Protocol):
         """Return what is known of the agent types of all apps, by name."""
         ...
 
+    async def newest(self) -> None:
+        """Return when the agent types are known that there are now, as far as the manager answers.
+
+        For who misses one: it may have been deployed a moment ago. Asked often, it takes longer.
+        """
+        ...
+
     def place_scheduled(self, spec: ScheduleSpec, run_id: str) -> Place:
         """Find out where a run of a schedule goes, whether or not its hosts are up.
 

@@ -22,6 +22,7 @@ from agentray.protocol.schedules import (
     check_schedule_id,
 )
 from agentray.protocol.webhooks import PREVIOUS_SECRET_H
+from agentray.runtime.newest import up_to_date
 from agentray.runtime.ports import RunDispatcher
 from agentray.runtime.schedule_runs import recurrence, recurrence_of, run_by_hand
 from agentray.store.base import NewRun, Store, StoredRun
@@ -63,7 +64,7 @@ class ScheduleBook:
             ScheduleConflict: another schedule has the id.
             UnknownAgentType, NoHandler, DeploymentStopped: there is nobody to take its runs.
         """
-        spec, now = self._checked(spec), time_of_day()
+        spec, now = await self._checked(spec), time_of_day()
         await self._check_secret(spec, owner)
         uid = new_id("sched")
         schedule = Schedule(
@@ -91,7 +92,7 @@ class ScheduleBook:
             InvalidSchedule: a field is wrong.
             UnknownAgentType, NoHandler, DeploymentStopped: there is nobody to take its runs.
         """
-        spec = self._checked(spec)
+        spec = await self._checked(spec)
         await self._check_secret(spec, (await self._get(schedule_id)).owner)
 
         def change(known: Schedule, now: datetime) -> dict[str, Any]:
@@ -183,13 +184,15 @@ class ScheduleBook:
             )
             raise InvalidSchedule("webhook.secret", problem)
 
-    def _checked(self, spec: ScheduleSpec) -> ScheduleSpec:
+    async def _checked(self, spec: ScheduleSpec) -> ScheduleSpec:
         """Return what is asked for, with the agent that is meant where none is named."""
         check_spec(spec)
         if spec.prompt is not None and spec.agent is None:
-            place = self._dispatcher.place(None, None, fresh_key="any")
+            place = await up_to_date(
+                self._dispatcher, lambda: self._dispatcher.place(None, None, fresh_key="any")
+            )
             return spec.model_copy(update={"agent": place.agent.type})
-        self._dispatcher.place_scheduled(spec, "run_0")
+        await up_to_date(self._dispatcher, lambda: self._dispatcher.place_scheduled(spec, "run_0"))
         return spec
 
     async def _get(self, schedule_id: str) -> Schedule:

@@ -28,6 +28,7 @@ from agentray.protocol.sessions import (
     SessionRun,
     check_session_id,
 )
+from agentray.runtime.newest import up_to_date
 from agentray.runtime.ports import RunDispatcher
 from agentray.runtime.tasks import TaskSet
 from agentray.store.base import Admission, Store, StoredRun
@@ -86,7 +87,9 @@ class SessionBook:
         """
         its_id = new_id("ses") if session_id is None else check_session_id(session_id)
         type_name, key = _parts(agent)
-        place = self._dispatcher.place(type_name, key, fresh_key=its_id)
+        place = await up_to_date(
+            self._dispatcher, lambda: self._dispatcher.place(type_name, key, fresh_key=its_id)
+        )
         now = time_of_day()
         session = Session(
             **_shallow(fields),

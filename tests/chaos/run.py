@@ -146,7 +146,6 @@ async def on_cluster(
 ) -> Verdict:
     """Let chaos come over a running cluster; the app of it is gone afterwards."""
     await manager.deploy(app)
-    await cluster.until_known("counting")
     await until_complete(manager)
     async with cluster.client() as client:
         load = Load(manager, client, random.Random(seed))

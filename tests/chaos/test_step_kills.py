@@ -38,7 +38,6 @@ async def test_hundreds_of_steps_have_one_effect_each_though_a_host_is_killed_am
 ):
     gate = tmp_path / "gate"
     await manager.deploy(step_agents.app)
-    await cluster.until_known("forester")
     before = await until_complete(manager)
     dispatched = [
         await manager.dispatch(

@@ -112,7 +112,6 @@ async def test_replicas_come_and_go_are_restarted_and_killed_and_no_prompt_fails
 ):
     """One test: each other setting costs the start of a replica."""
     await manager.deploy(app)
-    await cluster.until_known("replicas_reciter")
     few = {
         "AGENTRAY_MAX_REPLICAS": "2",
         "AGENTRAY_GATEWAY_TARGET_REQUESTS": "4",

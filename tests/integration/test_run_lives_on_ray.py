@@ -17,9 +17,8 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(autouse=True)
-async def deployed(cluster: Cluster, manager: ManagerClient) -> None:
+async def deployed(manager: ManagerClient) -> None:
     await manager.deploy(app)
-    await cluster.until_known("approver", "toiler")
 
 
 async def test_a_waiting_run_outlives_every_host(cluster: Cluster, manager: ManagerClient):

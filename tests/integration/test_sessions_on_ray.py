@@ -18,7 +18,6 @@ pytestmark = pytest.mark.timeout(240)
 
 async def test_turns_outlive_the_host_of_their_agent(cluster: Cluster, manager: ManagerClient):
     await manager.deploy(dawdlers)
-    await cluster.until_known("dawdler")
     async with cluster.client() as client:
         session = await client.sessions.create(agent="dawdler")
         first = await client.prompt("0 a", session=session.id, wait_s=60)

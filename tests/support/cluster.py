@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import psutil
 import pytest
 
@@ -254,18 +253,6 @@ class Cluster:
         """Return a client of its gateway."""
         return AsyncAgentClient(self.url, self.key, timeout=timeout_s)
 
-    async def until_known(self, *agents: str) -> None:
-        """Wait until the gateway knows agents that were deployed a moment ago."""
-        key = {"Authorization": f"Bearer {self.key}"}
-        async with aiohttp.ClientSession(headers=key) as session:
-
-            async def known() -> bool:
-                async with session.get(f"{self.url}/v1/models") as answer:
-                    models: dict[str, Any] = await answer.json()
-                return set(agents) <= {model["id"] for model in models["data"]}
-
-            await eventually_async(known)
-
     def logs(self) -> list[Path]:
         """Return every log: of Ray's session, Serve, gateway, hosts and database.
 
@@ -334,7 +321,6 @@ async def manager(cluster: Cluster) -> AsyncGenerator[ManagerClient]:
 async def helper_app(cluster: Cluster, manager: ManagerClient) -> str:
     """The name of the app with the tests' own agents, deployed and known to the gateway."""
     await manager.deploy(helpers.app)
-    await cluster.until_known("parrot")
     async with cluster.client() as client:
         run = await client.prompt("ready?", "parrot", wait_s=60)
     assert run.result == {"text": "ready?"}

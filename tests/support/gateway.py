@@ -101,6 +101,9 @@ class ScriptedDispatcher:
     def agent_types(self) -> dict[str, TypeView]:
         return {"greeter": TypeView("greeter", "greetings", POOL, prompts=True)}
 
+    async def newest(self) -> None:
+        """Know all there is."""
+
     def place_scheduled(self, spec: ScheduleSpec, run_id: str) -> Place:
         if spec.event is not None:
             root = root_of(POOL, run_id)

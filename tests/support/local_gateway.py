@@ -17,6 +17,7 @@ from agentray.gateway.app import build_app
 from agentray.gateway.services import Services
 from agentray.runtime.channel import Channel
 from agentray.runtime.dispatcher import ChannelDispatcher
+from agentray.runtime.newest import NewestSnapshot
 from agentray.runtime.watcher import SnapshotWatcher
 from agentray.testing import LocalRuntime
 from tests.support.gateway import KEY, Hosts, api_key
@@ -33,11 +34,13 @@ class _Asked:
 
 
 @asynccontextmanager
-async def channel_to(runtime: LocalRuntime) -> AsyncGenerator[Channel]:
-    """Connect another process, as it were, which hears of every new placement."""
+async def channel_to(runtime: LocalRuntime, *, hears: bool = True) -> AsyncGenerator[Channel]:
+    """Connect another process, as it were, which hears of every new placement, or of none."""
     channel = Channel(runtime.network)
     watcher = SnapshotWatcher(_Asked(runtime), channel)
     await watcher.start()
+    if not hears:
+        await watcher.close()
     try:
         yield channel
     finally:
@@ -110,7 +113,17 @@ class LocalGateways:
 async def local_gateways(
     *apps: App, home: Path, hosts: int = 2, replicas: int = 1, **settings: Any
 ) -> AsyncGenerator[LocalGateways]:
-    """Deploy apps on local hosts, and serve gateways before them."""
+    """Deploy apps on local hosts, and serve gateways before them.
+
+    Args:
+        apps: which.
+        home: a directory.
+        hosts: how many.
+        replicas: likewise, of the gateway.
+        settings: of the gateways; with `hears=False` they hear of what is deployed later only when
+            they ask.
+    """
+    hears = settings.pop("hears", True)
     runtime = LocalRuntime(hosts=hosts)
     async with runtime as manager, AsyncExitStack() as stack:
         await runtime.store.put_key(api_key(KEY, "admin"))
@@ -118,10 +131,11 @@ async def local_gateways(
             await manager.deploy(app)
         made: list[Replica] = []
         for _ in range(replicas):
-            channel = await stack.enter_async_context(channel_to(runtime))
-            services = Services(
-                Settings(home=home, **settings), runtime.store, ChannelDispatcher(channel), Hosts()
-            )
+            channel = await stack.enter_async_context(channel_to(runtime, hears=hears))
+            newest = NewestSnapshot(_Asked(runtime), channel)
+            stack.push_async_callback(newest.close)
+            dispatcher = ChannelDispatcher(channel, newest.wait)
+            services = Services(Settings(home=home, **settings), runtime.store, dispatcher, Hosts())
             replica = Replica(services)
             await replica.start()
             stack.push_async_callback(replica.stop)
