@@ -93,6 +93,10 @@ class DatabaseKeeper:
             except StartFailed as error:
                 logger.error("%s", error, extra={"action": "database_start_failed"})
                 await asyncio.sleep(_RETRY_S)
+            except Exception:
+                # As when its directory cannot be read for a moment: nobody else looks after it.
+                logger.exception("the look failed", extra={"action": "look_failed"})
+                await asyncio.sleep(_RETRY_S)
 
     async def _start_again(self) -> None:
         logger.error("the database server is gone", extra={"action": "database_lost"})

@@ -155,20 +155,29 @@ class HostKeeper:
     def live(self) -> None:
         """Begin to watch it."""
         self.status = HostStatus.LIVE
-        self._tasks.spawn(self._watch_death(), name="death probe")
-        self._tasks.spawn(self._beat(), name="heartbeat")
+        self._tasks.spawn(self._time_and_again(self._until_death), name="death probe")
+        self._tasks.spawn(self._time_and_again(self._beat), name="heartbeat")
 
     # Probes
 
-    async def _watch_death(self) -> None:
+    async def _time_and_again(self, look: Callable[[], Awaitable[None]]) -> None:
+        """Look until it is lost; a look that fails is not the last one, whatever the reason."""
         while not self._lost:
             try:
-                await self.control.until_death()
-            except HostUnreachable:
-                await self._look_at_node(missed_all=False)
+                await look()
+            except Exception:
+                extra = {"action": "probe_failed", "host": self.ref.id}
+                logger.exception("a look at a host failed", extra=extra)
                 await asyncio.sleep(_REATTACH_S)
-            except HostGone as error:
-                self._report(str(error), error.death)
+
+    async def _until_death(self) -> None:
+        try:
+            await self.control.until_death()
+        except HostUnreachable:
+            await self._look_at_node(missed_all=False)
+            await asyncio.sleep(_REATTACH_S)
+        except HostGone as error:
+            self._report(str(error), error.death)
 
     async def _look_at_node(self, *, missed_all: bool) -> None:
         """Find out whether a host that does not answer has died: with its machine, or alone."""
@@ -177,17 +186,16 @@ class HostKeeper:
             self._report(death.reason, death)
 
     async def _beat(self) -> None:
-        while not self._lost:
-            await asyncio.sleep(HEARTBEAT_S)
-            try:
-                async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
-                    self.info |= await self.control.heartbeat()
-            except (HostUnreachable, TimeoutError):
-                await self._look_at_node(missed_all=self._heartbeats.missed())
-            except HostGone as error:
-                self._report(str(error), error.death)
-            else:
-                self._heartbeats.answered()
+        await asyncio.sleep(HEARTBEAT_S)
+        try:
+            async with asyncio.timeout(HEARTBEAT_TIMEOUT_S):
+                self.info |= await self.control.heartbeat()
+        except (HostUnreachable, TimeoutError):
+            await self._look_at_node(missed_all=self._heartbeats.missed())
+        except HostGone as error:
+            self._report(str(error), error.death)
+        else:
+            self._heartbeats.answered()
 
     def _report(self, reason: str, death: Death | None) -> None:
         if not self._lost and self.status in (HostStatus.LIVE, HostStatus.DRAINING):

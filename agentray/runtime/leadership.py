@@ -106,6 +106,9 @@ class Leadership:
                 logger.warning("%s", error, extra={"action": "lead_not_renewed"})
             except ManagerSuperseded:
                 break
+            except Exception:
+                # Unless it is renewed, others take the lead of a manager that is at work.
+                logger.exception("the lead was not renewed", extra={"action": "lead_not_renewed"})
         on_lost()
 
     async def confirm(self) -> None:

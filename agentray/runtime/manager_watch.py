@@ -64,7 +64,11 @@ class ManagerWatch:
             if loop.time() - self._heard_at < LEASE_S:
                 self._seen = None
             else:
-                await self._look()
+                try:
+                    await self._look()
+                except Exception:
+                    # Who else would find out that there is no manager any more?
+                    logger.exception("the look failed", extra={"action": "look_failed"})
 
     async def _look(self) -> None:
         try:

@@ -8,6 +8,7 @@ per message, histograms included, which travel as counters of their buckets.
 from __future__ import annotations
 
 import asyncio
+import logging
 from bisect import bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from agentray.runtime.ports import Metric, MetricsPort, Reading
 
 if TYPE_CHECKING:
     from agentray.runtime.host import Host
+
+logger = logging.getLogger(__name__)
 
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 """Upper bounds of a handler's seconds."""
@@ -143,7 +146,11 @@ class HostMetrics:
         """Hand over what has changed, time and again."""
         while True:
             await asyncio.sleep(self._interval_s)
-            await self.report()
+            try:
+                await self.report()
+            except Exception:
+                # The next report may succeed; a host without metrics would look idle.
+                logger.exception("metrics were not reported", extra={"action": "report_failed"})
 
     async def report(self) -> None:
         """Hand over what has changed since the last time."""

@@ -87,7 +87,7 @@ class Pulse:
                 await self._greet()
         except TimeoutError:
             return False
-        except OSError as error:  # refused: statements are, too, and tell so themselves
+        except (OSError, EOFError) as error:  # refused: so are statements, and tell so themselves
             logger.debug("the database refuses to be greeted: %s", error)
         return True
 

@@ -120,6 +120,20 @@ def test_one_that_is_unavailable_for_long_hangs_and_one_without_its_machine_is_l
     run(kept(lost))
 
 
+def test_a_look_that_fails_is_not_the_last_one() -> None:
+    async def scenario(actor: Actor, keeper: HostKeeper, machines: Machines) -> None:
+        del machines
+        actor.error = KeyError("a fault on the way to the host, or in it")
+        await actor.next_call()
+        actor.error = None
+        await actor.next_call()
+        assert keeper.status is HostStatus.LIVE
+        actor.error = ActorDiedError()
+        await eventually_async(lambda: _is(keeper, HostStatus.DEAD), timeout_s=10 * HEARTBEAT_S)
+
+    run(kept(scenario))
+
+
 def test_what_ray_raises_is_told_apart() -> None:
     async def scenario() -> None:
         actor = Actor()
