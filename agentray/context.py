@@ -22,9 +22,22 @@ from agentray.protocol.codec import as_json_text
 from agentray.protocol.envelope import NO_MESSAGE, Envelope
 from agentray.protocol.event_runs import RunKey
 from agentray.protocol.runs import EventKind
-from agentray.protocol.unchangeable import is_unchangeable_model
+from agentray.protocol.unchangeable import is_plain_class, is_unchangeable_model
 
 R = TypeVar("R")
+
+
+_MAX_CLASSES = 4096
+_usual: set[type[Event]] = set()
+"""Classes of events that nobody can change, and that say nothing of their run when they leave."""
+
+
+def _note_usual(cls: type[Event]) -> None:
+    """Note a class whose events need no look when they are published, if it is one."""
+    if is_plain_class(cls):
+        if len(_usual) >= _MAX_CLASSES:
+            _usual.clear()  # of notebooks, where classes are made anew
+        _usual.add(cls)
 
 
 class HeldMessage(NamedTuple):
@@ -358,8 +371,12 @@ class Context:
             PayloadError: it is no event; a field cannot be serialised, which it names; or it is a
                 `TerminateEvent` whose fields have no JSON form.
         """
-        told = event if topic is None else event.on_topic(topic)
         held = None if at_once else self.held
+        known = topic is None and held is not None and self.envelope.correlation_id is not None
+        if known and held is not None and type(event) in _usual:
+            held.append(event)
+            return
+        told = event if topic is None else event.on_topic(topic)
         terminates = isinstance(told, TerminateEvent)
         if terminates:
             told = self.caused(told)  # what it says of its run is looked at once, as it leaves
@@ -373,6 +390,8 @@ class Context:
             if self.envelope.correlation_id is None:
                 self.conversation()  # begins with the first event, where there was none
             held.append(told)
+            if not terminates:
+                _note_usual(type(told))
 
     def caused(self, event: Event) -> Event:
         """Return an event as it goes out: with its correlation, cause and source."""

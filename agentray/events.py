@@ -198,16 +198,17 @@ class Event(BaseModel, metaclass=_Named):
             if known["source"] and (known["causation_id"] or causation_id is None):
                 return self
             correlation_id = known["correlation_id"]
-        fields, names = known.copy(), self.__pydantic_fields_set__.copy()
+        fields, names = known.copy(), self.__pydantic_fields_set__
         fields["correlation_id"] = correlation_id
-        names.add("correlation_id")
-        if known["causation_id"] is None and causation_id is not None:
+        caused = known["causation_id"] is None and causation_id is not None
+        if caused:
             fields["causation_id"] = causation_id
-            names.add("causation_id")
-        if not known["source"] and source:
+        sent = not known["source"] and source
+        if sent:
             fields["source"] = source
-            names.add("source")
-        return _copied(self, fields, names)
+        # At once where it can be: each event that a handler publishes comes this way.
+        filled = _FILLED if caused and sent else _filled(caused=caused, sent=bool(sent))
+        return _copied(self, fields, names | filled)
 
 
 _BASE_FIELDS = set(Event.model_fields)
@@ -225,6 +226,13 @@ def _check_fields(cls: type[Event]) -> None:
             f"{cls.__qualname__}.{min(taken)}: every event has a field of this name, which the "
             "runtime fills in. Give this one another name."
         )
+
+
+_FILLED = frozenset({"correlation_id", "causation_id", "source"})
+
+
+def _filled(*, caused: bool, sent: bool) -> frozenset[str]:
+    return _FILLED - {*(() if caused else ("causation_id",)), *(() if sent else ("source",))}
 
 
 _new: Any = object.__new__

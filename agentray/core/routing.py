@@ -86,6 +86,9 @@ class Routes:
         plan = self._plans.get(event.event_lineage) or self._plan(event.event_lineage)
         if plan.same is not None and sender not in plan.same:
             return plan.same_recipients
+        quick = plan.quick
+        if quick and (sender is None or sender[0] not in quick):
+            return _new(Recipients, ([agent(event) for agent in quick.values()], ()))
         topic: str | None = event.__dict__["topic"]
         found: dict[AgentId, None] = {}
         failed: list[Misrouted] = []
@@ -127,7 +130,7 @@ class Routes:
 class _Rule:
     """A subscription, made ready."""
 
-    __slots__ = ("agent", "agent_type", "fixed", "own", "where")
+    __slots__ = ("agent", "agent_type", "fixed", "own", "sure", "where")
 
     def __init__(self, subscription: Subscription, read: Read) -> None:
         self.agent_type = subscription.agent_type
@@ -135,6 +138,7 @@ class _Rule:
         self.agent: Callable[[Any], AgentId] = _agent_function(subscription, read)
         how, _, key = subscription.key.partition(":")
         self.fixed = AgentId(self.agent_type, key) if how == "key" else None
+        self.sure = how in ("key", "correlation", "any")  # who gets an event: it cannot fail
         where = subscription.where
         self.where: Callable[[Any], Any] | None = None if where is None else _lazy(where, read)
 
@@ -144,12 +148,15 @@ class _Plan:
 
     Attributes:
         same: the agents that get each of them, where no rule looks at the event; None: some do.
+        quick: what says which agent of a type gets it, where that is one of each, without a
+            further look, and cannot fail; empty: it is not so.
     """
 
-    __slots__ = ("_beginnings", "_exact", "always", "by_topic", "same", "same_recipients")
+    __slots__ = ("_beginnings", "_exact", "always", "by_topic", "quick", "same", "same_recipients")
 
     def __init__(self) -> None:
         self.same: dict[AgentId, None] | None = None
+        self.quick: dict[str, Callable[[Any], AgentId]] = {}
         self.same_recipients = Recipients([])
         self.always: list[_Rule] = []
         self.by_topic = False
@@ -172,6 +179,10 @@ class _Plan:
         if not self.by_topic and len(agents) == len(self.always) and None not in agents:
             self.same = dict.fromkeys(agent for agent in agents if agent is not None)
             self.same_recipients = Recipients(list(self.same))
+        types = {rule.agent_type for rule in self.always}
+        sure = all(rule.where is None and rule.sure for rule in self.always)
+        if sure and not self.by_topic and len(types) == len(self.always):
+            self.quick = {rule.agent_type: rule.agent for rule in self.always}
 
     def on(self, topic: str) -> Iterator[_Rule]:
         """Go through the rules for an event on a topic."""

@@ -12,11 +12,13 @@ import pickle
 import traceback
 from typing import Any, cast
 
+from pydantic import BaseModel
 from pydantic_core import to_json, to_jsonable_python
 
 from agentray.errors import PayloadError, RemoteError
 from agentray.protocol import blame, by_value
 from agentray.protocol.envelope import Copied, Large, Reply, Shared
+from agentray.protocol.unchangeable import has_sure_json
 
 NO_ARGUMENTS = pickle.dumps(((), {}), protocol=5)
 
@@ -161,6 +163,8 @@ def as_json_text(value: Any, what: str) -> str:
         PayloadError: as `as_json`.
     """
     try:
+        if isinstance(value, BaseModel) and has_sure_json(type(value)):
+            return to_json(value).decode()
         return _text(to_jsonable_python(value))
     except (ValueError, TypeError):
         as_json(value, what)  # raises what it is, with its place

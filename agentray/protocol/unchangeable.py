@@ -53,6 +53,36 @@ def _look_at(cls: type[BaseModel]) -> tuple[str, ...] | None:
     return found
 
 
+_SURE = frozenset({str, int, bool, type(None), UUID, datetime, date})
+_sure: dict[type[BaseModel], bool] = {}
+
+
+def has_sure_json(cls: type[BaseModel]) -> bool:
+    """Whether what pydantic writes of a model is its JSON without a further look.
+
+    So it is where fields hold nothing that has none, such as NaN, and no code of the user's says
+    how they are written.
+    """
+    try:
+        return _sure[cls]
+    except KeyError:
+        pass
+    if len(_sure) >= _MAX_CLASSES:
+        _sure.clear()
+    told = cls.__pydantic_decorators__
+    plain = is_plain_class(cls) and not (
+        told.field_serializers or told.model_serializers or told.computed_fields
+    )
+    fields = cls.model_fields.values()
+    _sure[cls] = plain and all(_only(field.annotation, _SURE) for field in fields)
+    return _sure[cls]
+
+
+def is_plain_class(cls: type[BaseModel]) -> bool:
+    """Whether no model of a class holds anything that can be changed."""
+    return (_fields[cls] if cls in _fields else _look_at(cls)) == ()
+
+
 def _has_more(cls: type[BaseModel]) -> bool:
     """Whether models of a class hold more than its fields, which pydantic does not freeze."""
     return cls.model_config.get("extra") == "allow" or bool(cls.__private_attributes__)
@@ -76,10 +106,14 @@ def _is_plain(field: FieldInfo) -> bool:
 
 
 def _only_plain(annotation: Any) -> bool:
-    if annotation in _ATOMS or get_origin(annotation) is Literal:
+    return get_origin(annotation) is Literal or _only(annotation, _ATOMS)
+
+
+def _only(annotation: Any, atoms: frozenset[Any]) -> bool:
+    if annotation in atoms:
         return True
     union = get_origin(annotation) in (Union, UnionType)
-    return union and all(map(_only_plain, get_args(annotation)))
+    return union and all(_only(each, atoms) for each in get_args(annotation))
 
 
 def _is_unchangeable(value: object) -> bool:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 
 class Written(Mapping[str, Any]):
     """A JSON object, as it is written."""
 
-    __slots__ = ("_values", "text")
+    __slots__ = ("_text", "_values", "_write")
 
-    def __init__(self, text: str) -> None:
-        """Take a text that is known to be one."""
-        self.text = text
+    def __init__(self, write: Callable[[], str]) -> None:
+        """Take what gives the text of one; it is called once, when somebody wants it."""
+        self._write: Callable[[], str] | None = write
+        self._text = ""
         self._values: Mapping[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The object as it is written."""
+        if self._write is not None:
+            self._text, self._write = self._write(), None
+        return self._text
 
     @property
     def _read(self) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentray import telemetry
@@ -123,6 +124,7 @@ class ActiveRun:
         self._stopping: RunStatus | None = None  # it is cancelled, and ends with this status
         self._answer: Any = None  # what a `TerminateEvent` told, wrapped as in an `Outcome`
         self._finishing = False  # it has its answer, and what is left of it is cancelled
+        self._grace_until: float | None = None  # for what is under way, until a timer keeps it
         self._timers: list[asyncio.TimerHandle] = []
         self._ended = False  # nothing more is written for it here
         self._told = False  # those who joined know what became of it
@@ -167,7 +169,7 @@ class ActiveRun:
         """Return what it was given, as it is kept."""
         if self.durable or self.event is None:
             return self.stored.input
-        return Written(f'{{"event":{as_recorded_text(self.event)},{self.options.text[1:]}')
+        return Written(partial(_given, self.event, self.options))
 
     # Events
 
@@ -237,17 +239,27 @@ class ActiveRun:
         self._stopping = status
         self._cancel_parts(CANCEL_GRACE_S)
 
-    def answered(self, answer: Any, end_grace_s: float | None) -> None:
+    def answered(self, answer: Any, end_grace_s: float | None, later_s: float = 0.0) -> None:
         """Take the result that a `TerminateEvent` told; the first one counts.
 
         Args:
             answer: JSON.
             end_grace_s: what is under way may end by itself for so long; None: for ever.
+            later_s: `keep_grace` is called in so many seconds, unless it has ended by then, as
+                most have: they need no timer.
         """
         if self._answer is None:
             self._answer = (answer,)
             if end_grace_s is not None:
-                self._after(end_grace_s, self._finish)
+                self._grace_until = asyncio.get_running_loop().time() + end_grace_s
+                if end_grace_s <= later_s or not later_s:
+                    self.keep_grace()
+
+    def keep_grace(self) -> None:
+        """Let what is under way be cancelled when its grace is over, if it has one."""
+        until, self._grace_until = self._grace_until, None
+        if until is not None:
+            self._after(max(0.0, until - asyncio.get_running_loop().time()), self._finish)
 
     def _finish(self) -> None:
         """Cancel what is left of a run that has its result."""
@@ -314,8 +326,8 @@ class ActiveRun:
             if lost is not None and not sure and self._book.in_doubt(self, outcome):
                 self._book.spawn(self._settle_when_sure(outcome))
                 return
-            run, end = self._ended_run(outcome if lost is None else Outcome(errors=(lost,)))
-            self._book.keep_later(self, run, end)
+            run = self._ended_run(outcome if lost is None else Outcome(errors=(lost,)))
+            self._book.keep_later(self, run)
             self._keep_trace(run, outcome)
             self._tell(run)
 
@@ -348,8 +360,8 @@ class ActiveRun:
             if questions := open_questions(self.stored, outcome, self.options):
                 await self._wait_for_answer(questions, states)
                 return True
-        run, finished = self._ended_run(outcome)
-        await self._commit(run, finished, outcome, states)
+        run = self._ended_run(outcome)
+        await self._commit(run, end_of(run), outcome, states)
         return True
 
     def _end_counting(self) -> Usage | None:
@@ -383,11 +395,11 @@ class ActiveRun:
     async def give_up(self, message: str) -> None:
         """End it as dead."""
         outcome = Outcome(errors=(Failure("HostDied", message, "", ()),))
-        run, finished = self._ended_run(outcome, RunStatus.DEAD)
-        await self._commit(run, finished, outcome, ())
+        run = self._ended_run(outcome, RunStatus.DEAD)
+        await self._commit(run, end_of(run), outcome, ())
 
-    def _ended_run(self, outcome: Outcome, status: RunStatus | None = None) -> tuple[Run, RunEnd]:
-        """End it here; return it as it ended, and what is to be written of that."""
+    def _ended_run(self, outcome: Outcome, status: RunStatus | None = None) -> Run:
+        """End it here; return it as it ended."""
         status, result, errors = self._verdict(outcome, status)
         move(self.run.id, RunStatus.RUNNING, status)
         finished_at = datetime.now(UTC)
@@ -419,8 +431,7 @@ class ActiveRun:
         self._ended = True
         for timer in self._timers:
             timer.cancel()
-        end = RunEnd(self.run.id, status, result, error, started_at, finished_at, errors=errors)
-        return run, end
+        return run
 
     def _verdict(
         self, outcome: Outcome, status: RunStatus | None
@@ -518,6 +529,16 @@ def _recording(options: RunOptions, *, durable: bool) -> Recording:
     if options.events:
         return Recording.EVENTS
     return Recording.TRACE if durable else Recording.NOTHING
+
+
+def end_of(run: Run) -> RunEnd:
+    """Return what is to be written of a run that has ended."""
+    at = run.started_at, run.finished_at or run.created_at
+    return RunEnd(run.id, run.status, run.result, run.error, *at, errors=run.errors)
+
+
+def _given(event: Event, options: RunOptions) -> str:
+    return f'{{"event":{as_recorded_text(event)},{options.text[1:]}'
 
 
 def _run_error(failure: Failure) -> RunError:

@@ -63,9 +63,7 @@ _VALUE = int(ReplyKind.VALUE)
 _LIVE = Recording.LIVE.value
 
 
-async def handle(  # noqa: C901, PLR0912, PLR0915 - in one piece: at this rate each call shows
-    agent: Incarnation, turn: Turn, reentrant: bool = False
-) -> None:
+async def handle(agent: Incarnation, turn: Turn, reentrant: bool = False) -> None:
     """Handle a message that it is the agent's turn for, or whose caller has the turn.
 
     Raises:
@@ -91,28 +89,46 @@ async def handle(  # noqa: C901, PLR0912, PLR0915 - in one piece: at this rate e
             agent.take_savepoint(turn)
         await _BY_KIND[envelope.kind](agent, turn, context, started)
         agent.stats.completed += 1
-    except asyncio.CancelledError as raised:
-        if not turn.cancelled and not being_cancelled():
-            error = raised
-        elif not _cancelled(agent, turn, context, started):
-            raise
-    except Fenced:
-        # Nothing was written: the agent lives elsewhere, the sender shall ask there.
-        agent.host.residents.let_go(agent)
-        send_on((turn,), agent.host.channel)
     except BaseException as raised:  # noqa: BLE001 - an exit of user's code is not the host's
         error = raised
     finally:
         contexts.current.reset(token)
         context.local = None  # what keeps the context, such as a timer, does not keep the run
+        failed = error if error is not None and is_failure(turn, error) else None
         if meters is not None:
-            meters[envelope.type].handled(envelope.kind, perf_counter() - begun, error)
+            meters[envelope.type].handled(envelope.kind, perf_counter() - begun, failed)
         if span is not None:
-            span.end(error)
-    if error is not None:
+            span.end(failed)
+    if error is not None and not ended_with(agent, turn, context, started, error):
+        raise error
+
+
+def is_failure(turn: Turn, error: BaseException) -> bool:
+    """Whether a handler failed; it did not where it was cancelled, or its agent lives elsewhere."""
+    if isinstance(error, asyncio.CancelledError):
+        return not turn.cancelled and not being_cancelled()
+    return not isinstance(error, Fenced)
+
+
+def ended_with(
+    agent: Incarnation,
+    turn: Turn,
+    context: Context,
+    started: datetime | None,
+    error: BaseException,
+) -> bool:
+    """Answer for a handler that ended with an error; False: its whole task was cancelled."""
+    if is_failure(turn, error):
         agent.stats.error(error)
         agent.restore_state(turn)
         _failed(agent, turn, context, started, error)
+    elif isinstance(error, Fenced):
+        # Nothing was written: the agent lives elsewhere, the sender shall ask there.
+        agent.host.residents.let_go(agent)
+        send_on((turn,), agent.host.channel)
+    else:
+        return _cancelled(agent, turn, context, started)
+    return True
 
 
 def _cancelled(agent: Incarnation, turn: Turn, context: Context, started: datetime | None) -> bool:
@@ -187,7 +203,7 @@ async def _handle_call(
     if agent.type.keeps_state or context.scope is not None:
         await _commit(agent, turn, context)
     if context.held:
-        _release(turn, context)
+        release(turn, context)
     if turn.envelope.kind == _TELL:
         turn.drop()  # it was answered when it was queued
     elif started is not None or context.scope is not None:
@@ -330,7 +346,7 @@ async def _handle_event(  # noqa: C901, PLR0912, PLR0915 - in one piece: each ca
     context.event = event
     handler = kind.handlers.get(envelope.name)
     if handler is None or handler.access is not None:
-        handler = _handler_for(agent, envelope, context, handler)
+        handler = handler_for(agent, envelope, context, handler)
     if run is None or run[0] not in STEPS:  # else they are its commit's
         context.held = []
     if turn.is_step and not await agent.host.steps.begin(cast("StepTurn", turn), scope_of(context)):
@@ -345,7 +361,7 @@ async def _handle_event(  # noqa: C901, PLR0912, PLR0915 - in one piece: each ca
     if isinstance(emitted, Event):
         context.publish(emitted)
     elif emitted is not None:
-        await _emit_all(agent, emitted, context)
+        await emit_all(agent, emitted, context)
     if turn.cancelled and not turn.is_step:
         await asyncio.sleep(0)  # what it did last gave it up: that comes out here, not in a commit
     if started is not None:
@@ -359,7 +375,7 @@ async def _handle_event(  # noqa: C901, PLR0912, PLR0915 - in one piece: each ca
     if kind.keeps_state:
         await agent.commit_state(turn)
     if context.held:
-        _release(turn, context)
+        release(turn, context)
     if context.scope is None:
         turn.reply(_VALUE)
     else:
@@ -379,7 +395,7 @@ async def _end_run(agent: Incarnation, turn: Turn, run: ActiveRun, context: Cont
     return True
 
 
-def _handler_for(
+def handler_for(
     agent: Incarnation, envelope: Envelope, context: Context, handler: EventHandler | None
 ) -> EventHandler:
     """Return who handles the event of a message, where the event's class does not say it.
@@ -404,7 +420,7 @@ def _held(context: Context) -> list[Event] | None:
     return None if run is not None and run[0] in STEPS else []
 
 
-def _release(turn: Turn, context: Context) -> None:
+def release(turn: Turn, context: Context) -> None:
     """Let the events leave of a handler that has succeeded."""
     if turn.abandoned:
         context.held = []  # nobody knows of it any more
@@ -418,7 +434,7 @@ def _somebody_waits(agent: Incarnation, context: Context) -> bool:
     return hooked or any(wanted(event) for event in context.held or ())
 
 
-async def _emit_all(agent: Incarnation, result: Any, context: Context) -> None:
+async def emit_all(agent: Incarnation, result: Any, context: Context) -> None:
     """Publish what a handler yields, at once, or let what it returned leave with its success."""
     if inspect.isasyncgen(result):
         if agent.type.hooks is None:

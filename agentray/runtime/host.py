@@ -93,6 +93,7 @@ _UNANSWERED = frozenset({int(Kind.CANCEL), int(Kind.CREDIT), int(Kind.AWAITED)})
 _RUNS = frozenset(map(int, (Kind.RUN, Kind.ADMIT, Kind.DISPATCH, Kind.DISPATCH_ONCE)))
 _LOAD = _FOR_AGENTS | _RUNS
 _CANCEL, _AWAITED = int(Kind.CANCEL), int(Kind.AWAITED)
+_EVENT = int(Kind.EVENT)
 
 _SWEEP_S = 1.0
 _FETCH_S = 1.0
@@ -401,14 +402,17 @@ class Host:
             return NOTHING
         outbox.acknowledged(request)
         envelopes = request.envelopes() if new else []
-        delivery = outbox.begin({e.id for e in envelopes if e.kind not in _UNANSWERED})
-        now = self.now()
+        delivery = outbox.begin({e[0] for e in envelopes if e[1] not in _UNANSWERED})
+        now, cancelled, find = self.now(), outbox.cancelled, self._find
         for envelope in envelopes:
-            if outbox.cancelled and envelope.id in outbox.cancelled:
+            if cancelled and envelope.id in cancelled:
                 outbox.reply(envelope.id, ReplyKind.CANCELLED)
+            elif envelope[1] == _EVENT and (agent := find(envelope[2:4])) is not None:
+                self._handled += 1
+                agent.offer(Turn(envelope, outbox, now))
             else:
                 self.accept(envelope, outbox, now)
-        only_runs = all(envelope.kind in _RUNS for envelope in envelopes)
+        only_runs = all(envelope[1] in _RUNS for envelope in envelopes)
         await outbox.after_grace(delivery, RUN_GRACE_S if only_runs else GRACE_S)
         return outbox.answer(request)
 

@@ -19,9 +19,8 @@ from agentray.runtime.agent_stats import AgentStats
 from agentray.runtime.flight_record import mark_of
 from agentray.runtime.handling import handle
 from agentray.runtime.savepoints import Savepoint, Savepoints
-from agentray.runtime.tasks import being_cancelled
+from agentray.runtime.tasks import being_cancelled, let_out_cancellation
 from agentray.runtime.turn import Turn
-from agentray.runtime.turn_tasks import let_out_cancellation
 from agentray.store.base import CommitOutcome, Effects, StateWrite
 from agentray.store.steps import StepCommitted
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
 # Members of an enum are looked up through its class, which shows at this rate.
 _TELL, _LAUNCH, _VALUE = int(Kind.TELL), int(Kind.LAUNCH), int(ReplyKind.VALUE)
+_EVENT = int(Kind.EVENT)
 _RUN, _REFUSED = Offer.RUN, Offer.REFUSED
 
 _CLEAN_UP_S = 10.0
@@ -71,6 +71,7 @@ class Incarnation:
         "failure",
         "host",
         "id",
+        "keeps_nothing",
         "leaving",
         "mark",
         "refusal",
@@ -83,6 +84,9 @@ class Incarnation:
     def __init__(self, agent_id: AgentId, agent_type: AgentType, host: Host, now: float) -> None:
         self.id = agent_id
         self.type = agent_type
+        # Whether what it handles has nothing to commit, to hook in and to make a span of.
+        plain = agent_type.hooks is None and not agent_type.keeps_state
+        self.keeps_nothing = plain and host.spans is None
         self.failure: str | None = None  # why it could not be started
         self.refusal: AgentrayError | None = None  # what every further message gets
         self.leaving = False  # it is being ended
@@ -214,11 +218,20 @@ class Incarnation:
 
     def offer(self, turn: Turn) -> None:
         """Take a message: handle it now, let it wait, or refuse it."""
+        envelope = turn.envelope
+        if self._early is None and envelope[1] == _EVENT and not envelope[10]:
+            # Most messages: no turn waits for an event.
+            offer = self._mailbox.offer(turn)
+            if offer is _RUN:
+                self._busy += 1
+                self.host.turns.run(self, turn, reentrant=False)
+                return
+            if offer is not _REFUSED:
+                return
         # What a turn under way calls back belongs to it, and ends with it.
         if self._early is not None and not (self._busy and self.id in turn.envelope.chain):
             self._offer_early(turn)
             return
-        envelope = turn.envelope
         kind, chain = envelope.kind, envelope.chain
         if kind == _LAUNCH:
             turn.reply(_VALUE)
@@ -275,9 +288,7 @@ class Incarnation:
         else:
             self._mailbox.withdraw(turn)
 
-    async def take(  # noqa: C901 - in one piece: at this rate each call shows
-        self, first: Turn, task: asyncio.Task[Any], *, reentrant: bool
-    ) -> None:
+    async def take(self, first: Turn, task: asyncio.Task[Any], *, reentrant: bool) -> None:
         """Handle a message, and after it those that wait, one after the other in this task."""
         turn: Turn | None = first
         handled = 0
@@ -309,12 +320,24 @@ class Incarnation:
         finally:
             if self._savepoints is not None:
                 self._savepoints = self._savepoints.without(first)
-            self._busy -= 1  # one task of it has no more to do
-            if self._quiet is not None and not self._busy and not self._quiet.done():
-                self._quiet.set_result(None)
-            if asked:
-                self.used = self.host.loop.time()
-                self.host.residents.used(self)
+            self.rests(asked=asked)
+
+    def next_turn(self) -> Turn | None:
+        """End a turn; return the one that waits for that, which begins."""
+        return self._mailbox.finished()
+
+    def rests(self, *, asked: bool = True) -> None:
+        """Note that one task of it has no more to do.
+
+        Args:
+            asked: somebody else than itself had something for it.
+        """
+        self._busy -= 1
+        if self._quiet is not None and not self._busy and not self._quiet.done():
+            self._quiet.set_result(None)
+        if asked:
+            self.used = self.host.loop.time()
+            self.host.residents.used(self)
 
     # State
 

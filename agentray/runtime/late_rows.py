@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agentray.errors import PayloadError, StoreUnavailable
 from agentray.protocol.runs import Run, RunEvent
@@ -16,7 +16,10 @@ from agentray.store.run_progress import UsageWrite
 logger = logging.getLogger(__name__)
 
 WRITE_S = 0.05
-"""How long rows gather. Nobody waits for them."""
+"""How long rows gather, and after which it is looked again whether more of them come."""
+
+PATIENCE_S = 0.5
+"""How long they gather at most while more come: what is busy with runs has no time for rows."""
 
 MAX_BATCH = 500
 MAX_WAITING = 20_000
@@ -25,18 +28,27 @@ MAX_WAITING = 20_000
 _STORE_RETRY_S = 0.5
 
 
+_Late = tuple[Run, Sequence[RunEvent], Callable[[], EndedRun]]
+
+
 class LateRows:
     """Ended runs on their way to the Store."""
 
     def __init__(self, store: Store, tasks: TaskSet) -> None:
         self._store = store
         self._tasks = tasks
-        self._waiting: OrderedDict[str, tuple[Run, EndedRun]] = OrderedDict()
+        self._waiting: OrderedDict[str, _Late] = OrderedDict()
         self._writer: asyncio.Task[None] | None = None
 
-    def add(self, run: Run, ended: EndedRun) -> None:
-        """Keep a run that has ended."""
-        self._waiting[run.id] = (run, ended)
+    def add(self, run: Run, events: Sequence[RunEvent], row: Callable[[], EndedRun]) -> None:
+        """Keep a run that has ended.
+
+        Args:
+            run: as it ended.
+            events: its events.
+            row: gives what is written of it, when it is.
+        """
+        self._waiting[run.id] = (run, events, row)
         if len(self._waiting) > MAX_WAITING:
             lost, _ = self._waiting.popitem(last=False)
             logger.error("the row of a run is lost", extra={"action": "row_lost", "run": lost})
@@ -46,10 +58,15 @@ class LateRows:
     def find(self, run_id: str) -> tuple[Run, Sequence[RunEvent]] | None:
         """Return a run that is on its way, and its events."""
         known = self._waiting.get(run_id)
-        return None if known is None else (known[0], known[1].events)
+        return None if known is None else known[:2]
 
     async def _write_all(self) -> None:
-        await asyncio.sleep(WRITE_S)
+        waiting = 0
+        for _ in range(int(PATIENCE_S / WRITE_S)):
+            if len(self._waiting) == waiting:
+                break
+            waiting = len(self._waiting)
+            await asyncio.sleep(WRITE_S)
         await self.flush()
 
     async def flush(self) -> None:
@@ -57,7 +74,7 @@ class LateRows:
         while self._waiting:
             batch = list(self._waiting.items())[:MAX_BATCH]
             try:
-                await self._write([ended for _, (_, ended) in batch])
+                await self._write([row() for _, (_, _, row) in batch])
             except StoreUnavailable as error:
                 logger.warning("%s", error, extra={"action": "rows_wait"})
                 await asyncio.sleep(_STORE_RETRY_S)

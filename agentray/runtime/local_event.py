@@ -47,7 +47,6 @@ class LocalEvent(Turn):
         event: Event,
         parent: Scope,
         under: LocalEvent | None,
-        *,
         answers: bool,
         letters: DeadLetters | None,
     ) -> None:
@@ -97,6 +96,13 @@ class LocalEvent(Turn):
             if outcome is not None and not self.answers:
                 outcome = outcome._replace(answer=None)
             self.parent.ended(self, outcome and below(outcome, self.under))
+
+    def handled(self, scope: Scope | None) -> None:
+        """Let it end, its handler having: in the shortest way where that has set off nothing."""
+        if scope is not None:
+            super().handled(scope)
+        elif self.sink.active.pop(self.envelope[0], None) is not None:
+            self.parent.done(self)
 
     def done(self, outcome: Outcome) -> None:
         """Tell the scope that sent it that it, and all that it set off, is done."""

@@ -78,18 +78,22 @@ class Publisher:
             to: the only agent that gets it, whoever subscribes; None: subscribers do.
             payload: the event itself if nobody can change it; None: that is to be seen.
         """
-        scope = _hears(context)
+        local: LocalEvent | None = context.local
+        known: Scope | None = context.scope
+        # Its own, the one that hears of what is handled, or a new one.
+        scope = known or (scope_of(context) if local is None else local.parent)
         envelope = context.envelope
         # An event with a correlation of its own begins another conversation: the run waits for it,
         # and it cannot end the run.
-        own = published.__dict__["correlation_id"] == envelope.correlation_id
-        run = envelope.run if own else None
+        own = published.__dict__["correlation_id"] == envelope[7]
+        run = envelope[13] if own else None
         terminates = isinstance(published, TerminateEvent)
         answer = answer_of(published) if terminates and own else None
         if run is not None and not self._host.parts.takes(run, published, scope):
             return True
         # What such a run emits leaves with the commit of its message, and so does its end.
-        step = envelope.run is not None and envelope.run[0] in STEPS
+        whole = envelope[13]
+        step = whole is not None and whole[0] in STEPS
         if terminates and own and not step:
             scope.answer(answer)
         targets, failed = self._recipients(published, sender) if to is None else _only(to)
@@ -123,20 +127,20 @@ class Publisher:
         """Send an event to agents."""
         host, envelope = self._host, context.envelope
         under = context.local if scope is not context.scope else None
-        trace_context = envelope.trace_context
+        trace_context, root = envelope[12], envelope[11]
         # No turn waits for an event, nor does a caller: neither chain nor deadline.
         about = (
             published.__dict__["correlation_id"],
             context.cause_id,
             sender,
             (),
-            envelope.root,
+            root,
             trace_context and context.traceparent,
             run,
-            envelope.access,
+            envelope[14],
         )
         brought = payload_of(published) if payload is None else payload
-        letters = host.dead_letters if run is None and envelope.root is None else None
+        letters = host.dead_letters if run is None and root is None else None
         here, channel = host.link, host.channel
         for link, together in channel.ways(targets, MAX_COPIES):
             if link is not here:
@@ -150,13 +154,10 @@ class Publisher:
             name, now = type(published).event_type, host.now()
             for target in together:
                 fields = (next(here.numbers), _EVENT, *target, name, brought, None, *about)
-                envelope = _new(Envelope, fields)
-                host.take_in(
-                    target,
-                    LocalEvent(
-                        envelope, here, now, published, scope, under, answers=own, letters=letters
-                    ),
+                event = LocalEvent(
+                    _new(Envelope, fields), here, now, published, scope, under, own, letters
                 )
+                host.take_in(target, event)
 
     def _recipients(self, event: Event, sender: AgentId | None) -> Recipients:
         """Return who gets an event, by this host's snapshot: by one of them, as a whole."""
@@ -179,12 +180,6 @@ def read_function(pickled: bytes) -> Callable[[Any], Any]:
         PayloadError: it cannot be read in this process.
     """
     return decode(pickled)
-
-
-def _hears(context: Context) -> Scope:
-    """Return the scope that hears of what a handler sends: its own, or the one that hears of it."""
-    local: LocalEvent | None = context.local
-    return scope_of(context) if local is None or context.scope is not None else local.parent
 
 
 def _fail(event: Event, misrouted: Misrouted, context: Context) -> None:

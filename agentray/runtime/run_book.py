@@ -23,7 +23,7 @@ from agentray.protocol.envelope import Envelope, Failure, Kind, Outcome
 from agentray.protocol.event_runs import Recording, RunOptions, is_root
 from agentray.protocol.runs import Run, RunEvent, RunStatus
 from agentray.protocol.snapshot import PoolView
-from agentray.runtime.active_run import CONSEQUENCES, ActiveRun
+from agentray.runtime.active_run import CONSEQUENCES, ActiveRun, end_of
 from agentray.runtime.group_commit import PATIENCE_S, GroupCommit
 from agentray.runtime.late_rows import LateRows
 from agentray.runtime.requests import request_of
@@ -40,7 +40,6 @@ from agentray.store.base import (
     Effects,
     EndedRun,
     NewRun,
-    RunEnd,
     Store,
     StoredRun,
 )
@@ -520,22 +519,11 @@ class RunBook:
         if start is not None:
             start()
 
-    def keep_later(self, active: ActiveRun, run: Run, end: RunEnd) -> None:
+    def keep_later(self, active: ActiveRun, run: Run) -> None:
         """Write a run that was not in the Store, in the background."""
         self.ended[run.status.value] += 1
-        stored = active.stored
-        new = NewRun(
-            run.id,
-            stored.agent,
-            stored.pool,
-            stored.slot,
-            active.given(),
-            run.correlation_id,
-            run.created_at,
-            stored.owner,
-        )
         events = () if active.recording == Recording.NOTHING else tuple(active.log.kept())
-        self._late.add(run, EndedRun(new, end, events, run.usage))
+        self._late.add(run, events, partial(_ended_row, active, run, events))
 
     async def close(self) -> None:
         """Let go of all runs; they stay unfinished in the Store, for another host."""
@@ -552,6 +540,22 @@ class RunBook:
                 await self._late.flush()
         except TimeoutError:
             logger.error("rows of ended runs are lost", extra={"action": "rows_lost"})
+
+
+def _ended_row(active: ActiveRun, run: Run, events: tuple[RunEvent, ...]) -> EndedRun:
+    """Return what is kept of a run that was not in the Store before its end."""
+    stored = active.stored
+    new = NewRun(
+        run.id,
+        stored.agent,
+        stored.pool,
+        stored.slot,
+        active.given(),
+        run.correlation_id,
+        run.created_at,
+        stored.owner,
+    )
+    return EndedRun(new, end_of(run), events, run.usage)
 
 
 def _note_end(end: asyncio.Future[None], run: Run | None) -> None:

@@ -45,6 +45,7 @@ _SPREAD_S = 0.02
 _REPEAT_S = 1.0
 _ANYBODY = root_of("default", "")
 _EVENT = int(Kind.EVENT)
+_EVENTS = Recording.EVENTS.value
 
 
 class RunParts:
@@ -66,7 +67,7 @@ class RunParts:
         if run in self._marks:
             self.undelivered += 1
             return False
-        if run[0] == Recording.EVENTS:
+        if run[0] == _EVENTS:
             self._record(run, event, scope)
         return True
 
@@ -143,7 +144,7 @@ class RunParts:
         self._mark(run, cancelled=False)
         active = self.find(run)
         if active is not None:
-            active.answered(answer, end_grace_s)
+            active.answered(answer, end_grace_s, _SPREAD_S)
             self._stopping.setdefault(run, active)
             self._spread_in(_SPREAD_S)
 
@@ -186,6 +187,8 @@ class RunParts:
         self._spreading = None
         if not self._stopping:
             return
+        for active in self._stopping.values():
+            active.keep_grace()
         others = [host for host in self._host.channel.snapshot.hosts if host != self._host.host_id]
         closed = [run for run in self._stopping if not self.cancelled(run)]
         cancelled = [run for run in self._stopping if self.cancelled(run)]

@@ -1,4 +1,4 @@
-"""Owned tasks: whoever starts one keeps it, hears of its error, and ends it."""
+"""Owned tasks: whoever starts one keeps it, hears of its error, and ends it. And cancelled ones."""
 
 from __future__ import annotations
 
@@ -72,3 +72,20 @@ class TaskSet:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+
+async def let_out_cancellation(task: asyncio.Task[Any]) -> None:
+    """Let a task be as it was before somebody cancelled a message that it was handling.
+
+    Args:
+        task: the current one. What cancels it itself meanwhile still does.
+    """
+    while task.uncancel():
+        pass
+    # `uncancel` only counts: where the handler has waited for nothing since it was cancelled, the
+    # error is still to come, and must not hit the next message, or the task while it is idle.
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        if task.cancelling():
+            raise

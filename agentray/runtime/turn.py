@@ -132,7 +132,9 @@ class Turn:
             scope: what it has set off; None: nothing.
         """
         if scope is None:
-            self.reply(_VALUE)
+            number, sink = self.envelope[0], self.sink
+            sink.active.pop(number, None)
+            sink.reply(number, _VALUE)
         elif scope.idle:
             self.done(scope.outcome())
         else:

@@ -15,6 +15,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
 
 from agentray.ids import AgentId
+from agentray.runtime.event_turns import is_short, take_events
 from agentray.runtime.flight_record import FlightRecord
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class TurnTasks:
             record.begin(agent.mark)
             if suspects and agent.id in suspects:
                 await self._try(agent, turn, task, reentrant=reentrant)
+            elif not reentrant and is_short(agent, turn):
+                await take_events(agent, turn, task)
             else:
                 await agent.take(turn, task, reentrant=reentrant)
             tasks[task] = None
@@ -184,20 +187,3 @@ class TurnTasks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def let_out_cancellation(task: asyncio.Task[Any]) -> None:
-    """Let a task be as it was before somebody cancelled a message that it was handling.
-
-    Args:
-        task: the current one. What cancels it itself meanwhile still does.
-    """
-    while task.uncancel():
-        pass
-    # `uncancel` only counts: where the handler has waited for nothing since it was cancelled, the
-    # error is still to come, and must not hit the next message, or the task while it is idle.
-    try:
-        await asyncio.sleep(0)
-    except asyncio.CancelledError:
-        if task.cancelling():
-            raise

@@ -106,7 +106,7 @@ async def test_thousands_of_runs_on_one_host_have_the_ends_of_their_own() -> Non
 
 
 def test_json_that_is_written_is_read_when_somebody_looks() -> None:
-    written = Written('{"event":{"a":1},"timeout_s":null}')
+    written = Written(lambda: '{"event":{"a":1},"timeout_s":null}')
     assert dict(written) == {"event": {"a": 1}, "timeout_s": None}
     assert written.get("session") is None
     assert len(written) == 2
