@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -394,6 +395,7 @@ class ManagerDesk:
 
     def status(self) -> dict[str, Any]:
         """Return the cluster as the manager sees it, as JSON."""
+        held = {name: self._placements.held(name) for name in self._placements.pools}
         return {
             "manager": {
                 "started_at": self.started_at.isoformat(),
@@ -414,7 +416,12 @@ class ManagerDesk:
             # Since the manager began, and since those hosts began that it has found.
             **self._letters.counts([keeper.info for keeper in self._hosts.values()]),
             "hosts": [
-                {**keeper.describe(), "leaves": self.host_admin.leaves(keeper)}
+                {
+                    **keeper.describe(),
+                    # As of now: what the host has said of itself is some seconds old.
+                    "slots": held.get(keeper.pool, Counter())[keeper.ref.id],
+                    "leaves": self.host_admin.leaves(keeper),
+                }
                 for keeper in self._hosts.values()
             ],
             "upgrades": self._deploying.try_out.told(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -259,6 +260,10 @@ class Placements:
             await self.announce(set())
         else:
             self.wake()
+
+    def held(self, name: str) -> Counter[str | None]:
+        """Return how many slots of a pool each host leases."""
+        return Counter(self.pools[name].slots) if name in self.pools else Counter()
 
     def moved(self, name: str) -> int:
         """Return how many slots hosts with the newest code have."""

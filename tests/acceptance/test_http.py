@@ -15,7 +15,7 @@ import pytest
 
 from agentray import ManagerClient
 from tests.support import helpers
-from tests.support.cluster import RIVER, Cluster, name_of
+from tests.support.cluster import RIVER, Cluster, files_below, name_of, text_of
 from tests.support.eventually import eventually_async
 from tests.support.web import Answer, Web
 
@@ -244,10 +244,10 @@ def test_prompts_and_keys_are_not_in_the_logs(cluster: Cluster):
     done = cluster.agentray("prompt", secret, "--json")
     assert json.loads(done.stdout)["status"] == "succeeded"
     session = Path(cluster.record.local_cluster["session_dir"])
+    logs = [file for file in files_below(cluster.home) if file.suffix == ".log"]
     told = [
         str(file)
-        for file in (*session.rglob("*"), *cluster.home.rglob("*.log"))
-        if file.is_file()
-        and any(word in file.read_bytes() for word in (b"quetzal marmalade", cluster.key.encode()))
+        for file in (*files_below(session), *logs)
+        if any(word in text_of(file) for word in ("quetzal marmalade", cluster.key))
     ]
     assert told == []

@@ -90,6 +90,7 @@ async def test_what_was_accepted_is_kept_and_goes_on_when_the_server_is_back(
 
             await eventually_async(under_load, timeout_s=60)
             killed = postmaster(cluster.home)
+            assert killed
             os.kill(killed, signal.SIGKILL)
             gate.touch()  # it ends while there is no database
             before = len(load.answered), len(load.accepted), len(load.added)

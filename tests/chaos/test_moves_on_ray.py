@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ async def test_a_stopped_host_whose_slots_moved_writes_nothing_when_it_wakes_and
         outcomes = await asyncio.gather(*lost)
         written = await asyncio.gather(*(ledger.add(1) for ledger in ledgers))
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # it was ended as it was
+            os.kill(pid, signal.SIGCONT)
 
     async def gone() -> bool:
         return not psutil.pid_exists(pid)
@@ -78,10 +80,13 @@ async def test_a_stopped_host_whose_slots_moved_writes_nothing_when_it_wakes_and
 
 def _has_stopped(pid: int) -> bool:
     """Whether no thread of a process runs any more: the signal reaches one after the other."""
-    states = [
-        (task / "stat").read_text().rpartition(")")[2].split()[0]
-        for task in Path(f"/proc/{pid}/task").iterdir()
-    ]
+    try:
+        states = [
+            (task / "stat").read_text().rpartition(")")[2].split()[0]
+            for task in Path(f"/proc/{pid}/task").iterdir()
+        ]
+    except OSError:  # a thread has ended meanwhile
+        return False
     return all(state == "T" for state in states)
 
 

@@ -22,11 +22,16 @@ async def test_a_schedule_and_a_delayed_run_that_are_due_without_the_manager_are
     hosts = await until_complete(manager)
     async with cluster.client() as client:
         killed: int = (await manager.status())["pid"]
-        due = datetime.now(UTC) + timedelta(seconds=2)
-        await client.schedules.create(
-            "kill", prompt="tick", agent="parrot", every_s=3600, starts_at=due
-        )
-        delayed = await client.prompt("late", "parrot", at=due)
+        for ahead_s in (2, 4, 8, 16):  # a busy machine takes longer until it is prepared
+            due = datetime.now(UTC) + timedelta(seconds=ahead_s)
+            await client.schedules.create(
+                "kill", prompt="tick", agent="parrot", every_s=3600, starts_at=due
+            )
+            delayed = await client.prompt("late", "parrot", at=due)
+            if datetime.now(UTC) < due - timedelta(seconds=0.5):
+                break
+            await client.schedules.delete("kill")
+            await client.cancel(delayed.id)
         assert (delayed.status, delayed.not_before) == (RunStatus.QUEUED, due)
         os.kill(killed, signal.SIGKILL)
 
@@ -50,7 +55,7 @@ async def test_a_schedule_and_a_delayed_run_that_are_due_without_the_manager_are
         assert (first.status, first.attempt, first.not_before) == (RunStatus.SUCCEEDED, 1, due)
         assert first.started_at is not None
         assert first.started_at > due
-        assert first.started_at - max(due, came_back) < timedelta(seconds=10)
+        assert first.started_at - max(due, came_back) < timedelta(seconds=60), "not in an hour"
 
         await client.schedules.trigger("kill")  # what comes after it is looked at, too
 

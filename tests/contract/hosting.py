@@ -334,9 +334,13 @@ class HostingContract:
         crowd, gate = hosted.handle(Crowd, key), hosted.handle(Gate, key)
         entering = [asyncio.create_task(crowd.enter()) for _ in range(7)]
         await in_gate(gate, 3)
-        row = await row_of(hosted, f"crowd/{key}")
-        assert row is not None
-        assert row["queued"] == 4
+
+        async def four_wait() -> bool:
+            row = await row_of(hosted, f"crowd/{key}")
+            return row is not None and row["queued"] == 4
+
+        await eventually_async(four_wait)
+        assert (await gate.counts())[0] == 3
         await gate.open()
         await asyncio.gather(*entering)
         assert await gate.counts() == (0, 3)

@@ -46,6 +46,7 @@ from agentray import (
 )
 from agentray.errors import StateInvalid, StateRefused
 from agentray.ids import new_id
+from agentray.runtime.channel import CANCEL_GRACE_S
 from tests.contract import lives
 from tests.support.eventually import eventually_async
 
@@ -392,13 +393,17 @@ class InFullContract:
         assert await clerk.with_timeout(9.0).seconds_left_below(new_id("clerk")) <= 9.0
 
     async def test_a_cancelled_call_ends_when_all_below_it_has(self, full: ManagerClient) -> None:
-        key = new_id("clerk")
-        clerk, below = full.handle(Clerk, key), full.handle(Clerk, f"{key}.below")
-        call = asyncio.create_task(clerk.hold_below(below.id.key))
-        await has_status(below, "running")
-        call.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await call
+        while True:
+            key = new_id("clerk")
+            clerk, below = full.handle(Clerk, key), full.handle(Clerk, f"{key}.below")
+            call = asyncio.create_task(clerk.hold_below(below.id.key))
+            await has_status(below, "running")
+            begun = time.monotonic()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            if time.monotonic() - begun < CANCEL_GRACE_S:
+                break  # else this machine was too busy to acknowledge it
         # Not eventually: it was acknowledged, so all of it is over.
         lines = await full.handle(Witness, key).noted()
         assert lines == [f"{key}.below cleaned up", f"{key} cleaned up"]
@@ -622,8 +627,12 @@ class InFullContract:
         handles = [full.handle(Made, f"{mark}-{number}") for number in range(200_000)]
         used = handles[::50_000]
         assert [await made.made_as() for made in used] == [f"{h.id.key}: 0" for h in used]
-        there = [row["agent"] for row in await full.agents("made", 10_000)]
-        assert sorted(a for a in there if mark in a) == sorted(str(h.id) for h in used)
+
+        async def those_alone() -> bool:  # a host that is too busy to tell names none
+            there = [row["agent"] for row in await full.agents("made", 10_000)]
+            return sorted(a for a in there if mark in a) == sorted(str(h.id) for h in used)
+
+        await eventually_async(those_alone)
 
     async def test_a_factory_takes_the_arguments_of_the_launch(self, full: ManagerClient) -> None:
         made = await full.launch(Made, args=(7,))

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -41,10 +41,10 @@ async def hasty(
     postgres: PostgresStore, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[PostgresStore]:
     """A store with two connections that waits for a short time only."""
-    monkeypatch.setattr(database, "_ACQUIRE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(database, "_ACQUIRE_TIMEOUT_S", 1.5)
     monkeypatch.setattr(database, "_RELEASE_TIMEOUT_S", 0.5)
     await serve(postgres)
-    store = PostgresStore(postgres_dsn, max_connections=2, limits=DatabaseLimits(statement_s=1.0))
+    store = PostgresStore(postgres_dsn, max_connections=2, limits=DatabaseLimits(statement_s=2.0))
     await store.open()
     yield store
     await store.close()
@@ -58,16 +58,19 @@ async def test_a_commit_that_waits_for_a_lock_too_long_fails_and_may_be_repeated
         begun = time.monotonic()
         with pytest.raises(StoreUnavailable, match="in time"):
             await hasty.commit("h1", [effects(states=[state(1)])])
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 30
         await hasty.ping()
     assert await hasty.commit("h1", [effects(states=[state(2)])]) == [CommitOutcome.COMMITTED]
     assert (await hasty.load_states([ADA]))[ADA].state == {"n": 2}
 
 
-async def test_a_lock_that_is_given_back_in_time_only_delays(hasty: PostgresStore, connection: Any):
+async def test_a_lock_that_is_given_back_in_time_only_delays(
+    postgres: PostgresStore, connection: Any
+):
+    await serve(postgres)
     async with connection.transaction():
         await connection.execute("SELECT FROM hosts FOR UPDATE")
-        commit = asyncio.create_task(hasty.commit("h1", [effects(states=[state(1)])]))
+        commit = asyncio.create_task(postgres.commit("h1", [effects(states=[state(1)])]))
         await waiting_backend(connection)
     assert await commit == [CommitOutcome.COMMITTED]
 
@@ -89,14 +92,15 @@ async def test_a_server_process_that_hangs_holds_nobody_for_ever(
             *(hasty.commit("h1", [effects(states=[state(n)])]) for n in range(5)),
             return_exceptions=True,
         )
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 30
         assert any(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
         assert {type(outcome) for outcome in outcomes} <= {StoreUnavailable, list}
         # The stopped ones are left alone: others take their places.
         assert await hasty.commit("h1", [effects(states=[state(9)])]) == [CommitOutcome.COMMITTED]
     finally:
         for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture
@@ -117,12 +121,14 @@ def stopped(dsn: str) -> Generator[None]:
     server = psutil.Process(int(next(directory.glob(".s.PGSQL.*.lock")).read_text().split()[0]))
     processes = [server, *server.children(recursive=True)]
     for process in processes:
-        process.suspend()
+        with suppress(psutil.NoSuchProcess):  # some of them come and go
+            process.suspend()
     try:
         yield
     finally:
         for process in processes:
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 async def test_a_server_that_answers_nothing_is_given_up_soon_and_found_again(
@@ -195,14 +201,14 @@ async def test_who_finds_no_free_connection_is_told_and_few_wait_for_one(
 
 async def test_a_migration_may_take_longer_than_a_statement(postgres_dsn: str, connection: Any):
     await connection.execute("CREATE DATABASE slow TEMPLATE template0 STRATEGY file_copy")
-    dsn, limits = postgres_dsn.replace("/agentray?", "/slow?"), DatabaseLimits(statement_s=0.2)
+    dsn, limits = postgres_dsn.replace("/agentray?", "/slow?"), DatabaseLimits(statement_s=1.0)
     store = PostgresStore(dsn, limits=limits)
     try:
         # Another one migrates, for longer than a statement may take.
         other = await connect(dsn)
         await other.execute("SELECT pg_advisory_lock($1)", migrate.LOCK)
         opening = asyncio.create_task(store.open())
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.0)
         assert not opening.done()
         await other.close()
         await opening

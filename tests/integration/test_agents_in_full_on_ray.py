@@ -122,7 +122,7 @@ async def test_another_pool_becomes_the_default_grows_and_drains_into_its_succes
     before = await until_complete(manager)
     ledger = manager.handle(Ledger, new_id("ledger"))
     assert await ledger.add(5) == 5
-    await manager.add_pool("other", hosts=(1, 2), load_per_host=2, grace_s=60)
+    await manager.add_pool("other", hosts=(1, 2), load_per_host=2, grace_s=120)
     try:
         await manager.set_default_pool("other")
         waiters = [manager.handle(Waiter, new_id("waiter")) for _ in range(8)]

@@ -177,8 +177,11 @@ async def test_the_policy_is_shown_and_changed(shell: Shell):
     assert (told["max_concurrent_jobs"], told["cpu_max_utilization_percent"]) == (1, 80)
     assert "80 %" in (await shell("jobs", "policy")).stdout
     assert (await shell("jobs", "submit", "--", "true")).exit_code == ExitCode.OK
-    refused = await shell("jobs", "submit", "--timeout", "0.2", "--", "true")
-    assert refused.exit_code == ExitCode.UNAVAILABLE
+    for patience in ("0.2", "20"):  # a busy machine may need more to hear of it
+        refused = await shell("jobs", "submit", "--timeout", patience, "--", "true")
+        assert refused.exit_code == ExitCode.UNAVAILABLE
+        if "the policy allows" in refused.stderr:
+            break
     assert "the policy allows 1" in refused.stderr
     assert "do not hold" in (await shell("jobs", "policy", "--off")).stdout
     assert (await shell("jobs", "submit", "--", "true")).exit_code == ExitCode.OK

@@ -23,7 +23,7 @@ from agentray import (
     action,
 )
 from agentray.runtime.session_dirs import ray_dir
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, files_below, text_of
 from tests.support.eventually import eventually_async
 from tests.support.memory_limit import memory_limit
 
@@ -110,8 +110,9 @@ async def test_each_way_to_die_is_told_to_the_caller_and_in_the_status(
         assert told["cause"] == cause
         assert reason in told["reason"]
     # Before the hanging one was killed, its stacks went to its own log.
-    logs = list(ray_dir(cluster.home).rglob(f"logs/worker-*-{pid}.err"))
-    assert any("in hang" in log.read_text("utf-8", "replace") for log in logs), logs
+    files = files_below(ray_dir(cluster.home))
+    logs = [file for file in files if file.match(f"logs/worker-*-{pid}.err")]
+    assert any("in hang" in text_of(log) for log in logs), logs
     # `sys.exit` ends its own message, and nothing else.
     handle = mortals.handle(Mortal, "polite").with_timeout(120.0)
     pid = await handle.pid()

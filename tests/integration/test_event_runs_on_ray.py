@@ -15,7 +15,7 @@ import pytest
 import agentray
 from agentray import ManagerClient, RunFailed
 from agentray.event_run import DurabilityName
-from tests.support.cluster import Cluster, live_hosts
+from tests.support.cluster import Cluster, live_hosts, until_complete
 from tests.support.event_agents import Left, Ping, Right, Started, Summed, app
 from tests.support.eventually import eventually_async
 
@@ -36,7 +36,7 @@ async def test_runs_over_two_hosts_end_each_with_its_own_result(
     runs = [await manager.dispatch(Started(number=n), durability=durability) for n in range(200)]
     results = await asyncio.gather(*(run.result(Summed, timeout=60) for run in runs))
     assert [result.number for result in results] == [2 * n for n in range(200)]
-    assert await manager.wait_idle(10)
+    assert await manager.wait_idle(60)
     for run in runs[:20]:
         seen = [event async for event in run.events()]
         assert {type(event) for event in seen} == {Started, Left, Right, Summed}
@@ -74,10 +74,10 @@ async def test_runs_survive_a_host_that_is_killed_or_end_with_its_error(
     manager: ManagerClient, tmp_path: Path
 ):
     gate = tmp_path / "gate"
+    hosts = await until_complete(manager)
     events = [Started(number=n, gate=str(gate)) for n in range(32)]
     kept = [await manager.dispatch(event) for event in events]
     loose = [await manager.dispatch(event, durability="none") for event in events]
-    hosts = await live_hosts(manager)
     victim = next(iter(hosts))
     os.kill(hosts[victim], signal.SIGKILL)
 
@@ -103,7 +103,7 @@ def test_a_program_that_does_not_await_dispatches(cluster: Cluster):
         run = manager.dispatch(Started(number=21))
         assert run.result(Summed, timeout=60).number == 42
         assert len(list(run.events())) == 4
-        assert manager.wait_idle(10)
+        assert manager.wait_idle(60)
 
 
 async def test_idle_dispatch_is_quick(manager: ManagerClient):

@@ -198,11 +198,14 @@ async def test_two_hundred_watch_one_job_and_its_file_is_read_once(
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         many = Http(gateway.url, session)
-        watching = [asyncio.create_task(tail(many, protocol)) for _ in range(200)]
-        await eventually_async(lambda: _done(gateway.runner.reads > 0))
+        found = [Rebuilt() for _ in range(200)]
+        watching = [asyncio.create_task(tail(many, protocol, rebuilt=each)) for each in found]
+        # A whole line comes at once, half a one when it is whole.
+        half = log[: len(log) // 2].rfind(b"\n") + 1
+        await eventually_async(lambda: _done(all(each.next >= half for each in found)))
         gateway.runner.write("a", log[len(log) // 2 :])
         await end(gateway, job)
-        found = await asyncio.gather(*watching)
+        await asyncio.gather(*watching)
     assert all(rebuilt.data == log for rebuilt in found)
     # Whoever comes at another moment may begin at another block: by far not two hundred readings.
     assert gateway.runner.reads < 40

@@ -25,7 +25,7 @@ def serve(tmp_path: Path) -> Serve:
 
     @asynccontextmanager
     async def serving(**settings: Any) -> AsyncGenerator[tuple[Gateway, Http]]:
-        gateway = Gateway(BreakableStore(), tmp_path, max_wait_s=20, **settings)
+        gateway = Gateway(BreakableStore(), tmp_path, max_wait_s=60, **settings)
         await gateway.prepare()
         connector = aiohttp.TCPConnector(limit=0)
         async with gateway.serving(), aiohttp.ClientSession(connector=connector) as session:
@@ -108,7 +108,7 @@ async def test_of_hundreds_of_requests_that_wait_those_beyond_the_limit_are_refu
         gateway.dispatcher.gate.clear()
         _, run, _ = await http.prompt("slow", wait_s=0)
         path = f"/v1/runs/{run['id']}"
-        waiting = [asyncio.create_task(http.get(f"{path}?wait_s=20")) for _ in range(20)]
+        waiting = [asyncio.create_task(http.get(f"{path}?wait_s=60")) for _ in range(20)]
         following = [asyncio.create_task(http.events(f"{path}/events")) for _ in range(5)]
 
         async def full() -> bool:

@@ -75,7 +75,7 @@ async def test_a_driver_that_leaves_ends_its_own_at_once(cluster: Cluster, manag
 
 async def test_instances_and_batches_survive_the_death_of_their_host(manager: ManagerClient):
     hosts = await until_complete(manager)
-    batch = [Launch(Named("carried"), name=f"c{n}", labels={"in": "batch"}) for n in range(8)]
+    batch = [Launch(Named("carried"), name=f"c{n}", labels={"in": "batch"}) for n in range(24)]
     handles = await manager.launch_batch([*batch, Launch(Named, ("made",), name="m")])
     homes = dict(zip(handles, await asyncio.gather(*(h.greet() for h in handles)), strict=True))
     assert {process for _, process in homes.values()} == set(hosts.values())
@@ -96,7 +96,7 @@ async def test_instances_and_batches_survive_the_death_of_their_host(manager: Ma
     await until_complete(manager, without=[victim])
     found = await statuses(manager, **{"in": "batch"})
     assert found.pop("c0") == AgentStatus.STOPPED
-    assert found == {f"c{n}": AgentStatus.RUNNING for n in range(2, 8)}
+    assert found == {f"c{n}": AgentStatus.RUNNING for n in range(2, 24)}
 
 
 async def test_the_command_line_lists_and_stops_launched_agents(

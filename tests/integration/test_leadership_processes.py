@@ -39,7 +39,7 @@ class Leading:
 
     def last(self) -> dict[str, Any]:
         """Return what it said last."""
-        lines = self.told.read_text().splitlines() if self.told.exists() else []
+        lines = self.told.read_text().split("\n")[:-1] if self.told.exists() else []
         return json.loads(lines[-1]) if lines else {}
 
 
@@ -49,10 +49,10 @@ def test_one_that_wakes_up_after_another_has_taken_over_writes_nothing_and_ends(
     first = Leading(dsn, "first", tmp_path / "first")
     second: Leading | None = None
     try:
-        eventually(lambda: first.last().get("written", 0) > 3, timeout_s=30)
+        eventually(lambda: first.last().get("written", 0) > 3, timeout_s=60)
         os.kill(first.process.pid, signal.SIGSTOP)
         second = Leading(dsn, "second", tmp_path / "second")
-        eventually(lambda: second.last().get("written", 0) > 3, timeout_s=30 + LEASE_S)
+        eventually(lambda: second.last().get("written", 0) > 3, timeout_s=60 + LEASE_S)
         assert second.last()["epoch"] == first.last()["epoch"] + 1
         before = first.last()["written"]
         os.kill(first.process.pid, signal.SIGCONT)
@@ -61,7 +61,7 @@ def test_one_that_wakes_up_after_another_has_taken_over_writes_nothing_and_ends(
         assert ended["refused"] == "manager of second"
         assert ended["written"] <= before + 1, "what it had sent before it was stopped, at most"
         goes_on = second.last()["written"]
-        eventually(lambda: second.last()["written"] > goes_on, timeout_s=30)
+        eventually(lambda: second.last()["written"] > goes_on, timeout_s=60)
     finally:
         for leading in (first, second):
             if leading is not None:
@@ -72,7 +72,7 @@ def test_one_that_wakes_up_after_another_has_taken_over_writes_nothing_and_ends(
 def test_a_second_one_says_that_another_works_and_ends(dsn: str, tmp_path: Path) -> None:
     first = Leading(dsn, "first", tmp_path / "first")
     try:
-        eventually(lambda: first.last().get("written", 0) > 0, timeout_s=30)
+        eventually(lambda: first.last().get("written", 0) > 0, timeout_s=60)
         second = Leading(dsn, "second", tmp_path / "second")
         assert second.process.wait(timeout=60) == 3
         assert second.last() == {"refused": "manager of first", "written": 0}

@@ -21,6 +21,7 @@ from agentray.runtime.local_cluster import (
     start_local_cluster,
     stop_local_cluster,
 )
+from tests.support.cluster import lives
 
 
 def _environment(home: Path) -> dict[str, str]:
@@ -37,7 +38,7 @@ def _processes_of(cluster: LocalCluster) -> list[psutil.Process]:
                 found.update([process, *process.children(recursive=True)])
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return [process for process in found if process.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in found if lives(process)]
 
 
 def _listeners(cluster: LocalCluster) -> set[str]:

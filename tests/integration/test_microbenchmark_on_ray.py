@@ -21,7 +21,7 @@ from agentray.microbenchmark.step_events import measure_step_events
 from agentray.microbenchmark.streams import measure_streams
 from tests.support.cluster import until_complete
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 TINY = Scale(
     rounds=1,

@@ -40,7 +40,7 @@ async def test_requests_beyond_the_limit_are_told_to_come_again(cluster: Cluster
                 return answer.status, answer.content_type, int(answer.headers.get("retry-after", 0))
 
         # Some more than there is room for: who asks whether it is full takes a place meanwhile.
-        waiting = [asyncio.create_task(ask("?wait_s=50")) for _ in range(LIMIT + BEYOND)]
+        waiting = [asyncio.create_task(ask("?wait_s=60")) for _ in range(LIMIT + BEYOND)]
 
         async def full() -> bool:
             return (await ask())[0] == 429

@@ -17,7 +17,7 @@ from tests.support.cluster import Cluster
 from tests.support.eventually import eventually_async
 from tests.support.replicas import deploy_gateway, replicas, until_replicas
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 
 class Reciter(Agent):
@@ -93,7 +93,7 @@ class Load:
         async def answered() -> bool:
             return self.prompts >= least and self.streams >= streams
 
-        await eventually_async(answered, timeout_s=60)
+        await eventually_async(answered, timeout_s=120)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from agentray import Budget, ManagerClient
 from agentray.protocol.runs import RunStatus
-from tests.support.cluster import Cluster, live_hosts, until_complete
+from tests.support.cluster import Cluster, until_complete
 from tests.support.lifecycle_agents import app
 
 pytestmark = pytest.mark.timeout(240)
@@ -29,7 +29,7 @@ async def test_a_waiting_run_outlives_every_host(cluster: Cluster, manager: Mana
             assert asked.status is RunStatus.WAITING
             assert asked.question is not None
             assert asked.question.question == "Tea?"
-        killed = await live_hosts(manager)
+        killed = await until_complete(manager)
         for pid in killed.values():
             os.kill(pid, signal.SIGKILL)
         await until_complete(manager, without=killed.values())

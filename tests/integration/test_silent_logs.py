@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
-from pathlib import Path
 
 import pytest
 
 from agentray import ManagerClient
 from agentray.client import AsyncAgentClient, ClientError
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, lines_of, text_of
 from tests.support.eventually import eventually
 from tests.support.helpers import Ledger, Parrot
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("helper_app")]
-
-
-def told(path: Path) -> str:
-    return path.read_text(errors="replace")
 
 
 async def test_no_log_has_a_prompt_an_argument_or_a_key(cluster: Cluster, manager: ManagerClient):
@@ -44,17 +39,17 @@ async def test_no_log_has_a_prompt_an_argument_or_a_key(cluster: Cluster, manage
     assert cluster.agentray("prompt", marker, "--agent", "parrot").exit_code == 0
 
     # These are the logs that we mean: the manager has told of its hosts.
-    eventually(lambda: any('"action": "host_live"' in told(path) for path in cluster.logs()))
+    eventually(lambda: any('"action": "host_live"' in text_of(path) for path in cluster.logs()))
     files = cluster.logs()
     assert len(files) > 10
     telling = {
         (str(path), what)
         for path in files
         for what, text in (("prompt", marker), ("key", cluster.key), ("wrong key", wrong_key))
-        if text in told(path)
+        if text in text_of(path)
     }
     assert telling == set()
-    lines = [line for path in files for line in told(path).splitlines()]
+    lines = [line for path in files for line in lines_of(path)]
     ours = [json.loads(line) for line in lines if line.startswith('{"time"')]
     assert ours
     assert all("action" in line for line in ours if line["logger"].startswith("agentray"))

@@ -13,7 +13,7 @@ import pytest
 
 from agentray import AgentId, ManagerClient, StateRecord
 from agentray.errors import StateInvalid, UnknownState
-from tests.support.cluster import Cluster, live_hosts, until_complete
+from tests.support.cluster import Cluster, until_complete
 from tests.support.helpers import Ledger
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("helper_app")]
@@ -56,7 +56,7 @@ async def test_states_go_out_to_a_file_and_in_again(
     found = await asyncio.gather(*(ledger.add(0) for ledger in ledgers))
     assert found == list(range(20))
     # It is in the Store, not in a memory: it outlives the hosts.
-    hosts = await live_hosts(manager)
+    hosts = await until_complete(manager)
     for pid in hosts.values():
         os.kill(pid, signal.SIGKILL)
     await until_complete(manager, without=hosts.values())

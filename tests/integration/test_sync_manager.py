@@ -54,6 +54,8 @@ with agentray.connect() as manager:
 """
 
 INTERRUPTED = """
+import time
+
 import agentray
 from agentray import Agent, action
 import asyncio
@@ -68,7 +70,11 @@ with agentray.connect() as manager:
     try:
         sleeper.sync.with_timeout(None).sleep()
     except KeyboardInterrupt:
-        print(sleeper.sync.status()["status"])
+        # Who cancels waits two seconds at most for the handler's end.
+        until = time.monotonic() + 30
+        while (status := sleeper.sync.status()["status"]) != "idle" and time.monotonic() < until:
+            pass
+        print(status)
     manager.shutdown(sleeper, terminate=True)
     manager.stop("sleeper")
 """

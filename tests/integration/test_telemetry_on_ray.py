@@ -82,7 +82,7 @@ async def arrived(collector: Collector, trace_id: str, *names: str) -> dict[str,
         found = collector.of_trace(trace_id)
         return found if found.keys() >= set(names) else {}
 
-    return await eventually_async(there, timeout_s=30)
+    return await eventually_async(there, timeout_s=60)
 
 
 async def test_parents_are_right_across_processes(traced: ManagerClient, collector: Collector):

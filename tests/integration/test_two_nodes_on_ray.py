@@ -31,7 +31,7 @@ from agentray import (
     on,
 )
 from agentray.errors import StartFailed
-from tests.support.cluster import Cluster, until_complete
+from tests.support.cluster import Cluster, files_below, until_complete
 from tests.support.eventually import eventually_async
 from tests.support.gateway import Http, Json
 from tests.support.nodes import SECOND, ExtraNode, extra_node
@@ -238,8 +238,8 @@ class FollowedJob:
     @property
     def _other_size(self) -> int:
         """Bytes of a log of this name at the first node: Ray notes there that it begins."""
-        found = Path(self._first_node).rglob(self._log.name)
-        return sum(path.stat().st_size for path in found)
+        files = files_below(Path(self._first_node))
+        return sum(path.stat().st_size for path in files if path.name == self._log.name)
 
     async def check_lost(self) -> None:
         """See it end, and its log end with all that was there."""

@@ -38,6 +38,7 @@ RIVER = (
 
 _ON_CLUSTERS = ("acceptance", "integration", "chaos")
 _PATIENCE_S = 300.0
+_LIMIT_S = 300  # one of them is the first, which puts the cluster up
 _LOG_ENDS = (".log", ".out", ".err", ".txt")
 _NOT_PASSED_ON = ("AGENTRAY_", "RAY_", "FORCE_COLOR", "CLICOLOR", "PYTEST_")
 
@@ -145,6 +146,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "cluster" in item.fixturenames:
             first = folder == "integration" and item.path.name < "test_s"
             item.add_marker(pytest.mark.cluster(half=1 if first else 2))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(_LIMIT_S))
 
 
 # Processes
@@ -165,7 +168,7 @@ def processes_of(home: Path) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     found.pop(os.getpid(), None)
-    return [process for process in found.values() if _lives(process)]
+    return [process for process in found.values() if lives(process)]
 
 
 def _marked(mark: str) -> list[psutil.Process]:
@@ -177,10 +180,11 @@ def _marked(mark: str) -> list[psutil.Process]:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return [process for process in found if _lives(process)]
+    return [process for process in found if lives(process)]
 
 
-def _lives(process: psutil.Process) -> bool:
+def lives(process: psutil.Process) -> bool:
+    """Whether a process has not ended, by now."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -259,16 +263,12 @@ class Cluster:
         Not the database's own files, where prompts are kept, nor the key's.
         """
         session = Path(self.record.local_cluster["session_dir"])
-        found = [*self.home.rglob("*"), *session.parent.rglob("*")]
-        return [
-            path
-            for path in found
-            if path.is_file() and (path.suffix in _LOG_ENDS or "logs" in path.parts)
-        ]
+        found = [*files_below(self.home), *files_below(session.parent)]
+        return [path for path in found if path.suffix in _LOG_ENDS or "logs" in path.parts]
 
     def logged(self, action: str) -> list[dict[str, Any]]:
         """Return what its manager, hosts and gateway have logged of one kind."""
-        lines = (line for path in self.logs() for line in _lines(path) if action in line)
+        lines = (line for path in self.logs() for line in lines_of(path) if action in line)
         records = [json.loads(line) for line in lines if line.startswith('{"time"')]
         return [record for record in records if record.get("action") == action]
 
@@ -277,9 +277,22 @@ class Cluster:
         return [p for p in processes_of(self.home) if command_of(p).startswith(title)]
 
 
-def _lines(path: Path) -> list[str]:
-    # A last line that is still being written comes with the next look.
-    return path.read_text(errors="replace").split("\n")[:-1]
+def files_below(folder: Path) -> list[Path]:
+    """Return the files below a folder in which others work: what goes meanwhile is not there."""
+    return [Path(where, name) for where, _, names in os.walk(folder) for name in names]
+
+
+def text_of(path: Path) -> str:
+    """Return what a log has, nothing if it is gone by now, or is no file."""
+    try:
+        return path.read_text(errors="replace") if path.is_file() else ""
+    except FileNotFoundError:
+        return ""
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return a log's lines; a last one that is still being written comes with the next look."""
+    return text_of(path).split("\n")[:-1]
 
 
 @contextmanager
@@ -339,12 +352,25 @@ def _live(status: dict[str, Any]) -> dict[str, int]:
     return {host["id"]: host["pid"] for host in status["hosts"] if host["status"] == "live"}
 
 
-async def until_complete(manager: ManagerClient, without: Iterable[int] = ()) -> dict[str, int]:
-    """Wait until the pool is complete again.
+def _even(status: dict[str, Any]) -> bool:
+    """Whether no host of a pool has more than one slot more than another."""
+    held: dict[str, list[int]] = {}
+    for host in status["hosts"]:
+        if host["status"] == "live":
+            held.setdefault(host["pool"], []).append(host["slots"])
+    return all(max(slots) - min(slots) <= 1 for slots in held.values())
+
+
+async def until_complete(
+    manager: ManagerClient, without: Iterable[int] = (), *, settled: bool = True
+) -> dict[str, int]:
+    """Wait until the pools are complete again, and their slots are where they shall be.
 
     Args:
         manager: is asked.
         without: processes that must not be in it any more.
+        settled: a host that has just come has its share of the slots, which those that do
+            something give it when that has ended; False: it need not have any yet.
 
     Returns:
         Its hosts' process ids.
@@ -360,8 +386,8 @@ async def until_complete(manager: ManagerClient, without: Iterable[int] = ()) ->
         if not hosts or gone & set(hosts.values()):
             return None
         whole = all(pool["hosts"] == pool["wanted"] and pool["slots"] == SLOTS for pool in pools)
-        return hosts if whole else None
+        return hosts if whole and (not settled or _even(status)) else None
 
-    hosts = await eventually_async(complete, timeout_s=60, interval_s=0.2)
+    hosts = await eventually_async(complete, timeout_s=120, interval_s=0.2)
     assert hosts is not None
     return hosts

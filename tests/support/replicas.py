@@ -35,7 +35,7 @@ def replicas(cluster: Cluster) -> dict[int, psutil.Process]:
 
 
 async def until_replicas(
-    cluster: Cluster, count: int, *, without: set[int] | None = None, timeout_s: float = 60.0
+    cluster: Cluster, count: int, *, without: set[int] | None = None, timeout_s: float = 120.0
 ) -> dict[int, psutil.Process]:
     """Wait until there are that many, and none of those that shall be gone."""
 

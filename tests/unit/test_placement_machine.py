@@ -180,7 +180,7 @@ class PlacementMachine(RuleBasedStateMachine):
             if meanwhile == "death" and victim is not None:
                 await self.runtime.kill_host(victim)
             elif meanwhile == "default":
-                with contextlib.suppress(ConfigurationError, PoolPending, StartFailed):
+                with contextlib.suppress(ConfigurationError, UnknownPart, PoolPending, StartFailed):
                     await self.manager.set_default_pool(target)
             await asyncio.gather(*calls)
 
@@ -251,6 +251,8 @@ class PlacementMachine(RuleBasedStateMachine):
                     lease.host for lease in self.run(self.runtime.store.list_slots(row["name"]))
                 ]
                 assert row["slots"] == len(slots)
+                held = {h["id"]: h["slots"] for h in status["hosts"] if h["id"] in live}
+                assert held == {host: slots.count(host) for host in live}
                 assert set(slots) <= set(live)
                 pins = self.pins_of(row["name"])
                 assert plan_slots(slots, live, pins) == {}, "leases are spread evenly"
