@@ -257,7 +257,7 @@ async def test_an_action_whose_answer_is_lost_is_repeated_without_harm(
 
 async def _tell(proxy: CuttingProxy, connection: Any, point: int | None = None) -> None:
     """Let the story happen, with a cut after so many bytes of answers."""
-    await connection.execute(f"TRUNCATE {TOUCHED}")
+    await connection.execute(f"TRUNCATE {TOUCHED} CASCADE")
     store = PostgresStore(proxy.dsn, max_connections=1)
     proxy.begin(None)
     await store.open()
