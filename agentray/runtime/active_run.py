@@ -113,6 +113,7 @@ class ActiveRun:
         self.trace_context = self._span.traceparent if self._span else given or new_traceparent()
         self.marked = False  # the Store knows that it is running
         self.event: Event | None = None  # its root event
+        self.narrowed = False  # apps were stopped when it came: its event goes to the others
         self.log = RunLog(
             stored.events, durable=durable, attempt=self.run.attempt, exact=self.bound
         )

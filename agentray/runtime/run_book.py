@@ -186,6 +186,8 @@ class RunBook:
         if (timeout_s := active.options.timeout_s) is not None:
             active.stop_in(_time_left(stored, timeout_s))
 
+        if is_root(active.agent.type):
+            self._host.roots.accepted(active, event)
         start = partial(self._start, active, event)
         if self._gate.enter(active, start):
             start()

@@ -90,6 +90,17 @@ class RunRoots:
             check_running(snapshot, lineage)
             self._wanted.add(lineage)
 
+    def accepted(self, active: ActiveRun, event: Event | None) -> None:
+        """Note what a run is about, which may have to wait until there is room for it.
+
+        Args:
+            active: the run.
+            event: its root event, where it is at hand.
+        """
+        active.event = event
+        # One that was accepted before goes on also where an app is stopped meanwhile.
+        active.narrowed = self._some_stopped and active.run.attempt == 1
+
     def apps_of(self, active: ActiveRun) -> set[str]:
         """Return the apps that a run belongs to: those whose agents want its prompt or event."""
         types = self._host.channel.snapshot.types
@@ -167,8 +178,7 @@ class RunRoots:
         context = self._context(active, event.event_type)
         published = with_fields(event, {"correlation_id": active.conversation})
         sender = None if active.options.sender is None else AgentId.parse(active.options.sender)
-        # A run that was accepted before goes on also where an app was stopped meanwhile.
-        only = self._takes_new_runs if self._some_stopped and active.run.attempt == 1 else None
+        only = self._takes_new_runs if active.narrowed else None
         if not self._host.publisher.route(published, context, sender, only, to):
             missing = NoHandler("", event.event_type)
             active.scope.fail(Failure("NoHandler", str(missing), "", ()))

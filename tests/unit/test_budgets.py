@@ -31,6 +31,7 @@ from agentray.runtime.run_budget import Account
 from agentray.testing import LocalRuntime
 from agentray.testing import run as run_in_virtual_time
 from tests.support.eventually import eventually_async
+from tests.support.virtual_time import in_virtual_time
 
 story: list[str] = []
 
@@ -144,6 +145,7 @@ def why(run: Run) -> str:
         (Budget(cost=0.5), "Its budget of cost 0.5 is exceeded: it used 0.75.", ["a", "b"]),
     ],
 )
+@in_virtual_time
 async def test_a_run_is_stopped_in_the_midst_of_its_work_when_its_budget_is_exceeded(
     budget: Budget, told: str, came: list[str], durability: PromptDurability
 ):
@@ -157,6 +159,7 @@ async def test_a_run_is_stopped_in_the_midst_of_its_work_when_its_budget_is_exce
         assert run.result is None
 
 
+@in_virtual_time
 async def test_what_is_within_the_budget_is_counted_and_shown(durability: PromptDurability):
     runtime = LocalRuntime()
     async with runtime as manager:
@@ -175,6 +178,7 @@ async def test_what_is_within_the_budget_is_counted_and_shown(durability: Prompt
         assert last.data["usage"]["tokens"] == 20
 
 
+@in_virtual_time
 async def test_a_run_without_budget_that_spends_nothing_has_no_usage():
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
@@ -183,6 +187,7 @@ async def test_a_run_without_budget_that_spends_nothing_has_no_usage():
         assert "usage" not in run.model_dump(mode="json")
 
 
+@in_virtual_time
 async def test_time_of_work_is_a_budget(durability: PromptDurability):
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
@@ -212,6 +217,7 @@ def test_time_of_work_ends_also_where_a_timer_rings_a_moment_too_early(
     run_in_virtual_time(scenario())
 
 
+@in_virtual_time
 async def test_a_handler_that_waits_for_nothing_after_it_spent_too_much_leaves_its_host_well(
     durability: PromptDurability,
 ):
@@ -233,6 +239,7 @@ async def test_a_handler_that_waits_for_nothing_after_it_spent_too_much_leaves_i
             assert (await asyncio.wait_for(prompt, 30)).status is RunStatus.SUCCEEDED
 
 
+@in_virtual_time
 async def test_an_agent_type_has_a_budget_for_prompts_that_say_none(durability: PromptDurability):
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
@@ -249,6 +256,7 @@ async def test_an_agent_type_has_a_budget_for_prompts_that_say_none(durability: 
         assert "15 tokens" in why(other), "what it does not limit the type's own budget does"
 
 
+@in_virtual_time
 async def test_what_is_spent_on_other_hosts_counts_too(durability: PromptDurability):
     async with LocalRuntime(hosts=3) as manager:
         await manager.deploy(APP)
@@ -265,6 +273,7 @@ async def test_what_is_spent_on_other_hosts_counts_too(durability: PromptDurabil
         )
 
 
+@in_virtual_time
 async def test_a_new_attempt_does_not_start_from_nothing():
     runtime = LocalRuntime(hosts=2)
     async with runtime as manager:
@@ -285,6 +294,7 @@ async def test_a_new_attempt_does_not_start_from_nothing():
         assert run.attempt >= 2
 
 
+@in_virtual_time
 async def test_usage_goes_on_after_an_answer_and_waiting_costs_no_time(
     durability: PromptDurability,
 ):
@@ -302,6 +312,7 @@ async def test_usage_goes_on_after_an_answer_and_waiting_costs_no_time(
         assert "used 11" in why(await manager.answer(asked.id, 5, timeout=20))
 
 
+@in_virtual_time
 async def test_a_dispatched_event_has_a_budget_also_where_it_is_not_kept():
     async with LocalRuntime() as manager:
         await manager.deploy(APP)
@@ -324,6 +335,7 @@ async def test_budgets_that_are_none_are_refused():
             Budget(tokens=-1)
 
 
+@in_virtual_time
 async def test_the_number_of_attempts_is_an_option_and_each_loss_has_its_reason():
     runtime = LocalRuntime(hosts=2)
     async with runtime as manager:

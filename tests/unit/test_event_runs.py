@@ -19,6 +19,7 @@ from agentray.event_run import DurabilityName
 from agentray.testing import LocalRuntime
 from tests.support import virtual_time
 from tests.support.eventually import eventually_async
+from tests.support.virtual_time import in_virtual_time
 
 
 class Submitted(Event):
@@ -420,18 +421,22 @@ HUNG: list[str] = []
 # Stopping, agents that dispatch, the blocking manager
 
 
+@in_virtual_time
 async def test_stopping_with_draining_lets_runs_end_and_refuses_new_ones():
-    async with LocalRuntime() as manager:
+    async with (runtime := LocalRuntime()) as manager:
         await manager.deploy(APP)
         runs = [await manager.dispatch(Submitted(text="a b")) for _ in range(20)]
         await manager.stop("texts")
-        assert {run.status for run in runs} == {"succeeded"}
+        kept = await runtime.store.list_runs()
+        assert {run.status for run in kept} == {"succeeded"}, "when it returns"
+        assert {(await run.wait(10)).status for run in runs} == {"succeeded"}, "who waits hears it"
         with pytest.raises(DeploymentStopped):
             await manager.dispatch(Submitted(text="a b"))
         assert await manager.deploy(APP) == "started"
         assert await (await manager.dispatch(Submitted(text="a b"))).result() == {"words": 2}
 
 
+@in_virtual_time
 async def test_stopping_without_draining_cancels_runs():
     async with LocalRuntime() as manager:
         app = App("hanging", [Hanging, Reporter])

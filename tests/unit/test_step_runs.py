@@ -18,6 +18,7 @@ from agentray.runtime.manager_client import ManagerClient
 from agentray.runtime.steps import MAX_DEATHS
 from agentray.testing import LocalRuntime
 from tests.support.eventually import eventually_async
+from tests.support.virtual_time import in_virtual_time
 
 
 class Planted(Event):
@@ -167,6 +168,7 @@ class Host(Agent):
 
 
 @pytest.mark.parametrize("quarantine_after", [0, QUARANTINE_AFTER])
+@in_virtual_time
 async def test_a_message_that_kills_its_hosts_is_the_end_of_its_run_alone(quarantine_after: int):
     IDS.clear()
     async with (runtime := LocalRuntime(hosts=2, quarantine_after=quarantine_after)) as manager:
