@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 import uvicorn
+from fastapi.dependencies import models as dependencies
 
 from agentray.config import Settings
 from agentray.core.lifecycle import TERMINAL
@@ -295,6 +296,18 @@ class Gateway:
         finally:
             self.dispatcher.gate.set()
             await server.shutdown(sockets=[listener])
+            _forget_routes()
+
+
+def _forget_routes() -> None:
+    """Let go of what FastAPI remembers by route.
+
+    It keeps the last thousands, for there is one gateway in a process; here there are hundreds, and
+    the garbage collector would walk through all of them again and again.
+    """
+    for remembered in vars(dependencies).values():
+        if hasattr(remembered, "cache_clear"):
+            remembered.cache_clear()
 
 
 def api_key(secret: str, scope: str, revoked_at: datetime | None = None) -> ApiKey:
