@@ -39,6 +39,10 @@ class SpanPage(NamedTuple):
 BEHIND_S = 2.0
 """How long after a run's end its trace may still be on its way."""
 
+_LATE_S = 0.3
+"""How long a run is waited for that nobody knows: the rows of runs that are kept at their end only
+come behind it, as their traces do."""
+
 _PAUSE_S = 0.02
 _PAGE = 1000
 
@@ -53,12 +57,17 @@ async def read_trace(store: Store, run_id: str) -> RunTrace | None:
         UnknownRun: there is none of this id.
     """
     run = None
+    loop = asyncio.get_running_loop()
+    late = loop.time() + _LATE_S
     while (found := await store.get_trace(run_id)) is None:
         if run is None:
             stored = await store.get_run(run_id)
-            if stored is None:
+            if stored is None and loop.time() > late:
                 raise UnknownRun(run_id)
-            run = stored.run
+            run = stored and stored.run
+        if run is None:
+            await asyncio.sleep(_PAUSE_S)
+            continue
         ended = run.finished_at if run.status in TERMINAL else None
         if ended is None or datetime.now(UTC) - ended > timedelta(seconds=BEHIND_S):
             return None

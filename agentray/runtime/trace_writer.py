@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from agentray.errors import AgentrayError, StoreUnavailable
@@ -30,7 +31,10 @@ _BATCH_SPANS = 500
 """Spans of one batch, after which no further trace is begun: making them ready takes the event
 loop some 5 ms."""
 
-_LINGER_S = 0.1
+LINGER_S = 0.1
+"""How long traces that come right after others are gathered: each transaction takes from the same
+disk and processors as those for which somebody waits. The first one is written at once."""
+
 _RETRY_S = 0.5
 _CLOSE_S = 5.0
 
@@ -61,6 +65,8 @@ class TraceWriter:
         self._store = store
         self._waiting: deque[Ended] = deque()
         self._spans = 0  # of those that wait
+        self._enough = asyncio.Event()  # of them, for a batch; or they shall wait no longer
+        self._closing = False
         self._tasks = TaskSet("traces")
         self._task: asyncio.Task[None] | None = None
         self.dropped = 0
@@ -75,20 +81,32 @@ class TraceWriter:
             return
         self._waiting.append(ended)
         self._spans += len(ended.spans)
+        if self._fills_a_batch:
+            self._enough.set()
         if self._task is None:
             self._task = self._tasks.spawn(self._write(), name="write traces")
 
     async def _write(self) -> None:
         try:
-            size = 0
             while self._waiting:
-                if size > 1:  # in company: nobody waits for them, and large batches cost least
-                    await asyncio.sleep(_LINGER_S)
-                size = len(batch := self._take())
-                await self._write_batch(batch)
+                await self._write_batch(self._take())
+                await self._gather()
         finally:
             # No await since none was seen waiting, so none can be left without a writer.
             self._task = None
+
+    async def _gather(self) -> None:
+        """Let a batch come together. Full ones wait for nothing: what waits shall not grow."""
+        if self._closing or self._fills_a_batch:
+            return
+        self._enough.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await self._enough.wait()
+
+    @property
+    def _fills_a_batch(self) -> bool:
+        return len(self._waiting) >= MAX_BATCH or self._spans >= _BATCH_SPANS
 
     def _take(self) -> list[Ended]:
         batch: list[Ended] = []
@@ -126,6 +144,8 @@ class TraceWriter:
 
     async def close(self) -> None:
         """Write what waits, at most for a few seconds."""
+        self._closing = True
+        self._enough.set()
         if self._task is not None:
             await asyncio.wait((self._task,), timeout=_CLOSE_S)
         await self.abandon()

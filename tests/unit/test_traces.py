@@ -22,6 +22,7 @@ from agentray.runtime.pruner import Pruner, TraceRetention, trace_broom
 from agentray.runtime.trace_writer import Ended, TraceWriter
 from agentray.store.memory import MemoryStore
 from agentray.testing import LocalRuntime
+from tests.support import virtual_time
 from tests.support.eventually import eventually_async
 
 GIVEN = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -264,6 +265,45 @@ async def test_traces_are_written_in_batches_of_bounded_size(store: Slow) -> Non
     assert sum(store.batches) == 203
     assert max(store.batches) == 64
     assert store.batches[-1] <= 2
+
+
+def test_what_comes_right_after_others_is_gathered() -> None:
+    async def one_after_the_other() -> list[int]:
+        store = Slow()
+        store.may.set()
+        writer = TraceWriter(store)
+        for number in range(20):  # as the prompts of one client
+            writer.keep(ended(f"run_{number:02}"))
+            await asyncio.sleep(trace_writer.LINGER_S / 10)
+        await writer.close()
+        assert len(await store.list_traces(limit=100)) == 20
+        return store.batches
+
+    batches = virtual_time.run(one_after_the_other())
+    assert batches[0] == 1  # nobody waits for the trace of a run that is alone
+    assert len(batches) <= 4
+
+
+def test_what_fills_a_batch_waits_for_nothing() -> None:
+    async def many_at_once() -> float:
+        store = Slow()
+        store.may.set()
+        writer = TraceWriter(store)
+        writer.keep(ended("run_first"))
+        await asyncio.sleep(0)
+        begun = asyncio.get_running_loop().time()
+        for number in range(10 * trace_writer.MAX_BATCH):
+            writer.keep(ended(f"run_{number:03}"))
+
+        async def all_there() -> bool:
+            return len(await store.list_traces(limit=1000)) == 1 + 10 * trace_writer.MAX_BATCH
+
+        await eventually_async(all_there)
+        took_s = asyncio.get_running_loop().time() - begun
+        await writer.close()
+        return took_s
+
+    assert virtual_time.run(many_at_once()) < 2 * trace_writer.LINGER_S
 
 
 async def test_a_trace_that_cannot_be_kept_does_not_take_others_with_it(store: Slow) -> None:
