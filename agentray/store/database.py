@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol, cast
@@ -33,6 +34,7 @@ _ATTEMPTS = 3  # of a statement that was chosen to end a deadlock
 _PAUSE_S = 0.05  # between these; the other one shall get what it waits for, also on a busy machine
 _RELEASE_TIMEOUT_S = 5.0  # for a statement that is given up to end; then its connection is
 _CLOSE_TIMEOUT_S = 5.0
+_KEPT_S = 300.0  # without use; then a connection is made anew
 
 MAX_WAITING = 10_000
 """Statements that wait for a connection; further ones fail at once."""
@@ -99,6 +101,7 @@ class Database:
         self._session = {**_SESSION, **(session or {})}
         self._max_connections = max_connections
         self._open_pool: _Pool | None = None
+        self._at_hand: list[tuple[Any, float]] = []  # connections of the pool, since when
         self._waiting = 0  # for a connection
 
     async def open(self) -> None:
@@ -149,6 +152,8 @@ class Database:
         await self._pulse.close()
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                while self._at_hand:
+                    await pool.release(self._at_hand.pop()[0], timeout=_RELEASE_TIMEOUT_S)
                 await pool.close()  # waits for the statements under way
         except TimeoutError:
             pool.terminate()
@@ -177,14 +182,17 @@ class Database:
         """
         with _our_errors():
             pool = self._pool
-            connection = await self._acquire(pool)
+            connection = self._take_at_hand() or await self._acquire(pool)
             run = getattr(connection, method)
             self._pulse.began(connection, connection.terminate)
+            done = False
             try:
                 for attempt in range(1, _ATTEMPTS):
                     # Each statement is a transaction: one that is rolled back may be repeated.
                     with suppress(asyncpg.DeadlockDetectedError):
-                        return await run(queries()[name], *args)
+                        result = await run(queries()[name], *args)
+                        done = True
+                        return result
                     await asyncio.sleep(attempt * _PAUSE_S)
                 return await run(queries()[name], *args)
             except TimeoutError:
@@ -196,7 +204,25 @@ class Database:
                 raise
             finally:
                 self._pulse.ended(connection)
-                await pool.release(connection, timeout=_RELEASE_TIMEOUT_S)
+                if done and not self._waiting and pool is self._open_pool:
+                    self._at_hand.append((connection, time.monotonic()))
+                else:
+                    await pool.release(connection, timeout=_RELEASE_TIMEOUT_S)
+
+    def _take_at_hand(self) -> Any | None:
+        """Return a connection whose last statement went well; None: there is none.
+
+        It was not given back to the pool: giving back and taking out looks after what was given up
+        in the midst of a statement, and takes as long as a statement.
+        """
+        while self._at_hand and not self._pulse.silent:
+            connection, since = self._at_hand.pop()
+            with suppress(asyncpg.InterfaceError):  # it was lost, and the pool knows of it
+                if time.monotonic() - since > _KEPT_S:
+                    connection.terminate()  # something on the way may have forgotten it
+                elif not connection.is_closed():
+                    return connection
+        return None
 
     async def _acquire(self, pool: _Pool) -> Any:
         if self._pulse.silent:

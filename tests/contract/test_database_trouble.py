@@ -319,3 +319,47 @@ async def waiting_for_locks(connection: Any, many: int) -> None:
         return waiting >= many
 
     await eventually_async(found, 30, interval_s=0.01)
+
+
+async def test_a_connection_that_was_lost_or_not_used_for_long_is_made_anew(
+    postgres_dsn: str, connection: Any, monkeypatch: pytest.MonkeyPatch
+):
+    store = PostgresStore(postgres_dsn)
+    await store.open()
+
+    async def processes() -> set[int]:
+        found = await connection.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'agentray'"
+        )
+        return {row["pid"] for row in found} - {connection.get_server_pid()}
+
+    async def answers() -> bool:
+        try:
+            await store.ping()
+        except StoreUnavailable:  # it has not heard yet
+            return False
+        return True
+
+    await store.ping()
+    first = await processes()
+    await store.ping()
+    assert await processes() == first, "it is used again"
+    for pid in first:
+        await connection.execute("SELECT pg_terminate_backend($1, 10000)", pid)
+    await eventually_async(answers)
+    second = await processes()
+    assert second
+    assert not second & first
+    monkeypatch.setattr(database, "_KEPT_S", 0.0)
+    await store.ping()
+
+    async def gone() -> bool:
+        return not await processes() & second
+
+    await eventually_async(gone)
+    await store.close()
+
+    async def closed() -> bool:
+        return not await processes()
+
+    await eventually_async(closed)
