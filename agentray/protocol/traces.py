@@ -9,6 +9,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentray.protocol.runs import Run, RunStatus, Span
+from agentray.protocol.trusted import trusted
 
 
 class TraceSummary(BaseModel):
@@ -74,18 +75,23 @@ def summarise(run: Run, trace_id: str, spans: Sequence[Span], dropped_spans: int
     """
     started_at = run.started_at or run.created_at
     took = (run.finished_at or started_at) - started_at
-    summary = TraceSummary(
-        run=run.id,
-        correlation_id=run.correlation_id,
-        trace_id=trace_id,
-        agent=run.agent,
-        status=run.status,
-        started_at=started_at,
-        duration_ms=round(took.total_seconds() * 1000, 3),
-        spans=len(spans),
-        dropped_spans=dropped_spans,
-        errors=sum(span.error is not None for span in spans),
-        agent_types=tuple(sorted({span.agent.partition("/")[0] for span in spans})),
-        events=tuple(sorted({span.event for span in spans})),
+    # Past the validation: these are our own, and there are as many as runs.
+    summary = trusted(
+        TraceSummary,
+        {
+            "run": run.id,
+            "correlation_id": run.correlation_id,
+            "trace_id": trace_id,
+            "agent": run.agent,
+            "status": run.status,
+            "started_at": started_at,
+            "duration_ms": round(took.total_seconds() * 1000, 3),
+            "spans": len(spans),
+            "dropped_spans": dropped_spans,
+            "errors": sum(span.error is not None for span in spans),
+            "agent_types": tuple(sorted({span.agent.partition("/")[0] for span in spans})),
+            "events": tuple(sorted({span.event for span in spans})),
+        },
     )
-    return RunTrace(summary=summary, spans=tuple(sorted(spans, key=lambda s: s.started_at)))
+    ordered = tuple(sorted(spans, key=lambda s: s.started_at))
+    return trusted(RunTrace, {"summary": summary, "spans": ordered})

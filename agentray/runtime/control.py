@@ -153,7 +153,7 @@ class Control:
             # The manager gives it to a host when it is to begin.
             turn.reply(ReplyKind.VALUE, admission.run.model_dump_json().encode())
         elif admission.created:
-            self._begin(turn, StoredRun.fresh(new))
+            self._begin(turn, StoredRun.admitted(new, admission.run))
         else:
             self._answer_in_turn(turn, await self._host.runs.taking_up.take_up(admission.run.id))
 

@@ -27,6 +27,7 @@ from agentray.protocol.runs import Run, RunError, RunEvent, RunStatus
 from agentray.protocol.sessions import ACCESS, SESSION, SessionPolicy
 from agentray.protocol.topics import TopicSubscription
 from agentray.protocol.traces import ALL_TRACES, RunTrace, TraceQuery, TraceSummary
+from agentray.protocol.trusted import defaults_of, trusted
 from agentray.store.continuations import Continuation
 from agentray.store.jobs import JobStore
 from agentray.store.keys import KeyStore
@@ -144,17 +145,30 @@ class StoredRun:
     @classmethod
     def fresh(cls, new: NewRun) -> StoredRun:
         """Return a run as it is right after its admission."""
-        run = Run(
-            id=new.id,
-            status=RunStatus.QUEUED,
-            agent=str(new.agent),
-            correlation_id=new.correlation_id,
-            created_at=new.created_at,
-            not_before=new.not_before,
-            schedule=new.schedule,
-            session=new.session,
-        )
+        return cls.admitted(new, queued_run(new))
+
+    @classmethod
+    def admitted(cls, new: NewRun, run: Run) -> StoredRun:
+        """Return the same where the run itself is at hand."""
         return cls(run, new.agent, new.pool, new.slot, new.input, 0, new.owner)
+
+
+_RUN = defaults_of(Run)
+
+
+def queued_run(new: NewRun) -> Run:
+    """Return a new run as it is once it is admitted."""
+    told = {
+        "id": new.id,
+        "status": RunStatus.QUEUED,
+        "agent": str(new.agent),
+        "correlation_id": new.correlation_id,
+        "created_at": new.created_at,
+        "not_before": new.not_before,
+        "schedule": new.schedule,
+        "session": new.session,
+    }
+    return trusted(Run, {**_RUN, **told})
 
 
 @dataclass(frozen=True, slots=True)

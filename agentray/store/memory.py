@@ -34,6 +34,7 @@ from agentray.store.base import (
     SlotLease,
     StateWrite,
     StoredRun,
+    queued_run,
 )
 from agentray.store.codec import (
     KEY_LIFETIME,
@@ -51,7 +52,6 @@ from agentray.store.codec import (
     errors_of,
     gap,
     progress_of,
-    queued_run,
     touch_of,
     touches,
 )

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from agentray.ids import AgentId
-from agentray.store.base import Admission, NewRun
-from agentray.store.codec import queued_run
+from agentray.store.base import Admission, NewRun, queued_run
 from agentray.store.continuations import Continuation
 from agentray.store.sessions import Refusal
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from agentray.core.session_turns import judge
 from agentray.ids import AgentId
 from agentray.protocol.sessions import Session, SessionPolicy, SessionQuery, SessionRun
-from agentray.store.base import Admission, NewRun, SlotLease, StoredRun
-from agentray.store.codec import check_session, decode, queued_run
+from agentray.store.base import Admission, NewRun, SlotLease, StoredRun, queued_run
+from agentray.store.codec import check_session, decode
 from agentray.store.sessions import Beginning, Front, Refusal
 
 if TYPE_CHECKING:

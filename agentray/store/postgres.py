@@ -37,6 +37,7 @@ from agentray.store.base import (
     SlotLease,
     StateWrite,
     StoredRun,
+    queued_run,
 )
 from agentray.store.codec import (
     KEY_LIFETIME,
@@ -48,7 +49,6 @@ from agentray.store.codec import (
     check_trace,
     decode_event,
     encode,
-    queued_run,
 )
 from agentray.store.database import Database, Row, error_of_commit
 from agentray.store.postgres_continuations import PostgresContinuations

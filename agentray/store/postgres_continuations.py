@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from agentray.store import rows
-from agentray.store.base import Admission, NewRun
-from agentray.store.codec import encode_object, queued_run
+from agentray.store.base import Admission, NewRun, queued_run
+from agentray.store.codec import encode_object
 from agentray.store.continuations import Continuation
 from agentray.store.database import Database
 from agentray.store.sessions import Refusal

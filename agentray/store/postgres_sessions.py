@@ -9,8 +9,8 @@ from typing import Any
 from agentray.ids import AgentId
 from agentray.protocol.sessions import Session, SessionQuery, SessionRun
 from agentray.store import rows
-from agentray.store.base import Admission, NewRun, SlotLease, StoredRun
-from agentray.store.codec import check_session, decode, encode, encode_object, queued_run
+from agentray.store.base import Admission, NewRun, SlotLease, StoredRun, queued_run
+from agentray.store.codec import check_session, decode, encode, encode_object
 from agentray.store.database import Database, Row
 from agentray.store.sessions import Beginning, Front, Refusal
 

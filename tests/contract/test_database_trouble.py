@@ -237,7 +237,7 @@ async def proxy(postgres: PostgresStore, postgres_dsn: str) -> AsyncIterator[Cut
         yield proxy
 
 
-TOUCHED = "runs, run_events, agent_states, hosts, slot_leases, dead_letters"
+TOUCHED = "runs, noted_states, run_events, agent_states, hosts, slot_leases, dead_letters"
 
 
 async def test_an_action_whose_answer_is_lost_is_repeated_without_harm(
