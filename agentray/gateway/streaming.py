@@ -12,15 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing
 
-from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import AddressError, AgentrayError, CallError
 from agentray.gateway.problems import MALFORMED, HttpProblem
+from agentray.gateway.streamed import Streamed
 from agentray.ids import AgentId
 from agentray.protocol.cursors import Cursor
 from agentray.protocol.runs import Run, RunEvent
@@ -94,7 +94,7 @@ class RunStreams:
 
     def response(
         self, run: Run, cursor: Cursor, headers: dict[str, str], *, begins: bool = False
-    ) -> StreamingResponse:
+    ) -> Streamed:
         """Answer with a run's events to its end.
 
         Args:
@@ -109,7 +109,7 @@ class RunStreams:
             asked = self._dispatcher.watch(AgentId.parse(run.agent), run.id, cursor, KEEPALIVE_S)
             first = asyncio.create_task(asked, name=f"first events of {run.id}")
             first.add_done_callback(_retrieve)  # its client may be gone before it is looked at
-        return StreamingResponse(
+        return Streamed(
             self._chunks(run, cursor, first),
             media_type="text/event-stream",
             # nginx would collect the events otherwise.
@@ -118,7 +118,7 @@ class RunStreams:
 
     async def _chunks(
         self, run: Run, cursor: Cursor, first: asyncio.Task[list[RunEvent]] | None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         try:
             async for events in self._follow(run, cursor, first):
                 for chunk in _written(events):
