@@ -35,7 +35,7 @@ class Streamed(Response):
         self.status_code = 200
         self.media_type = media_type
         self.background = None
-        self._pieces = pieces
+        self.pieces = pieces
         self.init_headers(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,7 +53,7 @@ class Streamed(Response):
         listening = asyncio.create_task(_until_disconnected(receive), name="client of a stream")
         listening.add_done_callback(leave)
         try:
-            async with aclosing(self._pieces) as pieces:
+            async with aclosing(self.pieces) as pieces:
                 # What was set going for it leaves this process first, then the headers do.
                 await asyncio.sleep(0)
                 await send(

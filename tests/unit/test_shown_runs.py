@@ -186,14 +186,14 @@ def test_the_first_text_waits_for_no_timer_and_is_written_with_what_came_before_
             begun = loop.time()
             admitted = await admissions.admit(new)
             answer = at.streams.response(admitted.admission.run, Cursor(), {}, begins=True)
-            writes = aiter(answer.body_iterator)
+            writes = aiter(answer.pieces)
             first = await anext(writes)
             took_s = loop.time() - begun
             gates["(1)"].set()
             async for _ in writes:
                 pass
             await admissions.close()
-            return took_s, str(first, "utf-8") if isinstance(first, bytes) else str(first)
+            return took_s, first.decode()
 
     took_s, text = run_in_virtual_time(first_write())
     assert took_s == 0
