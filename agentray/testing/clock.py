@@ -49,6 +49,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._now = 0.0
         self._start = start or datetime.now(UTC)
         self._in_threads = 0
+        self._given_up = False  # threads hang: what is left ends without them
         super().__init__(_Selector(self))
 
     def time(self) -> float:
@@ -66,7 +67,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     @property
     def waits_for_threads(self) -> bool:
         """Whether work in threads is under way, which takes real time; not if all wait for it."""
-        return self._in_threads > self._threads_waiting
+        return self._in_threads > self._threads_waiting and not self._given_up
+
+    def give_threads_up(self) -> None:
+        """Wait for threads no more: they hang."""
+        self._given_up = True
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
         """As any loop's; counts what is under way."""
@@ -123,6 +128,7 @@ class _Selector(selectors.SelectSelector):
         if self._loop.waits_for_threads:
             left_s = self._loop.threads_left_s
             if left_s <= 0:
+                self._loop.give_threads_up()  # so that all tasks can be cancelled
                 raise AssertionError("A thread does not end, and does not wait for an agent.")
             # Its end wakes the loop up.
             return super().select(0 if timeout == 0 else left_s)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -206,10 +207,13 @@ def test_time_passes_while_a_thread_waits_for_an_agent() -> None:
     run(naps())
 
 
-def test_a_thread_that_never_ends_is_told() -> None:
+def test_a_thread_that_never_ends_is_told_and_no_task_is_left_pending() -> None:
+    tasks: set[asyncio.Task[Any]] = set()
+
     async def hangs() -> None:
         async with LocalRuntime() as manager:
             await manager.deploy(APP)
+            tasks.update(asyncio.all_tasks())
             await manager.handle(Alarm, "one").hang_in_a_thread()
 
     try:
@@ -217,6 +221,8 @@ def test_a_thread_that_never_ends_is_told() -> None:
             run(hangs(), threads_at_most_s=0.5)
     finally:
         GATE.set()
+    assert len(tasks) > 5
+    assert all(task.done() for task in tasks)
 
 
 def test_an_agent_that_a_thread_waits_for_in_vain_is_told() -> None:
