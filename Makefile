@@ -77,8 +77,8 @@ test-cluster-1 test-cluster-2: export PYTHONDONTWRITEBYTECODE =
 test-cluster-1 test-cluster-2: test-cluster-%: $(STAMP)
 	$(BIN)/python -m pytest -q -p no:xdist -m 'cluster(half=$*)' tests/acceptance tests/integration tests/chaos
 
-# One more than there are processors: there is nearly always one that waits for a process.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')
+# More than there are processors: half of the time a test waits for a process, a socket or a timer.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, 2 * (os.cpu_count() or 1)))')
 test-others: export PYTHONDONTWRITEBYTECODE =
 test-others: $(STAMP) $(THIRD_PARTY_STAMP) ## All others
 	$(CALMLY) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not cluster' --hypothesis-profile=ci \

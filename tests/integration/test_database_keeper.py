@@ -97,7 +97,7 @@ async def test_who_uses_it_meanwhile_is_told_that_it_is_away_and_nothing_else(
                 kept.add(run_id)
             except StoreUnavailable:
                 away += 1
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)  # the server needs the processor to come back
 
     writers = [asyncio.create_task(write()) for _ in range(12)]
     try:
