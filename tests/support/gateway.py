@@ -323,6 +323,7 @@ class BreakableStore(MemoryStore):
         self.broken: Exception | None = None
         self.admitted: list[int] = []
         self.key_queries = 0
+        self.commit_s = 0.005  # how long a commit takes
 
     def _check(self) -> None:
         if self.broken:
@@ -334,7 +335,7 @@ class BreakableStore(MemoryStore):
     async def admit(self, runs: Any) -> list[Admission]:
         self._check()
         self.admitted.append(len(runs))
-        await asyncio.sleep(0.005)  # as long as a commit takes
+        await asyncio.sleep(self.commit_s)
         return await super().admit(runs)
 
     async def get_run(self, run_id: str) -> StoredRun | None:
