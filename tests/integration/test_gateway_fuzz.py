@@ -115,7 +115,7 @@ async def ask(app: Any, method: str, path: str, query: str, sent: Json, body: by
         "query_string": query.encode(), "headers": raw, "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80), "state": {}, "extensions": {},
     }  # fmt: skip
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await app(scope, receive, asked.send)
     return asked
 

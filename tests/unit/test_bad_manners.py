@@ -83,11 +83,11 @@ async def manager() -> AsyncIterator[ManagerClient]:
 async def test_a_run_whose_handler_misbehaves_fails_and_the_next_succeeds(
     manager: ManagerClient, how: str
 ) -> None:
-    run = await asyncio.wait_for(manager.prompt(how, agent="rude/one"), 10)
+    run = await asyncio.wait_for(manager.prompt(how, agent="rude/one"), 60)
     assert run.status is RunStatus.FAILED
     assert run.error is not None
     assert run.attempt == 1
-    after = await asyncio.wait_for(manager.prompt("fine", agent="rude/one"), 10)
+    after = await asyncio.wait_for(manager.prompt("fine", agent="rude/one"), 60)
     assert after.result == "fine"
 
 
@@ -95,8 +95,8 @@ async def test_a_run_whose_handler_misbehaves_fails_and_the_next_succeeds(
 async def test_a_caller_hears_of_it_and_the_agent_goes_on(manager: ManagerClient, how: str) -> None:
     rude = manager.handle(Rude, "two")
     with pytest.raises((RemoteError, SilentError)):
-        await asyncio.wait_for(rude.behave(how), 10)
-    assert await asyncio.wait_for(rude.behave("well"), 10) == "well"
+        await asyncio.wait_for(rude.behave(how), 60)
+    assert await asyncio.wait_for(rude.behave("well"), 60) == "well"
 
 
 @pytest.mark.parametrize("how", list(ERRORS))
@@ -104,8 +104,8 @@ async def test_an_agent_that_cannot_start_takes_nobody_along(
     manager: ManagerClient, how: str
 ) -> None:
     with pytest.raises(AgentFailed):
-        await asyncio.wait_for(manager.handle(RudeStart, how).hello(), 10)
-    assert await asyncio.wait_for(manager.handle(RudeStart, "fine").hello(), 10) == "hello"
+        await asyncio.wait_for(manager.handle(RudeStart, how).hello(), 60)
+    assert await asyncio.wait_for(manager.handle(RudeStart, "fine").hello(), 60) == "hello"
 
 
 class Diarist(Agent):

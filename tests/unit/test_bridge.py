@@ -191,7 +191,7 @@ def test_threads_that_come_at_once_get_one_connection(
     together = threading.Barrier(8)
 
     def first_use() -> Caller:
-        together.wait(10)
+        together.wait(60)
         return connection.caller()
 
     with ThreadPoolExecutor(8) as threads:

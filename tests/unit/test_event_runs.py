@@ -75,7 +75,7 @@ async def test_an_error_in_a_branch_fails_the_run_with_its_path(durability: Dura
         await manager.deploy(APP)
         run = await manager.dispatch(Submitted(text="bad"), durability=durability)
         with pytest.raises(RunFailed, match="bad text") as failed:
-            await run.result(timeout=10)
+            await run.result(timeout=60)
         assert failed.value.error_type == "ValueError"
         (step,) = failed.value.path
         assert step.startswith("Submitted at counter/")

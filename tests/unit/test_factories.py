@@ -67,7 +67,7 @@ async def make_clock(agent_id: AgentId) -> Clock:
 async def manager() -> AsyncIterator[ManagerClient]:
     made.clear()
     app = App("made", [Greeter, Clock], factories={Greeter: make_greeter, Clock: make_clock})
-    async with asyncio.timeout(20), LocalRuntime(hosts=1) as manager:
+    async with asyncio.timeout(180), LocalRuntime(hosts=1) as manager:
         await manager.deploy(app)
         yield manager
 

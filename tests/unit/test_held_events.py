@@ -94,7 +94,7 @@ def _nothing_told() -> None:
 
 @pytest.fixture(params=[Stateless, Stateful])
 async def manager(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
-    async with asyncio.timeout(30), LocalRuntime(hosts=2) as manager:
+    async with asyncio.timeout(180), LocalRuntime(hosts=2) as manager:
         await manager.deploy(App("a", [request.param, Heard], entry=request.param))
         yield manager, request.param
 
@@ -118,7 +118,7 @@ async def test_a_handler_that_fails_leaves_no_events(
     if kind is Stateful:
         assert await client.handle(kind, "x").count() == 0
     run = await client.dispatch(Asked(how=how))
-    assert (await run.wait(10)).status == "failed"
+    assert (await run.wait(60)).status == "failed"
     if how != "nonsense":  # a prompt may be answered with anything
         assert (await client.prompt(how)).status == "failed"
     assert await client.wait_idle(5)
@@ -128,7 +128,7 @@ async def test_a_handler_that_fails_leaves_no_events(
 async def test_a_handler_that_succeeds_sends_its_events_in_their_order(manager: Any) -> None:
     client, _ = manager
     run = await client.dispatch(Asked(how="returns"))
-    assert (await run.wait(10)).status == "succeeded"
+    assert (await run.wait(60)).status == "succeeded"
     assert (await client.prompt("returns")).status == "succeeded"
     assert Heard.told == ["first", "second", "third"] * 2
 
@@ -169,7 +169,7 @@ async def test_what_is_yielded_leaves_at_once() -> None:
     async with LocalRuntime() as manager:
         await manager.deploy(App("a", [Yields, Heard]))
         run = await manager.dispatch(Asked(how="later"))
-        assert (await run.wait(10)).status == "failed"
+        assert (await run.wait(60)).status == "failed"
         assert Heard.told == ["yielded", "published"]
 
 

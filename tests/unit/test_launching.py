@@ -32,6 +32,7 @@ from agentray import (
 )
 from agentray.testing import LocalRuntime
 from tests.support.eventually import eventually_async
+from tests.support.virtual_time import in_virtual_time
 
 starts: Counter[str] = Counter()
 stops: Counter[str] = Counter()
@@ -173,7 +174,7 @@ async def cluster() -> AsyncIterator[Cluster]:
     for kept in (starts, stops, gates):
         kept.clear()
     runtime = LocalRuntime(hosts=2)
-    async with asyncio.timeout(30), runtime as manager:
+    async with asyncio.timeout(180), runtime as manager:
         await manager.deploy(APP)
         yield runtime, manager
 
@@ -581,22 +582,25 @@ async def test_what_takes_longer_than_the_grace_is_cancelled_and_its_caller_told
     assert await status_of(manager, "w") == AgentStatus.STOPPED
 
 
-async def test_what_resists_its_cancellation_keeps_its_next_life_waiting(
-    manager: ManagerClient,
-) -> None:
-    worker = await manager.launch(Worker, name="w")
-    resisting = asyncio.create_task(worker.resist())
-    await eventually_async(lambda: resident(manager, "worker/w", status="running"))
-    stopping = asyncio.create_task(manager.shutdown(worker, grace_s=0.05))
-    await eventually_async(lambda: resident(manager, "worker/w", status="stopping"))
-    with pytest.raises(DeadlineExceeded):
-        await manager.launch(worker, timeout=0.2)
-    assert starts["w"] == 1
-    gates["w"].set()
-    assert await resisting == "resisted"
-    await stopping
-    await manager.launch(worker)
-    assert (starts["w"], stops["w"]) == (2, 1)
+@in_virtual_time
+async def test_what_resists_its_cancellation_keeps_its_next_life_waiting() -> None:
+    for kept in (starts, stops, gates):
+        kept.clear()
+    async with LocalRuntime(hosts=2) as manager:
+        await manager.deploy(APP)
+        worker = await manager.launch(Worker, name="w")
+        resisting = asyncio.create_task(worker.resist())
+        await eventually_async(lambda: resident(manager, "worker/w", status="running"))
+        stopping = asyncio.create_task(manager.shutdown(worker, grace_s=0.05))
+        await eventually_async(lambda: resident(manager, "worker/w", status="stopping"))
+        with pytest.raises(DeadlineExceeded):
+            await manager.launch(worker, timeout=0.2)
+        assert starts["w"] == 1
+        gates["w"].set()
+        assert await resisting == "resisted"
+        await stopping
+        await manager.launch(worker)
+        assert (starts["w"], stops["w"]) == (2, 1)
 
 
 async def test_a_start_that_is_under_way_is_given_up(manager: ManagerClient) -> None:

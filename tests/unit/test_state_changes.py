@@ -215,7 +215,7 @@ async def test_a_call_that_comes_back_to_the_agent_is_let_in(cluster: Cluster) -
     for _ in range(20):
         await asyncio.sleep(0)
     Account.gate.set()
-    assert await asyncio.wait_for(under_way, 5) == 5
+    assert await asyncio.wait_for(under_way, 60) == 5
     await loading
     assert await manager.handle(ADA).add(1) == 101
 

@@ -140,7 +140,7 @@ def test_every_argument_may_be_given_by_its_name(manager: SyncManager) -> None:
     assert [record.id for record in manager.find(name="named")] == [launched.id]
     assert manager.sessions.create(session_id="one", agent="adder").id == "one"
     run = manager.dispatch(event=Prompt(text="a"), on_error="collect")
-    assert run.wait(timeout=10).status == "succeeded"
+    assert run.wait(timeout=60).status == "succeeded"
 
 
 def test_its_runs_have_what_those_of_the_asynchronous_manager_have() -> None:
@@ -168,7 +168,7 @@ def test_agents_are_launched_called_found_and_shut_down(manager: SyncManager) ->
     assert (record.handle, record.status) == (labelled, "running")
     assert manager.get_handle("adder/third") == labelled
     manager.shutdown(labelled)
-    done, pending = manager.wait([labelled], timeout=10)
+    done, pending = manager.wait([labelled], timeout=60)
     assert (done, pending) == ({labelled}, set())
 
     later = manager.register(Adder, name="later")

@@ -92,12 +92,12 @@ async def test_the_path_of_an_error_ends_at_who_could_not_be_started() -> None:
         await manager.deploy(App("first", [Broken, Asker]))
         run = await manager.dispatch(Asked())
         with pytest.raises(RunFailed) as caught:
-            await run.result(timeout=10)
+            await run.result(timeout=60)
         assert caught.value.error_type == "AgentFailed"
         assert list(caught.value.path) == ["Asked at asker/a", "Wanted at broken/b"]
         run = await manager.dispatch(Wanted())
         with pytest.raises(RunFailed) as caught:
-            await run.result(timeout=10)
+            await run.result(timeout=60)
         assert list(caught.value.path) == ["Wanted at broken/b"]
 
 
@@ -140,7 +140,7 @@ async def test_an_event_that_nobody_handles_says_so() -> None:
         await manager.deploy(App("first", [Kept]))
         run = await manager.dispatch(Asked())
         with pytest.raises(RunFailed, match=r"No agent of a running app has a handler for .*Asked"):
-            await run.result(timeout=10)
+            await run.result(timeout=60)
 
 
 async def test_a_told_message_that_is_wrong_is_kept_as_a_dead_letter() -> None:
