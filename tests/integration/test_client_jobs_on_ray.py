@@ -193,7 +193,10 @@ async def use_theirs(cluster: Cluster, job_id: str, ended: Job, running: Job) ->
         assert blocking["stopped"] is other["stopped"] is True
         errors = ("missing", "refused", "malformed", "limited")
         assert [blocking[error][1] for error in errors] == [404, 401, 400, 429]
-        assert blocking["node"] == "ALIVE"
+        async with cluster.client() as everybody:  # a node that has gone is listed as well
+            states = {node.node_id: node["state"] for node in await everybody.list_nodes()}
+        assert set(blocking["nodes"]) <= states.keys()
+        assert blocking["node"] == states[blocking["nodes"][0]]
         assert blocking["task"] == "FINISHED"
         assert (blocking["app"], blocking["deleted"]) == ("RUNNING", None)
         assert blocking["health"] == other["health"] == {"status": "ok"}
