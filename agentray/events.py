@@ -26,6 +26,7 @@ from agentray.protocol.attachments import Attachment
 from agentray.protocol.chat import Chat
 from agentray.protocol.codec import as_json, as_json_text
 from agentray.protocol.trusted import set_extra, set_fields, set_names, set_private
+from agentray.protocol.unchangeable import has_sure_json
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -384,12 +385,56 @@ def answer_of(event: Event) -> Any:
         return known[0]
     what = f"content of {event.event_type}"
     try:
-        answer = as_json(event.content(), what)
+        answer: Any = _as_it_is(event)
+        if answer is None:
+            answer = as_json(event.content(), what)
         _set(event, "_answer", (answer,))
         return answer  # noqa: TRY300 - what else may fail is nothing
     except ValueError:
         fields = set(type(event).model_fields) - set(Event.model_fields)
         return as_json({name: getattr(event, name) for name in fields}, what)
+
+
+def _as_it_is(event: Event) -> dict[str, Any] | None:
+    """Return the content of an event whose fields are JSON already; None: that is to be seen.
+
+    Raises:
+        ValueError: a text has half of a surrogate pair.
+    """
+    names = _own_fields(type(event))
+    if names is None:
+        return None
+    fields = event.__dict__
+    content = {name: fields[name] for name in names}
+    for value in content.values():
+        if type(value) is str:
+            if not value.isascii():
+                value.encode()
+        elif type(value) not in _PLAIN_JSON:
+            return None
+    return content
+
+
+_PLAIN_JSON = frozenset({int, bool, type(None)})
+
+
+_MAX_CLASSES = 4096
+_own: dict[type[Event], tuple[str, ...] | None] = {}
+
+
+def _own_fields(cls: type[Event]) -> tuple[str, ...] | None:
+    """Return the fields that a class has beside those of every event; None: not all are shown."""
+    try:
+        return _own[cls]
+    except KeyError:
+        pass
+    if len(_own) >= _MAX_CLASSES:
+        _own.clear()  # of notebooks, where classes are made anew
+    own = {n: field for n, field in cls.model_fields.items() if n not in _BASE_FIELDS}
+    shown = all(field.exclude is None and field.exclude_if is None for field in own.values())
+    renamed = cls.model_config.get("serialize_by_alias")
+    _own[cls] = tuple(own) if has_sure_json(cls) and shown and not renamed else None
+    return _own[cls]
 
 
 def event_class(name: str) -> type[Event]:

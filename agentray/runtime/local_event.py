@@ -80,7 +80,7 @@ class LocalEvent(Turn):
         self.answers = answers
         self._undelivered = letters
         link.active[envelope[0]] = self
-        parent.sent(self)
+        parent.sent_one(self)
 
     def reply(self, kind: int, payload: Any = None, outcome: Outcome | None = None) -> None:
         """Tell the scope that sent it what it came to."""

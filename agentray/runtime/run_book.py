@@ -94,6 +94,7 @@ class RunBook:
         self.begun = 0  # attempts
         self.ended: Counter[str] = Counter()  # runs, by status
         self._active: dict[str, ActiveRun] = {}
+        self._keys: dict[str, ActiveRun] = {}  # the same, as their messages know them
         self._durable: dict[str, ActiveRun] = {}  # of these, those in the Store
         self._gate: RunGate[ActiveRun, Callable[[], None]] = RunGate(limit)
         self.taking_up = TakingUp(self)
@@ -104,6 +105,10 @@ class RunBook:
 
     def __iter__(self) -> Iterator[ActiveRun]:
         return iter(list(self._active.values()))
+
+    def of_key(self, key: str) -> ActiveRun | None:
+        """Return the attempt that is under way here and has this `RunKey`."""
+        return self._keys.get(key)
 
     def get(self, run_id: str) -> ActiveRun | None:
         """Return a run that is under way here."""
@@ -212,7 +217,9 @@ class RunBook:
     def note(self, active: ActiveRun) -> ActiveRun:
         """Take a run on the book."""
         run_id = active.run.id
-        self._active[run_id] = active
+        if (before := self._active.get(run_id)) is not None:
+            self._keys.pop(before.key, None)
+        self._active[run_id] = self._keys[active.key] = active
         if active.durable:
             self._durable[run_id] = active
             self.progress.begin()
@@ -515,6 +522,7 @@ class RunBook:
         """Take a run off the book; the one that has waited for the longest may begin."""
         if self._active.get(active.run.id) is active:
             del self._active[active.run.id]
+            self._keys.pop(active.key, None)
             self._durable.pop(active.run.id, None)
             self._host.parts.forget(active)
         start = self._gate.leave(active)

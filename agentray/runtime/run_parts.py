@@ -114,11 +114,11 @@ class RunParts:
             answer: its result.
             end_grace_s: see `TerminateEvent`.
         """
-        host_id = RunKey.parse(run).host
-        if host_id == self._host.host_id:
+        if self.find(run) is not None or RunKey.parse(run).host == self._host.host_id:
             self._terminated(run, answer, end_grace_s)
         else:
             self._mark(run, cancelled=False)
+            host_id = RunKey.parse(run).host
             self._tell([host_id], PartsCall.TERMINATED, [(run, answer, end_grace_s)])
 
     def stop(self, active: ActiveRun) -> None:
@@ -165,8 +165,7 @@ class RunParts:
 
     def find(self, run: str) -> ActiveRun | None:
         """Return the attempt that is under way on this host and has this key."""
-        active = self._host.runs.get(RunKey.parse(run).run_id)
-        return active if active is not None and active.key == run else None
+        return self._host.runs.of_key(run)
 
     # Other hosts
 

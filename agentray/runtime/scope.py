@@ -104,6 +104,11 @@ class Scope:
         self._sent[message] = message.copies
         self._pending += message.copies
 
+    def sent_one(self, message: Sent) -> None:
+        """As `sent`, for what has no copies."""
+        self._sent[message] = 1
+        self._pending += 1
+
     def awaits(self, message: Sent) -> bool:
         """Whether it is not known yet what a message came to."""
         return message in self._sent

@@ -12,10 +12,11 @@ from typing import Any, Generic, TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from agentray import ConfigurationError, Event, PayloadError, TerminateEvent, TopicId
 from agentray.errors import UnknownEventType
+from agentray.events import answer_of
 from agentray.ids import check_topic_pattern
 
 T = TypeVar("T")
@@ -35,6 +36,17 @@ class Ordered(Event):
 
 class Reordered(Ordered):
     times: int = 1
+
+
+class Told(TerminateEvent):
+    text: str
+    times: int | None = None
+    hidden: str = Field(default="", exclude=True)
+
+
+class ToldPlainly(TerminateEvent):
+    text: str
+    times: int | None = None
 
 
 class Strict(Event):
@@ -254,3 +266,23 @@ def test_the_text_of_an_event_is_read_as_any_json_of_it_is():
         Event.from_json(noted.to_json_text().replace('"ä"', "5"))
     with pytest.raises(UnknownEventType):
         Event.from_json(noted.to_json_text().replace("Noted", "Nowhere"))
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"])), times=st.none() | st.integers())
+def test_what_ends_a_run_says_its_fields(text: str, times: int | None) -> None:
+    assert answer_of(ToldPlainly(text=text, times=times)) == {"text": text, "times": times}
+    hidden = answer_of(Told(text=text, times=times, hidden="x"))
+    assert hidden == {"text": text, "times": times}
+
+
+@pytest.mark.parametrize("told", [Told(text="\ud800"), ToldPlainly(text="\ud800")])
+def test_what_ends_a_run_has_json(told: TerminateEvent) -> None:
+    with pytest.raises(PayloadError, match="text"):
+        answer_of(told)
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+def test_the_text_of_plain_fields_is_their_json(text: str) -> None:
+    told = ToldPlainly(text=text, times=3)
+    assert json.loads(told.to_json_text()) == told.to_json()
+    assert ToldPlainly.from_json(told.to_json_text()) == told
