@@ -6,9 +6,14 @@ import gc
 import os
 
 import pytest
+from hypothesis import settings
 
 for _name in [name for name in os.environ if name.startswith(("AGENTRAY_", "RAY_"))]:
     del os.environ[_name]  # the tests must not depend on whose shell they run in
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 pytest_plugins = ["tests.support.cluster"]
 
