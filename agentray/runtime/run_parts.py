@@ -43,6 +43,9 @@ _SPREAD_S = 0.02
 """How long a run that was terminated may take to end by itself before other hosts are told."""
 
 _REPEAT_S = 1.0
+_EARLY_S = 0.001
+"""Timers ring so much too early at most."""
+
 _ANYBODY = root_of("default", "")
 _EVENT = int(Kind.EVENT)
 _EVENTS = Recording.EVENTS.value
@@ -55,6 +58,7 @@ class RunParts:
         self._host = host
         self._marks: dict[str, bool] = {}  # by run key: it is cancelled, too
         self._stopping: dict[str, ActiveRun] = {}  # of this host: to be told to the others
+        self._tell_at: dict[str, float] = {}  # when each of them is, on the event loop's clock
         self._spreading: Any = None  # the timer
         self._spread_at = 0.0
         self.undelivered = 0  # events that came after their run was over
@@ -125,6 +129,7 @@ class RunParts:
         """Cancel all that belongs to a run of this host, wherever it is."""
         self._mark(active.key, cancelled=True)
         self._stopping[active.key] = active
+        self._tell_at[active.key] = 0.0
         self._spread_in(0.0)
 
     def abandon(self, active: ActiveRun) -> None:
@@ -138,6 +143,7 @@ class RunParts:
         """A run of this host has ended."""
         # Its mark stays: what a handler that would not end publishes later is not delivered.
         self._stopping.pop(active.key, None)
+        self._tell_at.pop(active.key, None)
         self.taken.forget(active.key)
 
     def _terminated(self, run: str, answer: Any, end_grace_s: float | None) -> None:
@@ -145,7 +151,8 @@ class RunParts:
         active = self.find(run)
         if active is not None:
             active.answered(answer, end_grace_s, _SPREAD_S)
-            self._stopping.setdefault(run, active)
+            if self._stopping.setdefault(run, active) is active:
+                self._tell_at.setdefault(run, self._host.now() + _SPREAD_S)
             self._spread_in(_SPREAD_S)
 
     def _mark(self, run: str, *, cancelled: bool) -> None:
@@ -181,23 +188,28 @@ class RunParts:
     def _spread(self) -> None:
         """Tell all hosts of the runs that are over and have not ended yet; again, until they have.
 
-        Many of them at once: cancelling looks at all that is under way here.
+        Many of them at once: cancelling looks at all that is under way here. But each only when it
+        is its turn: else many that end one after the other would all be told with each.
         """
         self._spreading = None
         if not self._stopping:
             return
-        for active in self._stopping.values():
-            active.keep_grace()
+        now = self._host.now()
+        due = [run for run, at in self._tell_at.items() if at <= now + _EARLY_S]
+        for run in due:
+            self._stopping[run].keep_grace()
+            self._tell_at[run] = now + _REPEAT_S
         others = [host for host in self._host.channel.snapshot.hosts if host != self._host.host_id]
-        closed = [run for run in self._stopping if not self.cancelled(run)]
-        cancelled = [run for run in self._stopping if self.cancelled(run)]
+        closed = [run for run in due if not self.cancelled(run)]
+        cancelled = [run for run in due if self.cancelled(run)]
         for call, runs in ((PartsCall.CLOSE, closed), (PartsCall.CANCEL, cancelled)):
             for run in runs:
                 self._mark(run, cancelled=call == PartsCall.CANCEL)
             if runs:
                 self._tell(others, call, runs)
         self._cancel(cancelled)
-        self._spread_in(_REPEAT_S)
+        if self._tell_at:
+            self._spread_in(max(0.0, min(self._tell_at.values()) - now))
 
     def _tell(self, hosts: Iterable[str], call: PartsCall, runs: Sequence[Any]) -> None:
         payload = encode(runs)
