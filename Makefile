@@ -64,6 +64,9 @@ check: $(STAMP) ## Lint, format, spelling, import layers, types, dependencies
 	$(CALMLY) $(BIN)/pyright
 	$(CALMLY) $(BIN)/deptry .
 
+# More than there are processors: half of the time a test waits for a process, a socket or a timer.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, 2 * (os.cpu_count() or 1)))')
+
 # The tests of the cluster wait most of the time: the others, and the checks, compute meanwhile, and
 # take the processors when the cluster needs none. Hypothesis tries the same examples each time here:
 # who changes something else shall not be who finds what nobody has thought of (`pytest` may).
@@ -77,15 +80,13 @@ test-cluster-1 test-cluster-2: export PYTHONDONTWRITEBYTECODE =
 test-cluster-1 test-cluster-2: test-cluster-%: $(STAMP)
 	$(BIN)/python -m pytest -q -p no:xdist -m 'cluster(half=$*)' tests/acceptance tests/integration tests/chaos
 
-# More than there are processors: half of the time a test waits for a process, a socket or a timer.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, 2 * (os.cpu_count() or 1)))')
 test-others: export PYTHONDONTWRITEBYTECODE =
 test-others: $(STAMP) $(THIRD_PARTY_STAMP) ## All others
 	$(CALMLY) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not cluster' --hypothesis-profile=ci \
 	  tests/acceptance tests/integration tests/chaos tests/unit tests/contract
 
 unit: $(STAMP) ## The quick tests only
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 tests/unit
+	$(BIN)/python -m pytest -q -n $(WORKERS) tests/unit
 
 third-party: $(THIRD_PARTY_STAMP) ## Make .venv-third-party: clients of other systems, which tests use
 

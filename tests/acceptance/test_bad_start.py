@@ -31,6 +31,9 @@ from tests.support.cluster import (
 )
 from tests.support.eventually import eventually
 
+# A start and its end take a quarter of a minute of computing, calmly, beside all other tests.
+pytestmark = pytest.mark.timeout(300)
+
 BROKEN = {
     "raises": "raise RuntimeError('not today')",
     "typo": "def app(:",
