@@ -168,13 +168,13 @@ def check_topic_pattern(pattern: str) -> str:
     return pattern
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4096)  # of those at work: it saves 0.1 µs, and each takes a third of a kilobyte
 def slot_of(agent: AgentId) -> int:
     """Return the slot of an agent, the same in every process and version.
 
     CRC-32 is stable, fast and spreads short keys evenly; nothing here needs more of a hash.
     """
-    return crc32(f"{agent.type}/{agent.key}".encode()) % SLOTS
+    return crc32(("%s/%s" % agent).encode()) % SLOTS  # noqa: UP031 - quicker
 
 
 _random: list[str] = []

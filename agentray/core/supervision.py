@@ -49,6 +49,11 @@ class Backoff:
         wait = min(self.base_s * 2 ** min(self.streak - 1, 60), self.max_s)
         return wait * (1 + 0.2 * jitter)
 
+    def gives_up(self, now: float) -> bool:
+        """Whether another failure now would be the last one; nothing is noted."""
+        within = [then for then in self.failures if now - then < self.period_s]
+        return self.max_restarts is not None and len(within) >= self.max_restarts
+
 
 @dataclass(slots=True)
 class Heartbeats:

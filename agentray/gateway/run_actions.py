@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from agentray.core.lifecycle import TERMINAL, is_settled
-from agentray.errors import UnknownRun
+from agentray.errors import PayloadError, UnknownRun
 from agentray.gateway.auth import INVOKE, KeyRing, RequireScope, caller
 from agentray.gateway.bodies import (
     AnswerBody,
@@ -23,12 +24,16 @@ from agentray.gateway.bodies import (
     read_body,
 )
 from agentray.gateway.openapi import KEY_HEADER, problems, run_content
+from agentray.gateway.problems import invalid
 from agentray.gateway.runs import RunReader, run_response
 from agentray.gateway.services import Services
 from agentray.protocol.runs import Run
 from agentray.runtime.run_answers import RunAnswers
 from agentray.runtime.run_ends import RunEnder
 from agentray.runtime.tasks import TaskSet
+
+_BRACKETS = re.compile(r"\['?(.*?)'?\]")
+"""Steps of a path in Python's words, such as `['approved'][0]`."""
 
 _CANCEL = """\
 Ends a run: its handlers are cancelled, wherever they work, and what waits is withdrawn. The wish is
@@ -152,7 +157,13 @@ class RunActions:
         wait_s = check_wait(body.wait_s, self._settings.max_wait_s)
         key = check_idempotency_key(request.headers.get("idempotency-key"))
         await self._reader.check(run_id, caller(request))
-        run = await self._answers.answer(run_id, body.answer, question=body.question, key=key or "")
+        try:
+            run = await self._answers.answer(
+                run_id, body.answer, question=body.question, key=key or ""
+            )
+        except PayloadError as error:
+            field = error.what + _BRACKETS.sub(r".\1", error.path)
+            raise invalid(field, "body", str(error)) from error
         run = await self._reader.wait(run, wait_s)
         return run_response(run, status_code=200 if is_settled(run) else 202)
 

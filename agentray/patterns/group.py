@@ -93,6 +93,10 @@ class Member:
     restart: MemberRestart = "permanent"
 
     def __post_init__(self) -> None:
+        agent: object = self.agent  # as it is, whatever it is said to be
+        if not (isinstance(agent, type) and issubclass(agent, Agent)):
+            raise ConfigurationError(f"A member is of a class of agents, and not {agent!r}.")
+        check_key(self.name)
         if self.restart not in get_args(MemberRestart):
             raise ConfigurationError(
                 f"restart={self.restart!r}: write permanent, transient or temporary."
@@ -117,12 +121,21 @@ class Group:
         period_s: the window, in seconds.
     """
 
-    members: Sequence[Member] = ()
+    members: Sequence[Member]
     strategy: Strategy = "one_for_one"
     max_restarts: int = 3
     period_s: float = 60.0
 
     def __post_init__(self) -> None:
+        if not self.members:
+            raise ConfigurationError("A group has members: write Group([Member(Agent, name)]).")
+        members: Sequence[object] = self.members
+        for member in members:
+            if not isinstance(member, Member):
+                given = member.__name__ if isinstance(member, type) else repr(member)
+                raise ConfigurationError(
+                    f"A group has members, and {given} is none: write Member({given}, name)."
+                )
         ids = [member.id for member in self.members]
         if len(set(ids)) < len(ids):
             raise ConfigurationError("Two members of one group are the same agent.")
@@ -156,13 +169,17 @@ class GroupAgent(Agent):
     """
 
     options = AgentOptions(restart=_OF_GROUPS)
-    group: ClassVar[Group] = Group()
+    group: ClassVar[Group]
     starts: ClassVar[Sequence[str]] = ()
     state: GroupState
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "options" in vars(cls):
             cls.options = _permanent(cls.options, cls.__name__)
+        if not isinstance(getattr(cls, "group", None), Group):
+            raise ConfigurationError(
+                f"{cls.__name__} is a group: say of whom, as group = Group([Member(Agent, name)])."
+            )
         super().__init_subclass__(**kwargs)
 
     async def on_start(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from agentray import telemetry
 from agentray.core.lifecycle import move
 from agentray.core.output_schemas import check_output
 from agentray.errors import AgentQuarantined, Fenced, OutputInvalid
+from agentray.event_loop import time_of_day
 from agentray.events import Event, Prompt
 from agentray.ids import new_traceparent, trace_id_of
 from agentray.protocol.attachments import OUTPUT_SCHEMA
@@ -99,10 +100,10 @@ class ActiveRun:
         self.durable = durable
         self.options = RunOptions.of_input(stored.input) if options is None else options
         self.recording = _recording(self.options, durable=durable)
-        self.started_at = datetime.now(UTC)
+        self.started_at = time_of_day()
         self._to_end = to_end
         attempt = f"{self.run.id}#{self.run.attempt}"
-        begun = int(self.started_at.timestamp() * 1e6)
+        begun = time.time_ns() // 1000  # also where virtual time stands still
         self.key = str(RunKey(self.recording, book.host_id, attempt, begun))
         self.scope = Scope()  # of a root event; a prompt is a message, which has one of its own
         self.active: dict[int, Turn] = {}
@@ -393,9 +394,9 @@ class ActiveRun:
         self.log.written(len(events))
         self._tell(told)
 
-    async def give_up(self, message: str) -> None:
+    async def give_up(self, why: Failure) -> None:
         """End it as dead."""
-        outcome = Outcome(errors=(Failure("HostDied", message, "", ()),))
+        outcome = Outcome(errors=(why,))
         run = self._ended_run(outcome, RunStatus.DEAD)
         await self._commit(run, end_of(run), outcome, ())
 
@@ -403,7 +404,7 @@ class ActiveRun:
         """End it here; return it as it ended."""
         status, result, errors = self._verdict(outcome, status)
         move(self.run.id, RunStatus.RUNNING, status)
-        finished_at = datetime.now(UTC)
+        finished_at = time_of_day()
         error = None if status == RunStatus.SUCCEEDED or not errors else errors[0]
         # With answers, it is the same attempt that began before it asked. One that was taken up to
         # be ended begins nothing here.

@@ -8,11 +8,11 @@ With the answer it goes on in the same attempt, at the agent that asked.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from agentray.context import Context
 from agentray.errors import ConfigurationError
+from agentray.event_loop import time_of_day
 from agentray.event_payloads import payload_of
 from agentray.events import Answered, Ask, Event
 from agentray.ids import AgentId, new_id
@@ -69,7 +69,7 @@ class Asking:
                 answer_schema=schema,
                 details=as_json(event.details, "details of a question"),
                 agent=str(agent),
-                asked_at=datetime.now(UTC),
+                asked_at=time_of_day(),
             )
             scope.ask(question.model_dump(mode="json"))
             if context.run[0] == STEP_EVENTS:

@@ -21,7 +21,7 @@ from agentray.background import BackgroundSpec
 from agentray.context import Context, LoopContext
 from agentray.core.schedule import next_tick
 from agentray.core.supervision import Backoff
-from agentray.errors import AgentFailed, ConfigurationError
+from agentray.errors import AgentFailed, ConfigurationError, StoreUnavailable
 from agentray.ids import AgentId
 from agentray.runtime.activation import backoff_of
 from agentray.runtime.flight_record import LOOP, mark_of
@@ -166,13 +166,23 @@ class BackgroundWork:
             "%s: %s failed; the agent %s",
             agent.id,
             method,
-            "is restarted" if refusal is None else "ends",
+            self._what_follows(known, error),
             exc_info=error,
             extra={"action": "background_failed", "agent": str(agent.id), "method": method},
         )
         if refusal is None and self._of.get(agent.id) is known and not known.restarting:
             known.restarting = True
             self._host.tasks.spawn(self._restart(known, error), name=f"restart {agent.id}")
+
+    def _what_follows(self, known: _Background, error: BaseException) -> str:
+        """Say what becomes of an agent after an error of a loop or timer."""
+        if known.agent.refusal is not None:
+            return "ends"
+        if known.restarting:
+            return "is about to be restarted or given up for an earlier one"
+        unavailable = isinstance(error, StoreUnavailable)  # which is no failure of the agent
+        gives_up = not unavailable and known.backoff.gives_up(self._host.now())
+        return "is given up, as its restart policy says" if gives_up else "is restarted"
 
     async def _restart(self, known: _Background, error: BaseException) -> None:
         agent = known.agent

@@ -73,7 +73,7 @@ CANCEL_GRACE_S = 2.0
 _FEW = 8
 """Arguments, of which each is small: batches are limited by what their payloads have in bytes."""
 
-_MAX_ROUTES = 65_536
+_MAX_ROUTES = 16_384
 """Agents whose way is remembered."""
 
 MAX_PARKED = 100_000

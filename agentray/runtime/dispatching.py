@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from agentray import context as contexts
@@ -123,7 +123,7 @@ class DispatchMessage(Message):
             error=RunError(type=type(error).__name__, message=text_of(error)),
             correlation_id=self._run.correlation_id,
             created_at=self._created_at,
-            finished_at=datetime.now(UTC),
+            finished_at=time_of_day(),
         )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, cast
 
 from agentray.core.answers import Verdict, judge
 from agentray.errors import AnswerInvalid, ConfigurationError, NotWaiting, UnknownRun
+from agentray.event_loop import time_of_day
 from agentray.ids import AgentId
 from agentray.protocol.codec import as_json
 from agentray.protocol.questions import Answer, Question
@@ -76,7 +76,7 @@ class RunAnswers:
 
 def _resumption(stored: StoredRun, value: Any, key: str) -> Resumption:
     asked, *left = stored.questions
-    now = datetime.now(UTC)
+    now = time_of_day()
     answer = Answer(question=asked, value=value, key=key, answered_at=now)
     data = {"question": asked.id, "value": value}
     told = RunEvent(offset=stored.events, kind="answered", time=now, data=data)

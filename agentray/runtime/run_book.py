@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -199,7 +198,7 @@ class RunBook:
         return active
 
     def _start(self, active: ActiveRun, event: Event | None) -> None:
-        active.started_at = datetime.now(UTC)
+        active.started_at = time_of_day()
         active.begin_to_count()
         if active.stored.answers and isinstance(active, StepRun):
             active.go_on()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from agentray.errors import PayloadError
+from agentray.event_loop import time_of_day
 from agentray.events import Event
 from agentray.protocol.event_runs import NOT_KEPT
 from agentray.protocol.runs import EventKind, RunEvent
@@ -111,7 +112,7 @@ class RunLog:
             time: when it happened; None: now.
             final: it is shown when it is written, not before, and so is what follows it.
         """
-        self._append(_Entry(kind, data, time or datetime.now(UTC), final=final))
+        self._append(_Entry(kind, data, time or time_of_day(), final=final))
         if kind == EventKind.STARTED:
             self._begun = self._next
 
@@ -119,7 +120,7 @@ class RunLog:
         """Append what an agent says, to the last event if that is a text which nobody has seen."""
         last = self._entries[-1] if self._next > self._taken else None
         if last is None or not last.takes(agent, text):
-            last = _Entry(EventKind.TEXT_DELTA.value, {}, datetime.now(UTC))
+            last = _Entry(EventKind.TEXT_DELTA.value, {}, time_of_day())
             last.agent = agent
             self._append(last)
         last.texts.append(text)

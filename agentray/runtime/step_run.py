@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from agentray.core.lifecycle import is_settled
 from agentray.errors import Fenced, PayloadError, UnknownEventType
+from agentray.event_loop import time_of_day
 from agentray.events import Event
 from agentray.ids import AgentId
 from agentray.protocol.budgets import Budget, Usage
@@ -131,7 +131,7 @@ class StepRun(ActiveRun):
         if not self.log or self._ended:
             return
         events = self.log.take_new()
-        step = Step(self.run.id, datetime.now(UTC), events=events)
+        step = Step(self.run.id, time_of_day(), events=events)
         committed, _ = await self._book.host.steps.submit(self._effects_of(step))
         self.note(committed)
 
@@ -241,7 +241,7 @@ class StepRun(ActiveRun):
     ) -> None:
         await self._book.until_quiet(self, grace_s)
         await self._book.progress.save_usage([self])
-        step = Step(self.run.id, datetime.now(UTC), drops=status, errors=errors, spent=spent)
+        step = Step(self.run.id, time_of_day(), drops=status, errors=errors, spent=spent)
         committed, _ = await self._book.host.steps.submit(self._effects_of(step))
         if committed.outcome is CommitOutcome.GONE:  # it has ended by itself meanwhile
             await self._look()

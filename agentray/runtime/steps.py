@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from agentray.errors import AgentQuarantined, AgentrayError, Fenced, StoreUnavailable
+from agentray.event_loop import time_of_day
 from agentray.event_payloads import payload_of
 from agentray.events import Event
 from agentray.ids import AgentId
@@ -290,7 +290,7 @@ class Steps:
                 return
         step = Step(
             turn.message[0],
-            datetime.now(UTC),
+            time_of_day(),
             handled=turn.message[1],
             settles=turn.emissions.settles,
             errors=errors_of(outcome, turn.path),
@@ -351,7 +351,7 @@ class Steps:
             text = f"{text} {last.message}"
         kind = "HostDied" if last is None else last.type
         error = RunError(type=kind, message=text, agent=str(agent), path=turn.path)
-        step = Step(turn.message[0], datetime.now(UTC), drops=RunStatus.DEAD, errors=[error])
+        step = Step(turn.message[0], time_of_day(), drops=RunStatus.DEAD, errors=[error])
         committed, _ = await self.submit(self._effects(agent, (), step))
         self._is_done(turn)
         self.reports.tell(turn.envelope, committed, Outcome())
@@ -372,7 +372,7 @@ class Steps:
         emissions = turn.emissions
         step = Step(
             turn.message[0],
-            datetime.now(UTC),
+            time_of_day(),
             handled=turn.message[1],
             holds=self._held.add(agent, turn.message) if emissions.holds else None,
             settles=emissions.settles,
@@ -427,7 +427,7 @@ class Steps:
         outcome = scope.outcome()
         step = Step(
             run_id,
-            datetime.now(UTC),
+            time_of_day(),
             emitted=emissions.new,
             answer=outcome.answer,
             closes=emissions.closed,

@@ -7,8 +7,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from agentray.core.lifecycle import TERMINAL, is_settled
-from agentray.errors import StoreUnavailable, UnknownRun
+from agentray.errors import AgentQuarantined, StoreUnavailable, UnknownRun
 from agentray.ids import AgentId
+from agentray.protocol.envelope import Failure
 from agentray.protocol.event_runs import RunOptions
 from agentray.protocol.runs import Run, RunStatus
 from agentray.runtime.active_run import ActiveRun
@@ -104,9 +105,8 @@ class TakingUp:
         if _goes_on(last, unbegun=unbegun, answered=answered):
             return self._book.begin(last)
         lost = lost or await self._why_lost(run_id)
-        most = RunOptions.of_input(last.input).max_attempts or self._book.max_attempts
-        if last.run.attempt >= most:
-            return await self._give_up(last, lost)
+        if (why := self._why_no_more(last, lost)) is not None:
+            return await self._give_up(last, lost, why)
         stored = await self._book.store.retry_run(run_id)
         if stored is None:
             raise UnknownRun(run_id)
@@ -134,11 +134,23 @@ class TakingUp:
             return f"the host {host.id} was lost: {host.reason.rstrip('.') or 'it ended'}"
         return f"its agent left the host {host.id}"
 
-    async def _give_up(self, stored: StoredRun, lost: str) -> ActiveRun:
+    def _why_no_more(self, last: StoredRun, lost: str) -> Failure | None:
+        """Return why a run that was lost gets no other attempt; None: it does."""
+        agent = last.agent
+        if (why := self._book.host.channel.snapshot.quarantined.get(agent)) is not None:
+            error = AgentQuarantined(str(agent), why)
+            return Failure(type(error).__name__, str(error), str(agent), ())
+        most = RunOptions.of_input(last.input).max_attempts or self._book.max_attempts
+        if last.run.attempt < most:
+            return None
+        many = f"{last.run.attempt} attempts" if last.run.attempt > 1 else "1 attempt"
+        told = f"Given up after {many}, each of which was lost. The last: {lost}."
+        return Failure("HostDied", told, "", ())
+
+    async def _give_up(self, stored: StoredRun, lost: str, why: Failure) -> ActiveRun:
         """End a run without another attempt: that one might cost this host too."""
         active = self._book.note(make_active(stored, self._book, to_end=True, lost=lost))
-        many = f"{stored.run.attempt} attempts" if stored.run.attempt > 1 else "1 attempt"
-        await active.give_up(f"Given up after {many}, each of which was lost. The last: {lost}.")
+        await active.give_up(why)
         return active
 
     def end_cancelled(self, stored: StoredRun) -> ActiveRun:

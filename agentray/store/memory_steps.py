@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -148,6 +149,8 @@ class MemorySteps:
     def _apply(self, steps: Sequence[Step]) -> Iterator[int | None]:
         """Apply steps to the messages of their runs; return the numbers of what they emit."""
         numbers: list[int | None] = []
+        known = self._steps
+        answered = {i for i in known.keys() & {s.run_id for s in steps} if known[i].answer}
         for step in steps:
             if step.begins is not None or step.drops is not None:
                 new = _StepRun(step.begins or "fail", step.at, step.budget)
@@ -170,7 +173,7 @@ class MemorySteps:
             if step.resumes is not None:
                 run.answered = max(run.answered, step.resumes)
             self._ask(step)
-        self._spend(steps)
+        self._spend(steps, answered)
         for step in steps:
             self._finish(step)
         return iter(numbers)
@@ -182,8 +185,11 @@ class MemorySteps:
             asked = [*decode_models(Question, row.questions), *step.asked]
             self._runs[step.run_id] = replace(row, questions=encode_models(asked))
 
-    def _spend(self, steps: Sequence[Step]) -> None:
-        """Count what was used, once for each message; end runs that may not use that much."""
+    def _spend(self, steps: Sequence[Step], answered: AbstractSet[str]) -> None:
+        """Count what was used, once for each message; end runs that may not use that much.
+
+        Not those that had been answered before: a step that answers has used that first.
+        """
         counted: set[tuple[str, int]] = set()
         spending = [step for step in steps if step.spent and step.run_id in self._steps]
         for step in spending:
@@ -197,7 +203,7 @@ class MemorySteps:
             self._runs[step.run_id] = row
         for step in spending:
             run, usage = self._steps[step.run_id], self._runs[step.run_id].usage
-            if run.budget is None or usage is None or run.answer is not None or run.forced:
+            if run.budget is None or usage is None or step.run_id in answered or run.forced:
                 continue
             why = exceeded(run.budget.model_copy(update={"wall_s": None}), usage)
             if why is not None:

@@ -126,11 +126,20 @@ async def test_a_budget_that_is_exceeded_ends_its_run_in_the_same_transaction(st
     assert outcomes(await commit(store, step(run_id, handled=3, n=3))) == [GONE]
 
 
-async def test_a_run_that_has_its_result_succeeds_whatever_it_has_used(store: Store):
+async def test_a_step_that_answers_has_used_too_much_before_that(store: Store):
     run_id = await begin(store, new(), new(), budget=Budget(tokens=5))
     (told,) = await commit(
         store, step(run_id, handled=1, answer=("done",), closes=True, spent=[(1, TEN)])
     )
+    assert told.end is not None
+    assert (told.end.status, told.end.result) == (RunStatus.BUDGET_EXCEEDED, None)
+    stored = await get(store, run_id)
+    assert (stored.run.status, stored.run.result) == (RunStatus.BUDGET_EXCEEDED, None)
+
+
+async def test_a_run_that_has_its_result_succeeds_whatever_it_has_used(store: Store):
+    run_id = await begin(store, new(), new(), budget=Budget(tokens=5))
+    (told,) = await commit(store, step(run_id, handled=1, answer=("done",), closes=True))
     assert told.end is None
     (told,) = await commit(store, step(run_id, handled=2, spent=[(2, TEN)]))
     assert told.end is not None

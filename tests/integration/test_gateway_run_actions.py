@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -143,6 +144,8 @@ async def test_a_wrong_answer_names_the_field_and_changes_nothing(http: Http):
     _, run, _ = await http.prompt("ask")
     wrong_ones: list[tuple[Json, str]] = [
         ({"answer": {"approved": 1}}, "answer.approved"),
+        ({"answer": {"approved": math.nan}}, "answer.approved"),
+        ({"answer": math.inf}, "answer"),
         ({"answer": {}}, "answer"),
         ({}, "answer"),
         ({"answer": YES, "wait_s": 99}, "wait_s"),

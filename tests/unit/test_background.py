@@ -721,3 +721,33 @@ def counters(runtime: LocalRuntime, agent: str) -> dict[str, Any]:
             if str(incarnation.id) == agent:
                 return incarnation.counters()
     raise AssertionError(f"{agent} is not in memory")
+
+
+class Doomed(Agent):
+    """Is addressed once, and has a loop that fails at once."""
+
+    options = AgentOptions(restart=RestartPolicy(max_restarts=1, backoff_s=1.0))
+
+    @action
+    async def hello(self) -> None:
+        """Say nothing."""
+
+    @loop
+    async def fail(self) -> None:
+        await asyncio.sleep(1)
+        raise ValueError("no")
+
+
+def test_the_log_says_what_becomes_of_an_agent_whose_loop_fails(caplog: pytest.LogCaptureFixture):
+    async def body() -> None:
+        async with LocalRuntime() as manager:
+            await manager.deploy(App("doom", [Doomed]))
+            await manager.handle(Doomed, "f").hello()
+            await asyncio.sleep(30)
+
+    run(body())
+    said = [r.getMessage() for r in caplog.records if "fail failed; the agent" in r.getMessage()]
+    assert said == [
+        "doomed/f: fail failed; the agent is restarted",
+        "doomed/f: fail failed; the agent is given up, as its restart policy says",
+    ]

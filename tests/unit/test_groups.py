@@ -273,6 +273,35 @@ def test_groups_that_nobody_can_mean_are_refused(said: dict[str, Any], told: str
 def test_members_that_nobody_can_mean_are_refused():
     with pytest.raises(ConfigurationError, match="restart='always'"):
         Member(Part, "a", restart=cast("Any", "always"))
+    with pytest.raises(ConfigurationError, match="1 to 512 characters"):
+        Member(Part, "")
+    with pytest.raises(ConfigurationError, match="class of agents"):
+        Member(cast("Any", "part"), "a")
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ([], "has members"),
+        ([Part], r"Member\(Part, name\)"),
+        (["part/a"], "'part/a' is none"),
+    ],
+)
+def test_groups_of_nobody_or_of_what_is_no_member_are_refused(members: Any, told: str):
+    with pytest.raises(ConfigurationError, match=told):
+        Group(members)
+
+
+def test_a_group_that_does_not_say_of_whom_is_refused():
+    with pytest.raises(ConfigurationError, match="Nobodies is a group: say of whom"):
+
+        class Nobodies(GroupAgent):  # pyright: ignore[reportUnusedClass] - it cannot be made
+            pass
+
+    with pytest.raises(ConfigurationError, match="Bare is a group: say of whom"):
+
+        class Bare(GroupAgent):  # pyright: ignore[reportUnusedClass] - it cannot be made
+            group = cast("Any", [Member(Part, "a")])
 
 
 # The decision itself

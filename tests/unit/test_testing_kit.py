@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 
 import agentray
-from agentray import Agent, App, ConfigurationError, DeadlineExceeded, Event, action, on, timer
+from agentray import (
+    Agent,
+    App,
+    ConfigurationError,
+    DeadlineExceeded,
+    Event,
+    Prompt,
+    action,
+    on,
+    timer,
+)
 from agentray.testing import LocalRuntime, ManualClock, run
 
 
@@ -304,3 +314,27 @@ async def test_a_day(clock):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
+
+
+class Dozer(Agent):
+    @on(Prompt)
+    async def sleep(self, prompt: Prompt) -> str:
+        await asyncio.sleep(float(prompt.text))
+        return "slept"
+
+
+def test_the_times_of_runs_are_those_of_the_virtual_clock() -> None:
+    async def whole() -> None:
+        async with LocalRuntime() as manager:
+            await manager.deploy(App("sleepers", [Dozer]))
+            await asyncio.sleep(600)
+            slept = await manager.prompt("1200", agent="dozer", timeout=None)
+            assert slept.started_at is not None
+            assert slept.finished_at is not None
+            assert slept.created_at <= slept.started_at
+            assert (slept.started_at - slept.created_at).total_seconds() < 10
+            assert (slept.finished_at - slept.started_at).total_seconds() == pytest.approx(
+                1200, abs=1
+            )
+
+    run(whole())
