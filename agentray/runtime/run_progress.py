@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from agentray.errors import Fenced, StoreUnavailable
+from agentray.event_loop import time_of_day
 from agentray.runtime.active_run import ActiveRun
 from agentray.runtime.step_run import StepRun
 from agentray.store.base import CommitOutcome
@@ -46,7 +47,7 @@ class RunProgress:
     async def _flush_while_active(self) -> None:
         while self._book.durable:
             # Those that are as old as a turn of this loop: where the host is slow, all runs are.
-            due = datetime.now(UTC)
+            due = time_of_day()
             await asyncio.sleep(FLUSH_S)
             try:
                 await self._flush(due)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from pydantic import Field
 
 from agentray.core.lifecycle import TERMINAL
 from agentray.errors import UnknownRun
+from agentray.event_loop import time_of_day
 from agentray.protocol.event_runs import RunOptions
 from agentray.protocol.runs import EventKind, Span
 from agentray.protocol.traces import RunTrace
@@ -69,7 +70,7 @@ async def read_trace(store: Store, run_id: str) -> RunTrace | None:
             await asyncio.sleep(_PAUSE_S)
             continue
         ended = run.finished_at if run.status in TERMINAL else None
-        if ended is None or datetime.now(UTC) - ended > timedelta(seconds=BEHIND_S):
+        if ended is None or time_of_day() - ended > timedelta(seconds=BEHIND_S):
             return None
         await asyncio.sleep(_PAUSE_S)
     return found

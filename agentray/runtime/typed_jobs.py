@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from agentray.core.lifecycle import TERMINAL
+from agentray.event_loop import time_of_day
 from agentray.protocol.async_jobs import JobProgress, JobState, JobStatus, JobType
 from agentray.protocol.requests import FRONT, PROMPT
 from agentray.protocol.runs import EventKind, RunEvent, RunStatus
@@ -93,7 +93,7 @@ def job_status(found: StoredRun, progress: JobProgress | None, cursor: int) -> J
     if run.status in TERMINAL:
         done = run.status is RunStatus.SUCCEEDED
         state = JobState.COMPLETE if done else JobState.FAILED
-    end = run.finished_at or datetime.now(UTC)
+    end = run.finished_at or time_of_day()
     front: Mapping[str, Any] = found.input.get(FRONT) or {}
     return JobStatus(
         token=run.id,
