@@ -36,6 +36,21 @@ _RELEASE_TIMEOUT_S = 5.0  # for a statement that is given up to end; then its co
 _CLOSE_TIMEOUT_S = 5.0
 _KEPT_S = 300.0  # without use; then a connection is made anew
 
+_END = """
+SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity
+WHERE pid = ANY ($1::integer[]) AND usename = current_user AND state = 'active'
+"""
+"""Ends what a server still does for connections that are lost, and waits for that, a second at
+most: one that is held up ends as soon as it goes on."""
+
+_LOST = (
+    OSError,  # also TimeoutError
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+)
+"""What becomes of a statement is unknown after these."""
+
 MAX_WAITING = 10_000
 """Statements that wait for a connection; further ones fail at once."""
 
@@ -103,6 +118,8 @@ class Database:
         self._open_pool: _Pool | None = None
         self._at_hand: list[tuple[Any, float]] = []  # connections of the pool, since when
         self._waiting = 0  # for a connection
+        self._given_up: set[int] = set()  # processes of the server that may still be at work
+        self._ending = asyncio.Lock()
 
     async def open(self) -> None:
         """Connect and migrate; does nothing when open.
@@ -183,10 +200,12 @@ class Database:
         with _our_errors():
             pool = self._pool
             connection = self._take_at_hand() or await self._acquire(pool)
-            run = getattr(connection, method)
+            run, process = getattr(connection, method), connection.get_server_pid()
             self._pulse.began(connection, connection.terminate)
             done = False
             try:
+                if self._given_up:
+                    await self._end_given_up(connection)
                 for attempt in range(1, _ATTEMPTS):
                     # Each statement is a transaction: one that is rolled back may be repeated.
                     with suppress(asyncpg.DeadlockDetectedError):
@@ -195,11 +214,11 @@ class Database:
                         return result
                     await asyncio.sleep(attempt * _PAUSE_S)
                 return await run(queries()[name], *args)
-            except TimeoutError:
-                connection.terminate()  # its server may never answer, nor end the statement
-                raise
-            except asyncpg.PostgresConnectionError as error:
-                if self._pulse.silent:
+            except _LOST as error:
+                self._given_up.add(process)
+                with suppress(asyncpg.InterfaceError):  # it is closed already
+                    connection.terminate()  # its server may never answer, nor end the statement
+                if self._pulse.silent and isinstance(error, asyncpg.PostgresConnectionError):
                     raise self._pulse.unanswered from error
                 raise
             finally:
@@ -208,6 +227,17 @@ class Database:
                     self._at_hand.append((connection, time.monotonic()))
                 else:
                     await pool.release(connection, timeout=_RELEASE_TIMEOUT_S)
+
+    async def _end_given_up(self, connection: Any) -> None:
+        """Let nothing that was given up come after what is asked now.
+
+        A statement whose client has gone may wait for a lock, and write when it has it: over what
+        was written since, by who tried again.
+        """
+        async with self._ending:
+            if processes := list(self._given_up):
+                await connection.fetch(_END, processes)
+                self._given_up.difference_update(processes)
 
     def _take_at_hand(self) -> Any | None:
         """Return a connection whose last statement went well; None: there is none.

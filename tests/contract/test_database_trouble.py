@@ -50,6 +50,12 @@ async def hasty(
     await store.close()
 
 
+_WAITING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND datname = current_database()
+"""
+
+
 async def test_a_commit_that_waits_for_a_lock_too_long_fails_and_may_be_repeated(
     hasty: PostgresStore, connection: Any
 ):
@@ -60,6 +66,8 @@ async def test_a_commit_that_waits_for_a_lock_too_long_fails_and_may_be_repeated
             await hasty.commit("h1", [effects(states=[state(1)])])
         assert time.monotonic() - begun < 30
         await hasty.ping()
+        # What was given up does not come after what follows.
+        assert await connection.fetchval(_WAITING) == 0
     assert await hasty.commit("h1", [effects(states=[state(2)])]) == [CommitOutcome.COMMITTED]
     assert (await hasty.load_states([ADA]))[ADA].state == {"n": 2}
 

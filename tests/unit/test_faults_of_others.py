@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agentray import logs
 from agentray.core.leadership import LEASE_S, Candidate, Lead, Standing
 from agentray.errors import ManagerSuperseded, ManagerUnavailable, StartFailed, StoreUnavailable
 from agentray.protocol.codec import encode
@@ -81,7 +82,13 @@ def test_a_channel_has_new_snapshots_again_after_any_error_of_the_manager(
     run(story())
 
 
-async def test_a_manager_whose_database_does_not_start_says_that_it_waits(tmp_path: Path) -> None:
+async def test_a_manager_whose_database_does_not_start_says_that_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_here(level: str, *, process: str) -> None:
+        """Leave the logs of the tests' process as they are."""
+
+    monkeypatch.setattr(logs, "configure", not_here)
     (tmp_path / "cluster").mkdir()
     (tmp_path / "cluster" / "PG_VERSION").write_text("1\n")  # a server that nobody has
     server = EmbeddedPostgres(tmp_path)
