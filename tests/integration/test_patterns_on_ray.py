@@ -62,7 +62,7 @@ async def test_a_failed_branch_and_those_who_wait(patterns: ManagerClient, tmp_p
     key = await eventually_async(lambda: incomplete_votes(patterns))
     with pytest.raises(DeadlineExceeded):
         await wait_for_events(patterns, Votes, key, 0.2)
-    patient = asyncio.create_task(wait_for_events(patterns, Votes, key, 60))
+    patient = asyncio.create_task(wait_for_events(patterns, Votes, key, 200))
     gate.touch()
     assert (await waiting).status is RunStatus.SUCCEEDED
     (verdict,) = await patient
