@@ -173,7 +173,10 @@ async def test_questions_and_usage_are_exact_whichever_hosts_die(seed: int):
             )
             assert run.usage is not None
             assert run.usage.tokens == 7
-            assert (await kept(runtime, run.id)).usage == run.usage
+            # Its time is written by the host that looks after it, which may hear of the end last.
+            stored = (await kept(runtime, run.id)).usage
+            assert stored is not None
+            assert stored.model_copy(update={"wall_s": run.usage.wall_s}) == run.usage
         states = await runtime.store.load_states([AgentId("clerk", item) for item in items])
         assert [states[agent].state for agent in states] == [{"asked": 1, "answered": 1}] * 8
 
