@@ -335,11 +335,13 @@ async def test_a_connection_that_was_lost_or_not_used_for_long_is_made_anew(
     store = PostgresStore(postgres_dsn)
     await store.open()
 
-    async def processes() -> set[int]:
-        found = await connection.fetch(
-            "SELECT pid FROM pg_stat_activity WHERE application_name = 'agentray'"
-        )
-        return {row["pid"] for row in found} - {connection.get_server_pid()}
+    def at_hand() -> set[int]:
+        """Return the processes of the server behind the store's own connections."""
+        return {each.get_server_pid() for each, _ in store._database._at_hand}  # pyright: ignore[reportPrivateUsage]
+
+    async def gone(processes: set[int]) -> bool:
+        alive = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY ($1::integer[])"
+        return await connection.fetchval(alive, list(processes)) == 0
 
     async def answers() -> bool:
         try:
@@ -349,25 +351,20 @@ async def test_a_connection_that_was_lost_or_not_used_for_long_is_made_anew(
         return True
 
     await store.ping()
-    first = await processes()
+    first = at_hand()
     await store.ping()
-    assert await processes() == first, "it is used again"
+    assert at_hand() == first, "it is used again"
+    assert len(first) == 1
     for pid in first:
         await connection.execute("SELECT pg_terminate_backend($1, 10000)", pid)
     await eventually_async(answers)
-    second = await processes()
-    assert second
+    second = at_hand()
+    assert len(second) == 1
     assert not second & first
     monkeypatch.setattr(database, "_KEPT_S", 0.0)
     await store.ping()
-
-    async def gone() -> bool:
-        return not await processes() & second
-
-    await eventually_async(gone)
+    third = at_hand()
+    assert not third & second
+    await eventually_async(lambda: gone(second))
     await store.close()
-
-    async def closed() -> bool:
-        return not await processes()
-
-    await eventually_async(closed)
+    await eventually_async(lambda: gone(third))
