@@ -38,11 +38,8 @@ class SpanPage(NamedTuple):
 
 
 BEHIND_S = 2.0
-"""How long after a run's end its trace may still be on its way."""
-
-_LATE_S = 0.3
-"""How long a run is waited for that nobody knows: the rows of runs that are kept at their end only
-come behind it, as their traces do."""
+"""How long after a run's end its trace may still be on its way, and so may the row of a run that is
+kept at its end only: as long a run is waited for that nobody knows."""
 
 _PAUSE_S = 0.02
 _PAGE = 1000
@@ -59,7 +56,7 @@ async def read_trace(store: Store, run_id: str) -> RunTrace | None:
     """
     run = None
     loop = asyncio.get_running_loop()
-    late = loop.time() + _LATE_S
+    late = loop.time() + BEHIND_S
     while (found := await store.get_trace(run_id)) is None:
         if run is None:
             stored = await store.get_run(run_id)
